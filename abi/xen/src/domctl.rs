@@ -1,0 +1,1 @@
+//! Upstream: xen/include/public/domctl.h.

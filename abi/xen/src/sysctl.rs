@@ -1,0 +1,1 @@
+//! Upstream: xen/include/public/sysctl.h.
