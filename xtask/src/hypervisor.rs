@@ -1,0 +1,221 @@
+//! Builds the hypervisor for bare metal, and says how large it is.
+//!
+//! Two toolchains can do it. The user's own, when it has the bare-metal target; else Debian's, which
+//! ships the library sources and makes `core` and `alloc` on the spot.
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use flate2::{Compression, GzBuilder};
+use object::{Object, ObjectSection, SectionFlags, elf};
+
+use crate::places;
+use crate::programs::{answer, clean_command, run};
+
+/// The target: no operating system, no floating point in the kernel.
+pub const TARGET: &str = "x86_64-unknown-none";
+/// What may be loaded, at most: text, read-only data and data together.
+pub const LOADED_BUDGET: u64 = 1 << 20;
+
+/// Debian's toolchain (packages rustc-web, cargo-web, rust-web-src) has the library sources.
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+
+/// Returns the compiler and linker flags of the hypervisor: the one place where they stand.
+fn rustflags(linker_script: &Path) -> Vec<String> {
+    let link = |argument: &str| format!("link-arg={argument}");
+    let codegen = [
+        "relocation-model=pic".to_owned(),
+        "code-model=small".to_owned(),
+        "force-frame-pointers=yes".to_owned(),
+        "linker=ld.lld".to_owned(),
+        link(&format!("-T{}", linker_script.display())),
+        link("-no-pie"),
+        link("--no-dynamic-linker"),
+        link("--build-id=none"),
+        link("-z"),
+        link("max-page-size=4096"),
+    ];
+    codegen
+        .into_iter()
+        .flat_map(|flag| ["-C".to_owned(), flag])
+        .collect()
+}
+
+/// What a build left behind.
+pub struct Built {
+    /// The image that `qemu -kernel` and GRUB's `multiboot` take.
+    pub elf: PathBuf,
+    /// The same, packed.
+    pub gz: PathBuf,
+    /// Bytes of text, read-only data and data.
+    pub loaded: u64,
+    /// Bytes that the boot code clears: .bss.
+    pub zeroed: u64,
+    /// Bytes of the packed image.
+    pub packed: u64,
+}
+
+impl fmt::Display for Built {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.elf.display())?;
+        writeln!(
+            f,
+            "  loaded   {:>9} bytes ({:.1}% of the 1 MiB budget)",
+            self.loaded,
+            percent(self.loaded)
+        )?;
+        writeln!(f, "  zeroed   {:>9} bytes", self.zeroed)?;
+        write!(
+            f,
+            "{}\n  packed   {:>9} bytes",
+            self.gz.display(),
+            self.packed
+        )
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
+fn percent(bytes: u64) -> f64 {
+    bytes as f64 * 100.0 / LOADED_BUDGET as f64
+}
+
+/// Builds the hypervisor and leaves it in `target/`.
+pub fn build() -> Result<Built> {
+    let target_dir = places::made().join("hypervisor");
+    let mut cargo = bare_metal_cargo("build")?;
+    cargo
+        .arg("--release")
+        .args(["--package", "ferroxen-image"])
+        .arg("--target-dir")
+        .arg(&target_dir);
+    run(&mut cargo).context("building the hypervisor (package ferroxen-image)")?;
+
+    let made = target_dir.join(TARGET).join("release/ferroxen");
+    let bytes = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
+    let (loaded, zeroed) = sizes(&bytes)?;
+    let elf = places::made().join("ferroxen.elf");
+    let gz = places::made().join("ferroxen.gz");
+    let lean = without_debug(&made)?;
+    let packed = gzip(&lean)?;
+    fs::write(&elf, &lean)?;
+    fs::write(&gz, &packed)?;
+    Ok(Built {
+        elf,
+        gz,
+        loaded,
+        zeroed,
+        packed: packed.len() as u64,
+    })
+}
+
+/// Prepares cargo for the bare-metal target: `verb` is `build` or `clippy`.
+pub fn bare_metal_cargo(verb: &str) -> Result<Command> {
+    let script = places::root().join("hypervisor/image/link.ld");
+    let flags = rustflags(&script).join("\x1f");
+    let mut cargo = if own_toolchain_has_target() {
+        let mut own = clean_command("cargo");
+        own.arg(verb);
+        own
+    } else {
+        if !Path::new(DEBIAN_CARGO).exists()
+            || !Path::new("/usr/lib/rustlib/src/rust/library").exists()
+        {
+            bail!(
+                "no toolchain for {TARGET}: `rustup target add {TARGET}`, \
+                 or on Debian `apt-get install rustc-web cargo-web rust-web-src`"
+            );
+        }
+        let mut debian = clean_command(DEBIAN_CARGO);
+        debian
+            .env("RUSTC", DEBIAN_RUSTC)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .arg(verb);
+        debian.args([
+            "-Zbuild-std=core,alloc",
+            "-Zbuild-std-features=compiler-builtins-mem",
+        ]);
+        debian
+    };
+    cargo
+        .current_dir(places::root())
+        .args(["--target", TARGET])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    Ok(cargo)
+}
+
+/// Tells whether the toolchain that runs us can build for bare metal as it stands.
+fn own_toolchain_has_target() -> bool {
+    let mut rustc = Command::new("rustc");
+    rustc
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .current_dir(places::root());
+    answer(&mut rustc).is_some_and(|dir| {
+        fs::read_dir(dir).is_ok_and(|mut entries| {
+            entries.any(|entry| {
+                entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libcore-"))
+            })
+        })
+    })
+}
+
+/// Adds up what the image occupies: (loaded from the file, zeroed).
+fn sizes(image: &[u8]) -> Result<(u64, u64)> {
+    let file = object::File::parse(image).context("the built hypervisor is no ELF file")?;
+    let (mut loaded, mut zeroed) = (0, 0);
+    for section in file.sections() {
+        let SectionFlags::Elf { sh_flags } = section.flags() else {
+            continue;
+        };
+        if sh_flags & u64::from(elf::SHF_ALLOC) == 0 {
+            continue;
+        }
+        match section.kind() {
+            object::SectionKind::UninitializedData => zeroed += section.size(),
+            _ => loaded += section.size(),
+        }
+    }
+    Ok((loaded, zeroed))
+}
+
+/// Drops debug sections: a loader has no use for them, and they would be most of the file.
+///
+/// The symbols stay. Whoever can link host programs has binutils, so objcopy is there.
+fn without_debug(path: &Path) -> Result<Vec<u8>> {
+    let stripped = path.with_extension("stripped");
+    run(clean_command("objcopy")
+        .arg("--strip-debug")
+        .arg(path)
+        .arg(&stripped))?;
+    Ok(fs::read(&stripped)?)
+}
+
+/// Packs bytes as `gzip -9` would, without name or time: the same bytes give the same file.
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut packer = GzBuilder::new()
+        .mtime(0)
+        .write(Vec::new(), Compression::best());
+    packer.write_all(bytes)?;
+    Ok(packer.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_the_same_bytes_twice_gives_the_same_file() {
+        let bytes = b"one image".repeat(100);
+        assert_eq!(gzip(&bytes).unwrap(), gzip(&bytes).unwrap());
+    }
+
+    #[test]
+    fn the_linker_script_is_named_by_its_full_path() {
+        let flags = rustflags(Path::new("/somewhere/link.ld"));
+        assert!(flags.contains(&"link-arg=-T/somewhere/link.ld".to_owned()));
+    }
+}

@@ -1,0 +1,53 @@
+//! Other programs: started with a clean environment, and named when they fail.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Variables which cargo and rustup set for us and which would mislead another toolchain's cargo.
+const CARGO_NOISE: [&str; 8] = [
+    "RUSTC",
+    "RUSTDOC",
+    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_TARGET_DIR",
+    "RUSTUP_TOOLCHAIN",
+    "CARGO_BUILD_TARGET",
+    "LD_LIBRARY_PATH",
+];
+
+/// Prepares `program` free of what the cargo that runs us put into the environment.
+pub fn clean_command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for name in CARGO_NOISE {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs `command` with our own output, and fails with its name when it fails.
+pub fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {name}"))?;
+    if !status.success() {
+        bail!("{name} failed ({status})");
+    }
+    Ok(())
+}
+
+/// Runs `command` and returns what it printed, or `None` when it is absent or failed.
+pub fn answer(command: &mut Command) -> Option<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    if !output.status.success() {
+        return None;
+    }
+    String::from_utf8(output.stdout)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
