@@ -118,11 +118,11 @@ shapes! {
     }
 
     /// The head of `XENPF_efi_runtime_call`; its union is the last field.
-    pub struct EfiRuntimeCall: 64 {
+    pub struct EfiRuntimeCall: 56 {
         pub function: u32,
         pub misc: u32,
         pub status: u64,
-        pub u: [u64; 6],
+        pub u: [u64; 5],
     }
 
     /// `XENPF_firmware_info`.
