@@ -1,3 +1,11 @@
+//! Bytes in, plain descriptions out: what boots us and what we boot.
+//!
+//! - [`image`]: kernel files, packed or not
 #![no_std]
 #![forbid(unsafe_code)]
-//! (being written)
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod image;
