@@ -1,0 +1,479 @@
+//! One connection: requests out, answers and events in.
+
+use crate::error::{Error, Result};
+use crate::store::Store;
+use ferroxen_xenstore_wire::{
+    Decoder, ErrorCode, Header, Message, MessageType, encode, path, strings,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Where xenstored listens, and where the kernel passes requests on, in the order in which they are tried.
+const SOCKETS: &[&str] = &["/run/xenstored/socket", "/var/run/xenstored/socket"];
+const DEVICES: &[&str] = &["/dev/xen/xenbus", "/proc/xen/xenbus"];
+
+/// A connection to xenstored.
+#[derive(Debug)]
+pub struct Client {
+    /// A socket or a character device: the same bytes either way.
+    file: File,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    decoder: Decoder,
+    events: VecDeque<Event>,
+    last_id: u32,
+    /// Set once answers can no longer be told apart.
+    broken: bool,
+}
+
+/// Something happened at a watched path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// Where: below the watched path, and relative if that was.
+    pub path: String,
+    /// The token that was given with the watch.
+    pub token: String,
+}
+
+impl Client {
+    /// Connects to xenstored: by its socket (also `$XENSTORED_PATH`), else through the kernel.
+    pub fn connect() -> Result<Client> {
+        if let Some(path) = std::env::var_os("XENSTORED_PATH") {
+            let socket = UnixStream::connect(&path).map_err(|error| {
+                Error::Connect(format!("{} (from XENSTORED_PATH): {error}", path.display()))
+            })?;
+            return Ok(Client::over(socket.into()));
+        }
+        let mut reasons = vec![];
+        for path in SOCKETS {
+            match UnixStream::connect(path) {
+                Ok(socket) => return Ok(Client::over(socket.into())),
+                Err(error) => reasons.push(format!("{path}: {error}")),
+            }
+        }
+        for path in DEVICES {
+            match OpenOptions::new().read(true).write(true).open(path) {
+                Ok(device) => return Ok(Client::over(device.into())),
+                Err(error) => reasons.push(format!("{path}: {error}")),
+            }
+        }
+        Err(Error::Connect(reasons.join(", ")))
+    }
+
+    /// Connects through the kernel only.
+    pub fn connect_kernel() -> Result<Client> {
+        let path = DEVICES[0];
+        let device = OpenOptions::new().read(true).write(true).open(path);
+        device
+            .map(|device| Client::over(device.into()))
+            .map_err(|error| Error::Connect(format!("{path}: {error}")))
+    }
+
+    /// Speaks over a descriptor that is connected already.
+    pub fn over(connected: OwnedFd) -> Client {
+        Client {
+            file: File::from(connected),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Runs `body` in a transaction and commits it; again from the start if others got in between.
+    pub fn transaction<T>(&self, mut body: impl FnMut(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        loop {
+            let transaction = self.start_transaction()?;
+            let result = body(&transaction)?;
+            match transaction.commit() {
+                Ok(()) => return Ok(result),
+                Err(error) if error.code() == Some(ErrorCode::EAGAIN) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Starts a transaction. Dropped without [`Transaction::commit`], it is undone.
+    pub fn start_transaction(&self) -> Result<Transaction<'_>> {
+        let payload = self.ask(MessageType::TRANSACTION_START, "", 0, &[&[0]])?;
+        let id = number(&payload).ok_or_else(|| nonsense("a transaction id", &payload))?;
+        Ok(Transaction {
+            client: self,
+            id,
+            is_open: true,
+        })
+    }
+
+    /// Asks to hear of changes at `path` and below. An event comes at once, to begin with.
+    pub fn watch(&self, path: &str, token: &str) -> Result<()> {
+        self.ask(
+            MessageType::WATCH,
+            path,
+            0,
+            &[path.as_bytes(), &[0], token.as_bytes(), &[0]],
+        )
+        .map(drop)
+    }
+
+    /// Like [`watch`](Self::watch), but only `depth` levels below `path`.
+    pub fn watch_depth(&self, path: &str, token: &str, depth: u32) -> Result<()> {
+        let depth = depth.to_string();
+        let payload: &[&[u8]] = &[
+            path.as_bytes(),
+            &[0],
+            token.as_bytes(),
+            &[0],
+            depth.as_bytes(),
+            &[0],
+        ];
+        self.ask(MessageType::WATCH, path, 0, payload).map(drop)
+    }
+
+    /// Takes a watch back. Events that had come already stay in the queue.
+    pub fn unwatch(&self, path: &str, token: &str) -> Result<()> {
+        self.ask(
+            MessageType::UNWATCH,
+            path,
+            0,
+            &[path.as_bytes(), &[0], token.as_bytes(), &[0]],
+        )
+        .map(drop)
+    }
+
+    /// Takes all watches and transactions of this connection back.
+    pub fn reset_watches(&self) -> Result<()> {
+        self.ask(MessageType::RESET_WATCHES, "", 0, &[&[0]])
+            .map(drop)
+    }
+
+    /// Waits for the next event; `None` if none came in time. Without a timeout it waits for ever.
+    pub fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let mut state = self.lock()?;
+            if let Some(event) = state.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if !self.wait_readable(deadline)? {
+                return Ok(None);
+            }
+            if let Some(answer) = self.receive(&mut state)? {
+                state.broken = true;
+                return Err(Error::Protocol(format!(
+                    "an answer that nobody waits for: {:?}",
+                    answer.header
+                )));
+            }
+        }
+    }
+
+    /// Takes an event that is there already, without waiting.
+    pub fn try_event(&self) -> Result<Option<Event>> {
+        self.next_event(Some(Duration::ZERO))
+    }
+
+    /// Tells xenstored of a new domain: its ring page and the port it left unbound for us.
+    pub fn introduce(&self, domid: u16, gfn: u64, port: u32) -> Result<()> {
+        let text = format!("{domid}\0{gfn}\0{port}\0");
+        self.ask(
+            MessageType::INTRODUCE,
+            &path::domain_path(domid),
+            0,
+            &[text.as_bytes()],
+        )
+        .map(drop)
+    }
+
+    /// Tells xenstored to let go of a domain.
+    pub fn release(&self, domid: u16) -> Result<()> {
+        self.about_domain(MessageType::RELEASE, domid).map(drop)
+    }
+
+    /// Asks to hear again of a domain's shutdown, after it was resumed.
+    pub fn resume(&self, domid: u16) -> Result<()> {
+        self.about_domain(MessageType::RESUME, domid).map(drop)
+    }
+
+    /// Lets `domid` act as `target` would (a device model for its guest).
+    pub fn set_target(&self, domid: u16, target: u16) -> Result<()> {
+        let text = format!("{domid}\0{target}\0");
+        self.ask(
+            MessageType::SET_TARGET,
+            &path::domain_path(domid),
+            0,
+            &[text.as_bytes()],
+        )
+        .map(drop)
+    }
+
+    /// Whether xenstored talks to that domain.
+    pub fn is_introduced(&self, domid: u16) -> Result<bool> {
+        let payload = self.about_domain(MessageType::IS_DOMAIN_INTRODUCED, domid)?;
+        match payload.first() {
+            Some(b'T') => Ok(true),
+            Some(b'F') => Ok(false),
+            _ => Err(nonsense("T or F", &payload)),
+        }
+    }
+
+    /// The directory of a domain.
+    pub fn domain_path(&self, domid: u16) -> Result<String> {
+        let payload = self.about_domain(MessageType::GET_DOMAIN_PATH, domid)?;
+        let text = strings(&payload)
+            .next()
+            .and_then(|text| String::from_utf8(text.to_vec()).ok());
+        text.ok_or_else(|| nonsense("a path", &payload))
+    }
+
+    /// Sends a control command and gives what xenstored prints.
+    pub fn control(&self, words: &[&str]) -> Result<String> {
+        let text: String = words.iter().flat_map(|word| [word, "\0"]).collect();
+        let payload = self.ask(
+            MessageType::CONTROL,
+            words.first().unwrap_or(&""),
+            0,
+            &[text.as_bytes()],
+        )?;
+        Ok(String::from_utf8_lossy(payload.strip_suffix(&[0]).unwrap_or(&payload)).into_owned())
+    }
+
+    fn about_domain(&self, kind: MessageType, domid: u16) -> Result<Vec<u8>> {
+        self.ask(
+            kind,
+            &path::domain_path(domid),
+            0,
+            &[format!("{domid}\0").as_bytes()],
+        )
+    }
+
+    fn ask(
+        &self,
+        kind: MessageType,
+        subject: &str,
+        tx_id: u32,
+        payload: &[&[u8]],
+    ) -> Result<Vec<u8>> {
+        let mut state = self.lock()?;
+        state.last_id = state.last_id.wrapping_add(1);
+        let id = state.last_id;
+        let request = encode(kind, id, tx_id, payload).ok_or_else(|| {
+            Error::Unsendable(format!(
+                "{kind} of {subject:?} is longer than a message may be"
+            ))
+        })?;
+        let answer = self.exchange(&mut state, &request, id);
+        if answer.is_err() {
+            state.broken = true;
+        }
+        let answer = answer?;
+        match answer.header.kind {
+            answered if answered == kind => Ok(answer.payload),
+            MessageType::ERROR => {
+                let name = strings(&answer.payload).next().unwrap_or_default();
+                let code =
+                    ErrorCode::from_name(name).ok_or_else(|| nonsense("an error's name", name))?;
+                Err(Error::Refused {
+                    asked: kind,
+                    subject: subject.into(),
+                    code,
+                })
+            }
+            other => Err(Error::Protocol(format!("{other} in answer to {kind}"))),
+        }
+    }
+
+    fn exchange(&self, state: &mut State, request: &[u8], id: u32) -> Result<Message> {
+        (&self.file).write_all(request)?;
+        loop {
+            match self.receive(state)? {
+                Some(answer) if answer.header.req_id == id => return Ok(answer),
+                Some(answer) => {
+                    return Err(Error::Protocol(format!(
+                        "an answer to another question: {:?}",
+                        answer.header
+                    )));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Reads one message, waiting for it; an event goes to its queue.
+    fn receive(&self, state: &mut State) -> Result<Option<Message>> {
+        let mut bytes = [0; Header::SIZE + ferroxen_xenstore_wire::PAYLOAD_MAX];
+        let message = loop {
+            match state.decoder.next() {
+                Ok(Some(message)) => break message,
+                Ok(None) => {}
+                Err(error) => return Err(Error::Protocol(error.to_string())),
+            }
+            let wanted = state.decoder.wanted().min(bytes.len());
+            match (&self.file).read(&mut bytes[..wanted]) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(count) => state.decoder.push(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if message.header.kind != MessageType::WATCH_EVENT {
+            return Ok(Some(message));
+        }
+        let mut words =
+            strings(&message.payload).map(|word| String::from_utf8_lossy(word).into_owned());
+        match (words.next(), words.next()) {
+            (Some(path), Some(token)) => state.events.push_back(Event { path, token }),
+            _ => return Err(nonsense("a watch event", &message.payload)),
+        }
+        Ok(None)
+    }
+
+    fn wait_readable(&self, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(
+                &mut [PollFd::new(&self.file, PollFlags::IN)],
+                timeout.as_ref(),
+            ) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State>> {
+        match self.state.lock() {
+            Ok(state) if !state.broken => Ok(state),
+            _ => Err(Error::Protocol(
+                "this connection failed earlier; connect again".into(),
+            )),
+        }
+    }
+}
+
+impl Store for Client {
+    fn request(&self, kind: MessageType, subject: &str, payload: &[&[u8]]) -> Result<Vec<u8>> {
+        self.ask(kind, subject, 0, payload)
+    }
+}
+
+/// Polls readable when an event (or an answer) has come. Also look at [`Client::try_event`] before sleeping:
+/// events may wait in the queue already.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A transaction: nobody sees its changes before [`commit`](Self::commit), and all of them after.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    client: &'a Client,
+    id: u32,
+    is_open: bool,
+}
+
+impl Transaction<'_> {
+    /// Makes the changes visible. `EAGAIN` if others changed what was read or written here.
+    pub fn commit(mut self) -> Result<()> {
+        self.is_open = false;
+        self.client
+            .ask(MessageType::TRANSACTION_END, "", self.id, &[b"T\0"])
+            .map(drop)
+    }
+}
+
+impl Store for Transaction<'_> {
+    fn request(&self, kind: MessageType, subject: &str, payload: &[&[u8]]) -> Result<Vec<u8>> {
+        self.client.ask(kind, subject, self.id, payload)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            // Nothing depends on it: what fails here ends with the connection.
+            let _ = self
+                .client
+                .ask(MessageType::TRANSACTION_END, "", self.id, &[b"F\0"]);
+        }
+    }
+}
+
+fn number<T: std::str::FromStr>(payload: &[u8]) -> Option<T> {
+    std::str::from_utf8(strings(payload).next()?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn nonsense(wanted: &str, found: &[u8]) -> Error {
+    Error::Protocol(format!(
+        "{wanted} was expected, not {:?}",
+        found.escape_ascii().to_string()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client and the far end of its socket, on which the answers lie ready.
+    fn with_answers(answers: &[Vec<u8>]) -> (Client, UnixStream) {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(&answers.concat()).unwrap();
+        (Client::over(near.into()), far)
+    }
+
+    #[test]
+    fn events_that_come_before_the_answer_wait_their_turn() {
+        let (client, _far) = with_answers(&[
+            encode(MessageType::WATCH_EVENT, 0, 0, &[b"/a/b\0tok\0"]).unwrap(),
+            encode(MessageType::READ, 1, 0, &[b"value"]).unwrap(),
+        ]);
+        assert_eq!(client.read_string("/a").unwrap(), "value");
+        let event = client.try_event().unwrap().unwrap();
+        assert_eq!((event.path.as_str(), event.token.as_str()), ("/a/b", "tok"));
+        assert_eq!(client.try_event().unwrap(), None);
+    }
+
+    #[test]
+    fn refusals_name_the_path_and_leave_the_connection_usable() {
+        let (client, _far) = with_answers(&[
+            encode(MessageType::ERROR, 1, 0, &[b"EACCES\0"]).unwrap(),
+            encode(MessageType::ERROR, 2, 0, &[b"ENOENT\0"]).unwrap(),
+        ]);
+        let error = client.read("/secret").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "xenstore refused READ of \"/secret\": permission denied (EACCES)"
+        );
+        assert_eq!(client.read_opt("/nothing").unwrap(), None);
+    }
+
+    #[test]
+    fn an_answer_to_another_question_ends_the_connection() {
+        let (client, _far) = with_answers(&[encode(MessageType::READ, 9, 0, &[b"x"]).unwrap()]);
+        assert!(matches!(client.read("/a"), Err(Error::Protocol(_))));
+        assert!(matches!(client.read("/a"), Err(Error::Protocol(_))));
+    }
+
+    #[test]
+    fn long_directories_come_in_parts() {
+        let (client, _far) = with_answers(&[
+            encode(MessageType::ERROR, 1, 0, &[b"E2BIG\0"]).unwrap(),
+            encode(MessageType::DIRECTORY_PART, 2, 0, &[b"17\0a\0bc\0"]).unwrap(),
+            encode(MessageType::DIRECTORY_PART, 3, 0, &[b"18\0d\0"]).unwrap(),
+            encode(MessageType::DIRECTORY_PART, 4, 0, &[b"18\0a\0"]).unwrap(),
+            encode(MessageType::DIRECTORY_PART, 5, 0, &[b"18\0e\0\0"]).unwrap(),
+        ]);
+        assert_eq!(client.directory("/d").unwrap(), ["a", "e"]);
+    }
+}
