@@ -1,0 +1,240 @@
+//! The processor itself: identity, features, model-specific registers, waiting.
+
+use super::percpu;
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, _rdtsc};
+use core::sync::atomic::{AtomicU32, Ordering};
+use ferroxen_words::{CpuId, Vaddr};
+
+/// CPUs that have been brought up.
+pub(super) static ONLINE: AtomicU32 = AtomicU32::new(1);
+
+/// This CPU.
+#[inline(always)]
+pub fn cpu_id() -> CpuId {
+    CpuId(percpu::cpu_number() as u32)
+}
+
+/// How many CPUs run; they are numbered from 0.
+#[inline]
+pub fn cpus_online() -> u32 {
+    ONLINE.load(Ordering::Acquire)
+}
+
+/// This CPU's APIC id.
+#[inline]
+pub fn apic_id() -> u32 {
+    // SAFETY: the info of the running CPU; only written before the CPU counts as online.
+    unsafe { (*percpu::info()).apic_id }
+}
+
+/// Tells the processor that it is in a spin loop.
+#[inline(always)]
+pub fn relax() {
+    core::hint::spin_loop();
+}
+
+/// The time stamp counter.
+#[inline(always)]
+pub fn tsc() -> u64 {
+    // SAFETY: reads a counter; CR4.TSD does not bind us.
+    unsafe { _rdtsc() }
+}
+
+/// Asks CPUID: `eax, ebx, ecx, edx`.
+#[inline]
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let answer = __cpuid_count(leaf, subleaf);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}
+
+/// The address of the last page fault. To be read before anything else can fault.
+#[inline(always)]
+pub fn fault_address() -> Vaddr {
+    let address: u64;
+    // SAFETY: reading CR2 changes nothing.
+    unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    Vaddr::new(address)
+}
+
+/// Waits for an interrupt; it has been handled (`idle_interrupt`) when this returns.
+///
+/// Whoever has work to check for checks it before, with interrupts still off: one that comes in between is
+/// held back until the wait begins, and ends it.
+#[inline]
+pub fn halt_until_interrupt() {
+    // SAFETY: STI lets interrupts in only after the next instruction, so none is lost before HLT. Their
+    // handlers keep every register. The hypervisor's data is consistent here as at any call.
+    unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// What this host's processors can do, as far as the hypervisor cares.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    pub nx: bool,
+    pub pge: bool,
+    pub gigabyte_pages: bool,
+    pub fsgsbase: bool,
+    pub smep: bool,
+    pub smap: bool,
+    pub umip: bool,
+    pub fxsr: bool,
+    pub xsave: bool,
+    pub xsaveopt: bool,
+    pub x2apic: bool,
+    pub tsc_deadline: bool,
+    pub invariant_tsc: bool,
+    pub rdtscp: bool,
+    pub sysenter: bool,
+    pub syscall32: bool,
+    pub pcid: bool,
+    pub pat: bool,
+    pub mtrr: bool,
+    pub mwait: bool,
+    pub amd: bool,
+    /// Bits of a physical address.
+    pub physical_bits: u8,
+    /// What XCR0 is set to; 0 without XSAVE.
+    pub xcr0: u64,
+}
+
+static FEATURES: spin::Once<Features> = spin::Once::new();
+
+/// What this host's processors can do.
+#[inline]
+pub fn features() -> &'static Features {
+    FEATURES.call_once(detect)
+}
+
+fn detect() -> Features {
+    let [max, b, c, d] = cpuid(0, 0);
+    let vendor = [b, d, c].map(u32::to_le_bytes);
+    let amd = vendor.as_flattened() == b"AuthenticAMD" || vendor.as_flattened() == b"HygonGenuine";
+    let [_, _, c1, d1] = cpuid(1, 0);
+    let [_, b7, c7, _] = if max >= 7 { cpuid(7, 0) } else { [0; 4] };
+    let [max_extended, ..] = cpuid(0x8000_0000, 0);
+    let extended = |leaf: u32| if max_extended >= leaf { cpuid(leaf, 0) } else { [0; 4] };
+    let [_, _, _, de1] = extended(0x8000_0001);
+    let [_, _, _, d_power] = extended(0x8000_0007);
+    let [sizes, ..] = extended(0x8000_0008);
+    let xsave = c1 & 1 << 26 != 0;
+    let [user_states, _, _, user_states_high] = if xsave { cpuid(0xd, 0) } else { [0; 4] };
+    let [xsave_more, ..] = if xsave { cpuid(0xd, 1) } else { [0; 4] };
+    Features {
+        nx: de1 & 1 << 20 != 0,
+        pge: d1 & 1 << 13 != 0,
+        gigabyte_pages: de1 & 1 << 26 != 0,
+        fsgsbase: b7 & 1 != 0,
+        smep: b7 & 1 << 7 != 0,
+        smap: b7 & 1 << 20 != 0,
+        umip: c7 & 1 << 2 != 0,
+        fxsr: d1 & 1 << 24 != 0,
+        xsave,
+        xsaveopt: xsave_more & 1 != 0,
+        x2apic: c1 & 1 << 21 != 0,
+        tsc_deadline: c1 & 1 << 24 != 0,
+        invariant_tsc: d_power & 1 << 8 != 0,
+        rdtscp: de1 & 1 << 27 != 0,
+        sysenter: d1 & 1 << 11 != 0,
+        syscall32: amd,
+        pcid: c1 & 1 << 17 != 0,
+        pat: d1 & 1 << 16 != 0,
+        mtrr: d1 & 1 << 12 != 0,
+        mwait: c1 & 1 << 3 != 0,
+        amd,
+        physical_bits: if sizes as u8 >= 32 { (sizes as u8).min(52) } else { 36 },
+        xcr0: (u64::from(user_states_high) << 32 | u64::from(user_states)) & super::fpu::KNOWN_STATES,
+    }
+}
+
+/// The register XCR0; 0 without XSAVE.
+#[inline]
+pub fn xcr0() -> u64 {
+    features().xcr0
+}
+
+/// Model-specific registers that belong to the guest while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum GuestMsr {
+    /// Base of FS.
+    FsBase = 0xc000_0100,
+    /// Base of GS.
+    GsBase = 0xc000_0101,
+    /// What SWAPGS would bring.
+    KernelGsBase = 0xc000_0102,
+    /// What RDTSCP reports beside the time.
+    TscAux = 0xc000_0103,
+}
+
+/// Reads a register of the guest's; 0 if the processor has no such register.
+#[inline]
+pub fn read_msr(msr: GuestMsr) -> u64 {
+    read_host_msr(msr as u32).unwrap_or(0)
+}
+
+/// Writes a register of the guest's; `false` if the processor refuses the value.
+#[inline]
+#[must_use]
+pub fn write_msr(msr: GuestMsr, value: u64) -> bool {
+    // SAFETY: none of these registers means anything to the hypervisor.
+    unsafe { try_write_msr(msr as u32, value) }
+}
+
+/// Exchanges the guest's GS base with its KERNEL_GS_BASE.
+#[inline]
+pub fn swap_guest_gs() {
+    // SAFETY: the hypervisor uses neither.
+    unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };
+}
+
+/// Reads any register; `None` if the processor has no such register.
+#[inline]
+pub fn read_host_msr(msr: u32) -> Option<u64> {
+    let (low, high, failed): (u32, u32, u32);
+    // SAFETY: reading a register has no effect that memory safety depends on; #GP is fixed up.
+    unsafe {
+        asm!(
+            "2: rdmsr",
+            "3:",
+            ".pushsection .text.fixup, \"ax\"",
+            "4: mov {failed:e}, 1",
+            "jmp 3b",
+            ".popsection",
+            ".pushsection .fixups, \"a\"",
+            ".long 2b - ., 4b - .",
+            ".popsection",
+            failed = inout(reg) 0u32 => failed,
+            in("ecx") msr, out("eax") low, out("edx") high,
+            options(nostack)
+        );
+    }
+    (failed == 0).then_some(u64::from(high) << 32 | u64::from(low))
+}
+
+/// Writes a register; `false` if the processor refuses.
+///
+/// # Safety
+/// What the register does with this value breaks nothing that the hypervisor relies on.
+#[inline]
+pub(super) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
+    let failed: u32;
+    // SAFETY: the caller vouches for the effect; #GP is fixed up.
+    unsafe {
+        asm!(
+            "2: wrmsr",
+            "3:",
+            ".pushsection .text.fixup, \"ax\"",
+            "4: mov {failed:e}, 1",
+            "jmp 3b",
+            ".popsection",
+            ".pushsection .fixups, \"a\"",
+            ".long 2b - ., 4b - .",
+            ".popsection",
+            failed = inout(reg) 0u32 => failed,
+            in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack)
+        );
+    }
+    failed == 0
+}
