@@ -1,6 +1,7 @@
 //! Bytes in, plain descriptions out: what boots us and what we boot.
 //!
 //! - [`image`]: kernel files, packed or not
+//! - [`kernel`]: the ELF file inside, and its Xen notes
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -9,3 +10,4 @@ extern crate alloc;
 extern crate std;
 
 pub mod image;
+pub mod kernel;
