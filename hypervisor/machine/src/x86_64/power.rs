@@ -1,0 +1,169 @@
+//! Stopping, starting again, and going to sleep for good.
+
+use core::arch::asm;
+
+use ferroxen_words::Maddr;
+use spin::Once;
+
+use super::port::{self, PciFunction, Width, inb, inw, outb, outw};
+use super::{apic, cpu, ioapic};
+use super::paging::{self, Mmio};
+
+/// A register wherever ACPI puts it ("generic address structure").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Register {
+    /// An I/O port.
+    Port(u16),
+    /// A byte of memory.
+    Memory(Maddr),
+    /// A byte of a function's configuration space, on bus 0.
+    Pci {
+        /// Device and function.
+        function: PciFunction,
+        /// Where in its space.
+        offset: u8,
+    },
+}
+
+/// What the FADT says about power.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Firmware {
+    /// Reset register and the value that resets.
+    pub reset: Option<(Register, u8)>,
+    /// First power management control register: an I/O port.
+    pub pm1a_control: Option<u16>,
+    /// Second one, on boards that have it.
+    pub pm1b_control: Option<u16>,
+    /// Status registers, in which waking is acknowledged.
+    pub pm1a_status: Option<u16>,
+    /// Second status register.
+    pub pm1b_status: Option<u16>,
+}
+
+/// Bits of a power management control register that choose the kind of sleep.
+pub const SLEEP_TYPE: u16 = 0b111 << 10;
+/// The bit that goes to sleep.
+pub const SLEEP_ENABLE: u16 = 1 << 13;
+const WAKE_STATUS: u16 = 1 << 15;
+
+static FIRMWARE: Once<Firmware> = Once::new();
+/// The reset register, where it is one in memory.
+static RESET_IN_MEMORY: Once<Mmio> = Once::new();
+
+/// Learns what firmware offers. The first call counts.
+pub fn init(firmware: Firmware) {
+    FIRMWARE.call_once(|| firmware);
+    if let Some((Register::Memory(address), _)) = firmware.reset {
+        RESET_IN_MEMORY.call_once(|| paging::map_mmio(address.mfn().maddr(), 1));
+    }
+}
+
+/// Why the machine does not sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StaysAwake {
+    /// Firmware describes no control register.
+    NoRegister,
+    /// The registers were written, and nothing happened.
+    Ignored,
+}
+
+/// Writes the values that Domain 0's ACPI code worked out to the control registers, sleep bit last.
+///
+/// Does not return if the machine goes off. Every line is masked first, so this is for good.
+pub fn sleep(pm1a: u16, pm1b: u16) -> StaysAwake {
+    let Some(firmware) = FIRMWARE.get() else { return StaysAwake::NoRegister };
+    let Some(pm1a_port) = firmware.pm1a_control else { return StaysAwake::NoRegister };
+    ioapic::mask_all();
+    // SAFETY: clears the wake status and writes the control registers that the FADT names; what follows is the end.
+    unsafe {
+        for status in [firmware.pm1a_status, firmware.pm1b_status].into_iter().flatten() {
+            outw(status, WAKE_STATUS);
+        }
+        for enable in [0, SLEEP_ENABLE] {
+            outw(pm1a_port, (pm1a & !SLEEP_ENABLE) | enable);
+            if let Some(pm1b_port) = firmware.pm1b_control {
+                outw(pm1b_port, (pm1b & !SLEEP_ENABLE) | enable);
+            }
+        }
+        for _ in 0..1_000 {
+            let _ = inw(pm1a_port);
+        }
+    }
+    StaysAwake::Ignored
+}
+
+/// Starts the machine again: by ACPI, the chipset, the keyboard controller, and at last by a fault that nothing can
+/// handle.
+pub fn reboot() -> ! {
+    if let Some((register, value)) = FIRMWARE.get().and_then(|firmware| firmware.reset) {
+        write_register(register, value);
+        settle();
+    }
+    for _ in 0..10 {
+        // SAFETY: the keyboard controller's "pulse output" command drops the reset line, where it is wired.
+        unsafe {
+            for _ in 0..10_000 {
+                if inb(0x64) & 0x02 == 0 {
+                    break;
+                }
+            }
+            outb(0x64, 0xfe);
+        }
+        settle();
+    }
+    // SAFETY: reset control register: system reset, then full reset by the rising edge.
+    unsafe {
+        outb(0xcf9, 0x02);
+        outb(0xcf9, 0x06);
+    }
+    settle();
+    triple_fault()
+}
+
+/// Waits as long as ten thousand port reads take, some ten milliseconds: a reset needs a moment.
+fn settle() {
+    for _ in 0..10_000 {
+        // SAFETY: reads the diagnostics port, which does nothing.
+        unsafe { inb(0x80) };
+    }
+}
+
+fn write_register(register: Register, value: u8) {
+    match register {
+        // SAFETY: the FADT's reset port; nothing runs after it.
+        Register::Port(port) => unsafe { outb(port, value) },
+        Register::Memory(address) => {
+            if let Some(page) = RESET_IN_MEMORY.get() {
+                page.write8(address.offset(), value);
+            }
+        }
+        Register::Pci { function, offset } => {
+            let _ = port::pci_write(function, offset, Width::Byte, u32::from(value));
+        }
+    }
+}
+
+fn triple_fault() -> ! {
+    #[repr(C, packed)]
+    struct Empty {
+        limit: u16,
+        base: u64,
+    }
+    let nothing = Empty { limit: 0, base: 0 };
+    // SAFETY: with no interrupt table the breakpoint cannot be delivered, and neither can the faults that follow:
+    // the processor shuts down and the board resets it.
+    unsafe { asm!("lidt [{}]", "int3", in(reg) &raw const nothing, options(nostack)) };
+    halt()
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    if apic::is_set_up() {
+        apic::timer_disarm();
+    }
+    loop {
+        // SAFETY: interrupts are off, so only a non-maskable one wakes this CPU, and it halts again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+        cpu::relax();
+    }
+}

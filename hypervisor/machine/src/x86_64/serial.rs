@@ -1,0 +1,135 @@
+//! A 16550 serial port: polled output through its FIFO, and an interrupt when something is typed.
+
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use spin::Mutex;
+
+use super::port::{inb, lock, outb};
+use crate::uart::divisor;
+pub use crate::uart::{Parity, Settings};
+
+const DATA: u16 = 0;
+const INTERRUPT_ENABLE: u16 = 1;
+const INTERRUPT_CAUSE: u16 = 2;
+const FIFO_CONTROL: u16 = 2;
+const LINE_CONTROL: u16 = 3;
+const MODEM_CONTROL: u16 = 4;
+const LINE_STATUS: u16 = 5;
+const SCRATCH: u16 = 7;
+
+const DATA_READY: u8 = 1 << 0;
+const TRANSMIT_EMPTY: u8 = 1 << 5;
+const DIVISOR_ACCESS: u8 = 1 << 7;
+const RECEIVE_INTERRUPT: u8 = 1 << 0;
+const NO_CAUSE: u8 = 1 << 0;
+/// Enable, clear both directions, interrupt at 14 bytes (or soon after the last).
+const FIFO_ON: u8 = 0b1100_0111;
+/// The FIFO that every 16550A has.
+const FIFO_BYTES: usize = 16;
+/// Data terminal ready, request to send, and the board's interrupt gate.
+const MODEM_READY: u8 = 0b1011;
+/// At 9600 baud sixteen bytes take 17 ms; each poll is about a microsecond. A port that takes longer is stuck.
+const TRANSMIT_POLLS: u32 = 200_000;
+
+/// First port of the console's UART; 0 while there is none.
+static BASE: AtomicU16 = AtomicU16::new(0);
+/// How many bytes the transmitter takes at a time.
+static BURST: AtomicU32 = AtomicU32::new(1);
+static TRANSMITTER: Mutex<()> = Mutex::new(());
+
+/// Takes a port into use as the console. `false` if no UART answers there; the console is then as before.
+pub fn init(settings: Settings) -> bool {
+    let base = settings.base;
+    if base == 0 || base > 0xfff8 || !answers(base) {
+        return false;
+    }
+    // SAFETY: a UART has answered at `base`; programming it moves no memory.
+    unsafe {
+        outb(base + INTERRUPT_ENABLE, 0);
+        outb(base + FIFO_CONTROL, FIFO_ON);
+        let has_fifo = inb(base + INTERRUPT_CAUSE) & 0xc0 == 0xc0;
+        BURST.store(if has_fifo { FIFO_BYTES as u32 } else { 1 }, Ordering::Relaxed);
+        if let Some(divisor) = settings.baud.and_then(divisor) {
+            let [low, high] = divisor.to_le_bytes();
+            outb(base + LINE_CONTROL, settings.line_control() | DIVISOR_ACCESS);
+            outb(base + DATA, low);
+            outb(base + INTERRUPT_ENABLE, high);
+        }
+        outb(base + LINE_CONTROL, settings.line_control());
+        outb(base + MODEM_CONTROL, MODEM_READY);
+    }
+    BASE.store(base, Ordering::Release);
+    true
+}
+
+/// The scratch register keeps what is written; nothing else at a port does that twice.
+fn answers(base: u16) -> bool {
+    [0x5a, 0xa5].into_iter().all(|pattern| {
+        // SAFETY: writes a register without a function.
+        unsafe {
+            outb(base + SCRATCH, pattern);
+            inb(base + SCRATCH) == pattern
+        }
+    })
+}
+
+/// The console's I/O ports, eight from this one on; `None` while there is no console.
+pub fn base() -> Option<u16> {
+    Some(BASE.load(Ordering::Acquire)).filter(|base| *base != 0)
+}
+
+/// Writes bytes as they are. Waits for the port, but not for ever: bytes that a stuck port will not take are dropped.
+pub fn write(bytes: &[u8]) {
+    let _transmitter = lock(&TRANSMITTER);
+    write_now(bytes);
+}
+
+/// Writes without asking who else is writing: for the last words of a host that stops.
+pub fn write_regardless(bytes: &[u8]) {
+    write_now(bytes);
+}
+
+fn write_now(bytes: &[u8]) {
+    let Some(base) = base() else { return };
+    let burst = BURST.load(Ordering::Relaxed) as usize;
+    for chunk in bytes.chunks(burst.max(1)) {
+        if !wait_for_transmitter(base) {
+            return;
+        }
+        for byte in chunk {
+            // SAFETY: the transmitter has room for a burst.
+            unsafe { outb(base + DATA, *byte) };
+        }
+    }
+}
+
+fn wait_for_transmitter(base: u16) -> bool {
+    (0..TRANSMIT_POLLS).any(|_| {
+        // SAFETY: reading the line status clears error flags, which nobody reads.
+        let status = unsafe { inb(base + LINE_STATUS) };
+        status & TRANSMIT_EMPTY != 0
+    })
+}
+
+/// Takes a typed byte, if there is one.
+pub fn read() -> Option<u8> {
+    let base = base()?;
+    // SAFETY: reading status and data of our own port.
+    unsafe {
+        let status = inb(base + LINE_STATUS);
+        (status != 0xff && status & DATA_READY != 0).then(|| inb(base + DATA))
+    }
+}
+
+/// Turns the interrupt for typed bytes on or off.
+pub fn interrupt_on_receive(enabled: bool) {
+    let Some(base) = base() else { return };
+    // SAFETY: programs our own port.
+    unsafe { outb(base + INTERRUPT_ENABLE, if enabled { RECEIVE_INTERRUPT } else { 0 }) };
+}
+
+/// Tells whether the port asks for attention; also acknowledges the causes that reading acknowledges.
+pub fn asks_for_attention() -> bool {
+    // SAFETY: reads our own port's cause register.
+    base().is_some_and(|base| unsafe { inb(base + INTERRUPT_CAUSE) } & NO_CAUSE == 0)
+}
