@@ -6,10 +6,17 @@
 #![forbid(unsafe_code)]
 
 mod hypervisor;
+mod images;
+mod kernel;
+mod packages;
 mod places;
 mod programs;
+mod tree;
 
 use clap::{Parser, Subcommand};
+
+use crate::images::Toolstack;
+use crate::packages::Need;
 
 #[derive(Parser)]
 #[command(
@@ -26,6 +33,15 @@ struct Cli {
 enum Verb {
     /// Builds the hypervisor: target/ferroxen.elf and target/ferroxen.gz
     Build,
+    /// Makes the Domain 0 and guest images: target/images
+    Image {
+        /// Puts Debian's toolstack into Domain 0 instead of ours.
+        #[arg(long)]
+        stock_tools: bool,
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,6 +49,13 @@ fn main() -> anyhow::Result<()> {
         Verb::Build => {
             let built = hypervisor::build()?;
             println!("{built}");
+            Ok(())
+        }
+        Verb::Image { stock_tools, yes } => {
+            packages::require(&[Need::Images], yes)?;
+            let toolstack = if stock_tools { Toolstack::Debian } else { Toolstack::Ours };
+            images::make(toolstack, &mut |step| println!("{step}"))?;
+            println!("{}", images::dir().display());
             Ok(())
         }
     }

@@ -15,3 +15,8 @@ pub fn made() -> PathBuf {
         None => root().join("target"),
     }
 }
+
+/// Returns the directory for what we fetch and can fetch again: `build/`.
+pub fn fetched() -> PathBuf {
+    root().join("build")
+}

@@ -51,3 +51,19 @@ pub fn answer(command: &mut Command) -> Option<String> {
         .ok()
         .map(|text| text.trim().to_owned())
 }
+
+/// Runs `command` silently; when it fails, the error carries the last lines of what it said.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    const TAIL: usize = 20;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = said.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n");
+    bail!("{name} failed ({}):\n{tail}", output.status)
+}

@@ -1,0 +1,237 @@
+//! Debian's kernel: the file it boots from, the raw ELF inside it, and the modules an image needs.
+//!
+//! Unpacking xz costs seconds under an emulator, so we do it once, here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSection};
+
+use crate::packages::{self, Package};
+use crate::places;
+use crate::tree::{Tree, each_deb_entry};
+
+/// A Debian kernel, unpacked under `build/`.
+pub struct Kernel {
+    /// `6.1.0-NN-amd64`: what `uname -r` says.
+    pub release: String,
+    /// As Debian ships it.
+    pub bzimage: PathBuf,
+    /// The ELF file inside it.
+    pub vmlinux: PathBuf,
+    package: Package,
+}
+
+impl Kernel {
+    /// Fetches the newest one, unless it is here.
+    pub fn fetch() -> Result<Self> {
+        let package = packages::newest_kernel()?;
+        packages::fetch(std::slice::from_ref(&package))?;
+        let release = package.name.trim_start_matches("linux-image-").to_owned();
+        let dir = places::fetched().join("kernel").join(format!("{release}_{}", package.version));
+        let kernel = Self {
+            bzimage: dir.join("vmlinuz"),
+            vmlinux: dir.join("vmlinux"),
+            release,
+            package,
+        };
+        if !kernel.vmlinux.exists() {
+            fs::create_dir_all(&dir)?;
+            let bzimage = kernel.boot_file()?;
+            let vmlinux = unpack(&bzimage).context("the kernel's bzImage")?;
+            fs::write(&kernel.bzimage, &bzimage)?;
+            fs::write(&kernel.vmlinux, vmlinux)?;
+        }
+        Ok(kernel)
+    }
+
+    fn boot_file(&self) -> Result<Vec<u8>> {
+        let wanted = format!("boot/vmlinuz-{}", self.release);
+        let mut found = None;
+        each_deb_entry(&self.package.path(), |path, entry| {
+            if path == wanted {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                found = Some(bytes);
+            }
+            Ok(())
+        })?;
+        found.with_context(|| format!("the kernel package ships no {wanted}"))
+    }
+
+    /// Adds `wanted` modules and what they depend on to `tree`, with the list for `modprobe`.
+    ///
+    /// Returns their names in an order in which `insmod` takes them.
+    pub fn add_modules(&self, tree: &mut Tree, wanted: &[String]) -> Result<Vec<String>> {
+        let all = self.modules()?;
+        let mut order = Vec::new();
+        for name in wanted {
+            in_load_order(&all, name, &mut order, &mut BTreeSet::new())?;
+        }
+        let top = format!("lib/modules/{}", self.release);
+        let mut dep = String::new();
+        for name in &order {
+            let Some(module) = all.get(name) else { continue };
+            let bytes = fs::read(&module.cached)?;
+            let inside = module.path.strip_prefix(&format!("{top}/")).unwrap_or(&module.path);
+            dep.push_str(inside);
+            dep.push(':');
+            for needed in all_needs(&all, name) {
+                if let Some(needed) = all.get(&needed) {
+                    dep.push(' ');
+                    dep.push_str(needed.path.strip_prefix(&format!("{top}/")).unwrap_or(&needed.path));
+                }
+            }
+            dep.push('\n');
+            tree.file(&module.path, 0o644, bytes);
+        }
+        tree.file(&format!("{top}/modules.dep"), 0o644, dep.into_bytes());
+        Ok(order)
+    }
+
+    /// Reads every module's needs, unpacking the package once.
+    fn modules(&self) -> Result<BTreeMap<String, Module>> {
+        let dir = self.bzimage.parent().context("the kernel has a directory")?.join("modules");
+        let index = dir.join("index");
+        if let Ok(text) = fs::read_to_string(&index) {
+            return Ok(text.lines().filter_map(|line| Module::from_index(&dir, line)).collect());
+        }
+        fs::create_dir_all(&dir)?;
+        let mut lines = String::new();
+        each_deb_entry(&self.package.path(), |path, entry| {
+            let Some(stem) = path.rsplit('/').next().and_then(|file| file.strip_suffix(".ko")) else {
+                return Ok(());
+            };
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            let needs = needs_of(&bytes).with_context(|| path.to_owned())?;
+            let name = stem.replace('-', "_");
+            fs::write(dir.join(&name), &bytes)?;
+            lines.push_str(&format!("{name} {path} {needs}\n"));
+            Ok(())
+        })?;
+        fs::write(&index, &lines)?;
+        Ok(lines.lines().filter_map(|line| Module::from_index(&dir, line)).collect())
+    }
+}
+
+struct Module {
+    /// In the image: `lib/modules/…/x.ko`.
+    path: String,
+    /// Here.
+    cached: PathBuf,
+    needs: Vec<String>,
+}
+
+impl Module {
+    fn from_index(dir: &std::path::Path, line: &str) -> Option<(String, Self)> {
+        let mut words = line.split(' ');
+        let (name, path) = (words.next()?, words.next()?);
+        let needs = words.next().unwrap_or_default();
+        let needs = needs.split(',').filter(|need| !need.is_empty()).map(|need| need.replace('-', "_"));
+        let module = Self { path: path.to_owned(), cached: dir.join(name), needs: needs.collect() };
+        Some((name.to_owned(), module))
+    }
+}
+
+/// Reads `depends=` from a module: names with commas between them.
+fn needs_of(module: &[u8]) -> Result<String> {
+    let file = object::File::parse(module)?;
+    let section = file.section_by_name(".modinfo").context("a module without .modinfo")?;
+    let info = section.data()?;
+    let depends = info.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"depends="));
+    Ok(String::from_utf8_lossy(depends.unwrap_or_default()).into_owned())
+}
+
+fn in_load_order(
+    all: &BTreeMap<String, Module>,
+    name: &str,
+    order: &mut Vec<String>,
+    above: &mut BTreeSet<String>,
+) -> Result<()> {
+    let name = name.replace('-', "_");
+    if order.contains(&name) {
+        return Ok(());
+    }
+    ensure!(above.insert(name.clone()), "module {name} needs itself");
+    let module = all.get(&name).with_context(|| format!("the kernel has no module {name}"))?;
+    for need in &module.needs {
+        in_load_order(all, need, order, above)?;
+    }
+    above.remove(&name);
+    order.push(name);
+    Ok(())
+}
+
+/// Everything `name` needs, nearest first, as `modules.dep` lists it.
+fn all_needs(all: &BTreeMap<String, Module>, name: &str) -> Vec<String> {
+    let mut order = Vec::new();
+    if in_load_order(all, name, &mut order, &mut BTreeSet::new()).is_ok() {
+        order.pop();
+    }
+    order.reverse();
+    order
+}
+
+/// Takes the ELF file out of a bzImage (Documentation/x86/boot.rst: `payload_offset`).
+fn unpack(bzimage: &[u8]) -> Result<Vec<u8>> {
+    ensure!(bzimage.get(0x202..0x206) == Some(b"HdrS"), "no bzImage: the header says so");
+    let setup_sectors = match bzimage.get(0x1f1).copied() {
+        Some(0) | None => 4,
+        Some(sectors) => usize::from(sectors),
+    };
+    let number = |at: usize| -> Result<usize> {
+        let bytes = bzimage.get(at..at + 4).context("the header is cut short")?;
+        Ok(usize::try_from(u32::from_le_bytes(bytes.try_into()?))?)
+    };
+    let start = (setup_sectors + 1) * 512 + number(0x248)?;
+    let packed = bzimage
+        .get(start..start.saturating_add(number(0x24c)?))
+        .context("the payload lies outside the file")?;
+    let mut elf = Vec::new();
+    match packed {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            lzma_rust2::XzReader::new(packed, false).read_to_end(&mut elf)?;
+        }
+        [0x1f, 0x8b, ..] => {
+            flate2::read::GzDecoder::new(packed).read_to_end(&mut elf)?;
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            ruzstd::decoding::StreamingDecoder::new(packed)?.read_to_end(&mut elf)?;
+        }
+        _ => bail!("packed in a way we do not know (xz, gzip and zstd are known)"),
+    }
+    ensure!(elf.starts_with(b"\x7fELF"), "what was packed is no ELF file");
+    Ok(elf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_bzimage_is_refused_by_name() {
+        let refusal = unpack(&[0; 1024]).unwrap_err().to_string();
+        assert!(refusal.contains("no bzImage"), "{refusal}");
+    }
+
+    #[test]
+    fn modules_come_after_what_they_need() {
+        let module = |needs: &[&str]| Module {
+            path: String::new(),
+            cached: PathBuf::new(),
+            needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+        };
+        let all = BTreeMap::from([
+            ("ext4".to_owned(), module(&["jbd2", "mbcache"])),
+            ("jbd2".to_owned(), module(&[])),
+            ("mbcache".to_owned(), module(&[])),
+        ]);
+        let mut order = Vec::new();
+        in_load_order(&all, "ext4", &mut order, &mut BTreeSet::new()).unwrap();
+        assert_eq!(order, ["jbd2", "mbcache", "ext4"]);
+    }
+}
