@@ -1,0 +1,107 @@
+//! Configurations as people write them, and what they are told when they slip.
+
+use ferroxen_xlconfig::{Loaded, Source, load, parse};
+use std::path::Path;
+
+fn old(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/old").join(name);
+    match load(&path, &[]) {
+        Ok(loaded) => show(&loaded),
+        Err(problem) => problem.to_string().replace(env!("CARGO_MANIFEST_DIR"), "."),
+    }
+}
+
+fn show(loaded: &Loaded) -> String {
+    let notices: Vec<_> =
+        loaded.notices.iter().map(|n| n.to_string().replace(env!("CARGO_MANIFEST_DIR"), ".")).collect();
+    format!("{:#?}\n{notices:#?}", loaded.config)
+}
+
+fn read(text: &str) -> Loaded {
+    parse(Source::new("web.cfg", text), &[]).unwrap_or_else(|problem| panic!("{problem}"))
+}
+
+fn refusal(text: &str) -> String {
+    match parse(Source::new("web.cfg", text), &[]) {
+        Ok(loaded) => panic!("accepted: {}", show(&loaded)),
+        Err(problem) => problem.to_string(),
+    }
+}
+
+#[test]
+fn files_of_2006_parse_as_they_stand() {
+    for name in ["testvm.hvm", "centos4.4.hvm", "winxp.hvm", "debian1", "netbsd", "freebsd"] {
+        insta::assert_snapshot!(name.replace('.', "_"), old(name));
+    }
+}
+
+#[test]
+fn extra_can_be_set_again_and_added_to() {
+    let loaded = read("extra = \"4\"\nextra = \"boot_verbose\"\nextra += \",boot_single\"\n");
+    assert_eq!(loaded.config.cmdline.as_deref(), Some("boot_verbose,boot_single"));
+}
+
+#[test]
+fn a_script_and_a_plain_file_mean_the_same() {
+    let plain = read("name = 'web'\nmemory = 256\nextra = 'a' \nextra += ' b'\ndisk = ['phy:/dev/a,xvda,w', 'phy:/dev/b,xvdb,w']");
+    let script = read(
+        "
+def image(letter):
+    return 'phy:/dev/%s,xvd%s,w' % (letter, letter)
+name = 'w' + 'eb'
+memory = 2 * 128
+extra = 'a'
+extra += ' b'
+disk =
+[image(l) for l in ['a']]
+for _letter in ['b']:
+    disk += [f'phy:/dev/{_letter},xvd{_letter},w']
+",
+    );
+    assert_eq!(plain.config, script.config);
+    assert_eq!(script.notices, []);
+}
+
+#[test]
+fn an_override_wins_and_needs_no_quotes() {
+    let overrides = ["memory=64".to_owned(), "name=other".to_owned(), "vif=['bridge=br1']".to_owned()];
+    let loaded = parse(Source::new("web.cfg", "name = 'web'\nmemory = 512\n"), &overrides).expect("is right");
+    assert_eq!((loaded.config.memory_mib, loaded.config.name.as_str()), (64, "other"));
+    assert_eq!(loaded.config.vifs[0].bridge.as_deref(), Some("br1"));
+}
+
+#[test]
+fn spaces_semicolons_comments_and_backslashes_are_as_in_xl() {
+    let loaded = read("  name = \"web\" ; memory = 0x80 # all\n\tkernel = '/a\\b'\r\nvif = [\n  # none\n]\n");
+    assert_eq!((loaded.config.memory_mib, loaded.config.name.as_str()), (128, "web"));
+    assert_eq!(loaded.config.kernel.as_deref(), Some(Path::new("/a\\b")));
+}
+
+#[test]
+fn mistakes_are_shown_where_they_are() {
+    let texts = [
+        ("misspelt", "name = 'web'\nmemroy = 256\n"),
+        ("bad_disk", "name = 'web'\ndisk = [ 'phy:/dev/vg/web,xvda,w',\n         'file:/images/swap.img,xvdz9x,w' ]\n"),
+        ("bad_mac", "name = 'web'\nvif = ['bridge=xenbr0, mac=00:16:3e']\n"),
+        ("wrong_kind", "name = 'web'\nmemory = [1]\n"),
+        ("too_much", "name = 'web'\n\tvcpus = 100000\n"),
+        ("maxmem_below_memory", "name = 'web'\nmemory = 512\nmaxmem = 256\n"),
+        ("unclosed", "name = 'web'\ndisk = [ 'phy:/dev/a,xvda,w'\nmemory = 256\n"),
+        ("undefined", "name = 'web'\nmemory = megabytes * 2\n"),
+        ("in_a_function", "def size(n):\n    return n + 'MiB'\nname = 'web'\nmemory = size(2)\n"),
+        ("same_disk_twice", "disk = ['phy:/dev/a,xvda,w', 'phy:/dev/b,xvda,r']\n"),
+        ("action", "on_crash = 'resart'\n"),
+        ("cpus", "cpus = '0-3,x'\n"),
+        ("name", "name = 'my web'\n"),
+    ];
+    for (name, text) in texts {
+        insta::assert_snapshot!(format!("mistake_{name}"), refusal(text));
+    }
+}
+
+#[test]
+fn a_stranger_is_mentioned_and_an_own_name_is_not() {
+    let loaded = read("name = 'web'\n_size = 3\nguests = 7\nvnc = 1\npci = ['00:1f.0']\n");
+    let notices: Vec<_> = loaded.notices.iter().map(ToString::to_string).collect();
+    insta::assert_debug_snapshot!(notices);
+}
