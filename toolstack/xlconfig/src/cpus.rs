@@ -27,10 +27,16 @@ pub fn parse_cpu_list(text: &str) -> Result<CpuList, String> {
             None => (false, part),
         };
         if range.starts_with("node") {
-            return Err(format!("`{part}`: lists of NUMA nodes are not supported; name the CPUs"));
+            return Err(format!(
+                "`{part}`: lists of NUMA nodes are not supported; name the CPUs"
+            ));
         }
         let number = |word: &str| {
-            word.trim().parse::<u32>().ok().filter(|cpu| *cpu <= MAX_CPU).ok_or_else(|| format!("`{part}` is no CPU or range of CPUs"))
+            word.trim()
+                .parse::<u32>()
+                .ok()
+                .filter(|cpu| *cpu <= MAX_CPU)
+                .ok_or_else(|| format!("`{part}` is no CPU or range of CPUs"))
         };
         let (first, last) = match range.split_once('-') {
             Some((first, last)) => (number(first)?, number(last)?),
@@ -47,7 +53,11 @@ pub fn parse_cpu_list(text: &str) -> Result<CpuList, String> {
             }
         }
     }
-    if cpus.is_empty() { Err("no CPU is left".to_owned()) } else { Ok(CpuList::These(cpus)) }
+    if cpus.is_empty() {
+        Err("no CPU is left".to_owned())
+    } else {
+        Ok(CpuList::These(cpus))
+    }
 }
 
 #[cfg(test)]
@@ -56,7 +66,10 @@ mod tests {
 
     #[test]
     fn parts_add_and_take_away_in_order() {
-        assert_eq!(parse_cpu_list("0-3, ^1,8"), Ok(CpuList::These(BTreeSet::from([0, 2, 3, 8]))));
+        assert_eq!(
+            parse_cpu_list("0-3, ^1,8"),
+            Ok(CpuList::These(BTreeSet::from([0, 2, 3, 8])))
+        );
         assert_eq!(parse_cpu_list("all"), Ok(CpuList::All));
         assert!(parse_cpu_list("3-1").is_err() && parse_cpu_list("^1").is_err() && parse_cpu_list("x").is_err());
     }

@@ -79,7 +79,10 @@ impl VirtualDisk {
         let number = number_of(name).ok_or_else(|| {
             format!("`{name}` is no virtual disk: use xvda, sda1, hdb, d0p1, or a number such as 0x301")
         })?;
-        Ok(VirtualDisk { name: name.to_owned(), number })
+        Ok(VirtualDisk {
+            name: name.to_owned(),
+            number,
+        })
     }
 }
 
@@ -92,16 +95,30 @@ fn number_of(name: &str) -> Option<u32> {
         };
     }
     // d<disk>[p<partition>]: the neutral form.
-    if let Some(rest) = name.strip_prefix('d').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
-        let (disk, partition) = rest.split_once('p').map_or((rest, None), |(disk, part)| (disk, Some(part)));
+    if let Some(rest) = name
+        .strip_prefix('d')
+        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    {
+        let (disk, partition) = rest
+            .split_once('p')
+            .map_or((rest, None), |(disk, part)| (disk, Some(part)));
         let partition = partition.map_or(Some(0), |part| part.parse().ok())?;
         return xvd(disk.parse().ok()?, partition);
     }
-    let (kind, rest) = ["xvd", "hd", "sd"].iter().find_map(|kind| Some((*kind, name.strip_prefix(kind)?)))?;
+    if let Some(number) = bsd_number(name) {
+        return Some(number);
+    }
+    let (kind, rest) = ["xvd", "hd", "sd"]
+        .iter()
+        .find_map(|kind| Some((*kind, name.strip_prefix(kind)?)))?;
     let letters = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
     let (letters, partition) = rest.split_at(letters);
     let disk = disk_of_letters(letters)?;
-    let partition = if partition.is_empty() { 0 } else { partition.parse().ok().filter(|part| *part > 0)? };
+    let partition = if partition.is_empty() {
+        0
+    } else {
+        partition.parse().ok().filter(|part| *part > 0)?
+    };
     match kind {
         "xvd" => xvd(disk, partition),
         "hd" if disk < 4 && partition < 64 => {
@@ -111,6 +128,18 @@ fn number_of(name: &str) -> Option<u32> {
         "sd" if disk < 16 && partition < 16 => Some(8 << 8 | disk << 4 | partition),
         _ => None,
     }
+}
+
+/// NetBSD's names, as its own numbers: `cd0a` is unit 0, partition `a` of major 6.
+fn bsd_number(name: &str) -> Option<u32> {
+    let (major, rest) = [("wd", 0), ("sd", 4), ("cd", 6), ("xbd", 142)]
+        .iter()
+        .find_map(|(kind, major)| Some((*major, name.strip_prefix(kind)?)))
+        .filter(|(_, rest): &(u32, &str)| rest.starts_with(|c: char| c.is_ascii_digit()))?;
+    let (unit, partition) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+    let unit: u32 = unit.parse().ok().filter(|unit| *unit < 16)?;
+    let partition = disk_of_letters(partition).filter(|partition| *partition < 16)?;
+    Some(major << 8 | unit << 4 | partition)
 }
 
 fn xvd(disk: u32, partition: u32) -> Option<u32> {
@@ -127,7 +156,8 @@ fn disk_of_letters(letters: &str) -> Option<u32> {
         return None;
     }
     let count = letters.bytes().try_fold(0u32, |sum, letter| {
-        sum.checked_mul(26)?.checked_add(u32::from(letter.checked_sub(b'a')?) + 1)
+        sum.checked_mul(26)?
+            .checked_add(u32::from(letter.checked_sub(b'a')?) + 1)
     })?;
     count.checked_sub(1)
 }
@@ -250,7 +280,10 @@ impl Draft {
             1 => self.set_format(text, range),
             2 => self.set_vdev(text, range),
             3 => self.set_access(text, range),
-            _ => Err(SpecError { range, message: format!("`{text}`: nothing is expected here") }),
+            _ => Err(SpecError {
+                range,
+                message: format!("`{text}`: nothing is expected here"),
+            }),
         }
     }
 
@@ -267,7 +300,10 @@ impl Draft {
                     Ok(())
                 }
                 "disk" => Ok(()),
-                _ => Err(SpecError { range: value_range, message: format!("unknown device type `{value}`: cdrom or disk") }),
+                _ => Err(SpecError {
+                    range: value_range,
+                    message: format!("unknown device type `{value}`: cdrom or disk"),
+                }),
             },
             "backend" => {
                 self.backend = Some(value.to_owned());
@@ -279,16 +315,23 @@ impl Draft {
                     Ok(())
                 }
                 "qdisk" | "tap" => {
-                    self.unused.push(format!("backendtype={value} (the kernel's backend serves the disk)"));
+                    self.unused
+                        .push(format!("backendtype={value} (the kernel's backend serves the disk)"));
                     Ok(())
                 }
-                _ => Err(SpecError { range: value_range, message: format!("unknown backend type `{value}`") }),
+                _ => Err(SpecError {
+                    range: value_range,
+                    message: format!("unknown backend type `{value}`"),
+                }),
             },
             "script" => {
                 self.script = Some(value.to_owned());
                 Ok(())
             }
-            other => Err(SpecError { range, message: format!("unknown disk setting `{other}`") }),
+            other => Err(SpecError {
+                range,
+                message: format!("unknown disk setting `{other}`"),
+            }),
         }
     }
 
@@ -302,7 +345,10 @@ impl Draft {
                 self.format = Some(DiskFormat::Empty);
                 Ok(())
             }
-            None => Err(SpecError { range, message: format!("unknown disk format `{text}`: raw, qcow, qcow2, vhd or vdi") }),
+            None => Err(SpecError {
+                range,
+                message: format!("unknown disk format `{text}`: raw, qcow, qcow2, vhd or vdi"),
+            }),
         }
     }
 
@@ -315,7 +361,12 @@ impl Draft {
             match kind {
                 "cdrom" => self.is_cdrom = true,
                 "disk" => {}
-                _ => return Err(SpecError { range, message: format!("unknown device type `{kind}`: cdrom or disk") }),
+                _ => {
+                    return Err(SpecError {
+                        range,
+                        message: format!("unknown device type `{kind}`: cdrom or disk"),
+                    });
+                }
             }
             name = rest;
         }
@@ -328,7 +379,12 @@ impl Draft {
             "r" | "ro" => DiskAccess::ReadOnly,
             "w" | "rw" => DiskAccess::ReadWrite,
             "w!" | "rw!" => DiskAccess::Shared,
-            _ => return Err(SpecError { range, message: format!("unknown access `{text}`: r or w") }),
+            _ => {
+                return Err(SpecError {
+                    range,
+                    message: format!("unknown access `{text}`: r or w"),
+                });
+            }
         });
         Ok(())
     }
@@ -336,14 +392,28 @@ impl Draft {
     fn finish(self, spec: &str) -> Result<Disk, SpecError> {
         let whole = 0..spec.len();
         let Some((name, range)) = self.vdev else {
-            return Err(SpecError { range: whole, message: "no virtual disk is named, such as xvda".to_owned() });
+            return Err(SpecError {
+                range: whole,
+                message: "no virtual disk is named, such as xvda".to_owned(),
+            });
         };
         let vdev = VirtualDisk::parse(&name).map_err(|message| SpecError { range, message })?;
         if self.target.is_none() && !self.is_cdrom {
-            return Err(SpecError { range: whole, message: "no image or device is named".to_owned() });
+            return Err(SpecError {
+                range: whole,
+                message: "no image or device is named".to_owned(),
+            });
         }
-        let format = if self.target.is_none() { DiskFormat::Empty } else { self.format.unwrap_or(DiskFormat::Raw) };
-        let access = if self.is_cdrom { DiskAccess::ReadOnly } else { self.access.unwrap_or(DiskAccess::ReadWrite) };
+        let format = if self.target.is_none() {
+            DiskFormat::Empty
+        } else {
+            self.format.unwrap_or(DiskFormat::Raw)
+        };
+        let access = if self.is_cdrom {
+            DiskAccess::ReadOnly
+        } else {
+            self.access.unwrap_or(DiskAccess::ReadWrite)
+        };
         Ok(Disk {
             spec: spec.to_owned(),
             target: self.target,
@@ -370,20 +440,36 @@ mod tests {
     #[test]
     fn names_map_to_the_numbers_of_xen_vbd_interface() {
         assert_eq!(
-            numbers(&["xvda", "xvda1", "xvdb", "xvdp15", "sda1", "sdb", "hda", "hda1", "hdb", "hdc"]),
+            numbers(&[
+                "xvda", "xvda1", "xvdb", "xvdp15", "sda1", "sdb", "hda", "hda1", "hdb", "hdc"
+            ]),
             [51712, 51713, 51728, 51967, 2049, 2064, 768, 769, 832, 5632].map(Some)
         );
         assert_eq!(numbers(&["0x3", "d0", "d0p1", "768"]), [3, 51712, 51713, 768].map(Some));
-        assert_eq!(numbers(&["xvdq", "xvdaa", "xvda16"]), [1 << 28 | 16 << 8, 1 << 28 | 26 << 8, 1 << 28 | 16].map(Some));
-        assert_eq!(numbers(&["cd0a", "sdq", "hde", "xvd", "sda0", "", "xvda99999999999"]), [None; 7]);
+        assert_eq!(
+            numbers(&["xvdq", "xvdaa", "xvda16"]),
+            [1 << 28 | 16 << 8, 1 << 28 | 26 << 8, 1 << 28 | 16].map(Some)
+        );
+        assert_eq!(numbers(&["wd0d", "cd0a", "sd1c"]), [3, 0x600, 0x412].map(Some));
+        assert_eq!(
+            numbers(&["cd0", "sdq", "hde", "xvd", "sda0", "", "xvda99999999999"]),
+            [None; 7]
+        );
     }
 
     #[test]
     fn old_and_new_spellings_agree() {
         let old = parse("phy:/dev/vg/web,xvda,w").expect("is right");
-        for spelling in ["/dev/vg/web,,xvda", "/dev/vg/web,raw,xvda,rw", "vdev=xvda, access=rw, target=/dev/vg/web"] {
+        for spelling in [
+            "/dev/vg/web,,xvda",
+            "/dev/vg/web,raw,xvda,rw",
+            "vdev=xvda, access=rw, target=/dev/vg/web",
+        ] {
             let new = parse(spelling).expect(spelling);
-            assert_eq!((new.target, new.vdev, new.access), (old.target.clone(), old.vdev.clone(), old.access));
+            assert_eq!(
+                (new.target, new.vdev, new.access),
+                (old.target.clone(), old.vdev.clone(), old.access)
+            );
         }
     }
 
@@ -396,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_mistake_is_pointed_at() {
-        assert_eq!(parse("phy:/dev/hdc,cd0a,r").expect_err("cd0a").range, 13..17);
+        assert_eq!(parse("phy:/dev/hdc,cdza,r").expect_err("cdza").range, 13..17);
         assert_eq!(parse("file:/a.img,xvda,x").expect_err("x").range, 17..18);
         assert_eq!(parse("/a.img,raw,xvda,w,colour=red").expect_err("colour").range, 18..28);
     }

@@ -46,10 +46,14 @@ pub struct Loaded {
 /// no literal is taken as a string.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Problem> {
     let path = find(path);
-    let text = std::fs::read(&path)
-        .map_err(|error| Problem::general(format!("cannot read {}: {error}", path.display())))?;
+    let text =
+        std::fs::read(&path).map_err(|error| Problem::general(format!("cannot read {}: {error}", path.display())))?;
     let text = String::from_utf8(text).map_err(|error| {
-        Problem::general(format!("{} is not UTF-8 text: byte {}", path.display(), error.utf8_error().valid_up_to()))
+        Problem::general(format!(
+            "{} is not UTF-8 text: byte {}",
+            path.display(),
+            error.utf8_error().valid_up_to()
+        ))
     })?;
     parse(Source::new(path.display().to_string(), text), overrides)
 }

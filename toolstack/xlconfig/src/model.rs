@@ -1,12 +1,12 @@
 //! From named values to a domain's description.
 
+use crate::Loaded;
 use crate::cpus::{CpuList, parse_cpu_list};
 use crate::disk::{self, Disk, SpecError};
 use crate::keys::{self, Fate};
 use crate::source::{Notice, Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
 use crate::vif::{self, Vif};
-use crate::Loaded;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -54,7 +54,10 @@ impl Action {
 
     /// As it is written.
     pub fn name(self) -> &'static str {
-        Action::ALL.iter().find(|(_, action)| *action == self).map_or("destroy", |(name, _)| name)
+        Action::ALL
+            .iter()
+            .find(|(_, action)| *action == self)
+            .map_or("destroy", |(name, _)| name)
     }
 }
 
@@ -141,7 +144,10 @@ const DEFAULT_MEMORY_MIB: u64 = 128;
 const MAX_VCPUS: u32 = 8192;
 
 pub fn build(source: &Source, settings: Settings) -> Result<Loaded, Problem> {
-    let mut reader = Reader { settings, notices: Vec::new() };
+    let mut reader = Reader {
+        settings,
+        notices: Vec::new(),
+    };
     let name = name(source, &mut reader)?;
     let kind = kind(&mut reader)?;
     let cmdline = cmdline(&mut reader)?;
@@ -165,14 +171,23 @@ pub fn build(source: &Source, settings: Settings) -> Result<Loaded, Problem> {
         (vcpus, Some(maxvcpus)) => (vcpus.unwrap_or(maxvcpus), maxvcpus),
     };
     if maxvcpus < vcpus {
-        return Err(reader.complain("maxvcpus", format!("maxvcpus ({maxvcpus}) is less than vcpus ({vcpus})")));
+        return Err(reader.complain(
+            "maxvcpus",
+            format!("maxvcpus ({maxvcpus}) is less than vcpus ({vcpus})"),
+        ));
     }
     let config = DomainConfig {
         name,
         kind,
         uuid: uuid(&mut reader)?,
-        kernel: reader.text("kernel")?.filter(|path| !path.is_empty()).map(PathBuf::from),
-        ramdisk: reader.text("ramdisk")?.filter(|path| !path.is_empty()).map(PathBuf::from),
+        kernel: reader
+            .text("kernel")?
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+        ramdisk: reader
+            .text("ramdisk")?
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         cmdline,
         memory_mib,
         maxmem_mib,
@@ -217,8 +232,10 @@ fn name(source: &Source, reader: &mut Reader) -> Result<String, Problem> {
         // What xenstore paths, bridges' scripts and people's shells can bear.
         let fits = !name.is_empty() && name.len() <= 255 && name.chars().all(|c| c.is_ascii_graphic() && c != '/');
         if !fits {
-            return Err(Problem::at(setting.place, format!("{name:?} cannot be a domain's name"))
-                .help("letters, digits, dots, dashes and the like; no spaces and no `/`"));
+            return Err(
+                Problem::at(setting.place, format!("{name:?} cannot be a domain's name"))
+                    .help("letters, digits, dots, dashes and the like; no spaces and no `/`"),
+            );
         }
         return Ok(name);
     }
@@ -227,7 +244,10 @@ fn name(source: &Source, reader: &mut Reader) -> Result<String, Problem> {
     if stem.is_empty() {
         return Err(Problem::general("the configuration has no `name`"));
     }
-    reader.notices.push(Notice::new(None, format!("no `name` is set: the domain is called \"{stem}\", after its file")));
+    reader.notices.push(Notice::new(
+        None,
+        format!("no `name` is set: the domain is called \"{stem}\", after its file"),
+    ));
     Ok(stem.to_owned())
 }
 
@@ -237,7 +257,9 @@ fn kind(reader: &mut Reader) -> Result<DomainType, Problem> {
         None => None,
         Some("hvm") => Some(DomainType::Hvm),
         Some("generic" | "linux") => Some(DomainType::Pv),
-        Some(other) => return Err(Problem::at(builder, format!("unknown builder \"{other}\"")).help("use type = \"pv\"")),
+        Some(other) => {
+            return Err(Problem::at(builder, format!("unknown builder \"{other}\"")).help("use type = \"pv\""));
+        }
     };
     let place = reader.place("type");
     let new = match reader.text("type")?.as_deref() {
@@ -249,7 +271,10 @@ fn kind(reader: &mut Reader) -> Result<DomainType, Problem> {
     };
     if let Some(kind) = old {
         let word = if kind == DomainType::Hvm { "hvm" } else { "pv" };
-        reader.notices.push(Notice::new(builder, format!("`builder` is deprecated: write type = \"{word}\"")));
+        reader.notices.push(Notice::new(
+            builder,
+            format!("`builder` is deprecated: write type = \"{word}\""),
+        ));
     }
     Ok(new.or(old).unwrap_or_default())
 }
@@ -262,7 +287,10 @@ fn cmdline(reader: &mut Reader) -> Result<Option<String>, Problem> {
     Ok(match (whole, root, extra) {
         (Some(whole), root, extra) => {
             if root.is_some() || extra.is_some() {
-                reader.notices.push(Notice::new(place, "`root` and `extra` are ignored, since `cmdline` is set"));
+                reader.notices.push(Notice::new(
+                    place,
+                    "`root` and `extra` are ignored, since `cmdline` is set",
+                ));
             }
             Some(whole)
         }
@@ -274,7 +302,9 @@ fn cmdline(reader: &mut Reader) -> Result<Option<String>, Problem> {
 
 fn uuid(reader: &mut Reader) -> Result<Option<Uuid>, Problem> {
     let place = reader.place("uuid");
-    let Some(text) = reader.text("uuid")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = reader.text("uuid")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     match Uuid::parse_str(&text) {
         Ok(uuid) if !uuid.is_nil() => Ok(Some(uuid)),
         _ => Err(Problem::at(place, format!("\"{text}\" is no UUID"))
@@ -285,7 +315,8 @@ fn uuid(reader: &mut Reader) -> Result<Option<Uuid>, Problem> {
 fn cpu_lists(reader: &mut Reader, key: &str, maxvcpus: u64) -> Result<Vec<CpuList>, Problem> {
     let place = reader.place(key);
     let parse = |text: &str| {
-        parse_cpu_list(text).map_err(|message| Problem::at(place.clone().map(|place| place.within(text, 0..text.len())), message))
+        parse_cpu_list(text)
+            .map_err(|message| Problem::at(place.clone().map(|place| place.within(text, 0..text.len())), message))
     };
     match reader.take(key).map(|setting| setting.value) {
         None => Ok(Vec::new()),
@@ -293,18 +324,27 @@ fn cpu_lists(reader: &mut Reader, key: &str, maxvcpus: u64) -> Result<Vec<CpuLis
         Some(Value::Number(cpu)) => Ok(vec![parse(&cpu.to_string())?]),
         Some(Value::List(items)) => {
             if items.len() as u64 > maxvcpus {
-                return Err(Problem::at(place, format!("{} CPU lists for {maxvcpus} vcpus", items.len())));
+                return Err(Problem::at(
+                    place,
+                    format!("{} CPU lists for {maxvcpus} vcpus", items.len()),
+                ));
             }
             items
                 .iter()
                 .map(|item| match item {
                     Value::Text(text) => parse(text),
                     Value::Number(cpu) => parse(&cpu.to_string()),
-                    other => Err(Problem::at(place.clone(), format!("expected a CPU list, found {}", other.kind()))),
+                    other => Err(Problem::at(
+                        place.clone(),
+                        format!("expected a CPU list, found {}", other.kind()),
+                    )),
                 })
                 .collect()
         }
-        Some(other) => Err(Problem::at(place, format!("`{key}` is a string or a list, not {}", other.kind()))),
+        Some(other) => Err(Problem::at(
+            place,
+            format!("`{key}` is a string or a list, not {}", other.kind()),
+        )),
     }
 }
 
@@ -314,10 +354,16 @@ fn disks(reader: &mut Reader) -> Result<Vec<Disk>, Problem> {
     for (at, disk) in disks.iter().enumerate() {
         if let Some(other) = disks[..at].iter().find(|other| other.vdev.number == disk.vdev.number) {
             let place = place.clone().map(|place| place.within(&disk.spec, 0..disk.spec.len()));
-            return Err(Problem::at(place, format!("{} is taken by \"{}\"", disk.vdev.name, other.spec)));
+            return Err(Problem::at(
+                place,
+                format!("{} is taken by \"{}\"", disk.vdev.name, other.spec),
+            ));
         }
         for unused in &disk.unused {
-            reader.notices.push(Notice::new(place.clone(), format!("disk {}: no effect: {unused}", disk.vdev.name)));
+            reader.notices.push(Notice::new(
+                place.clone(),
+                format!("disk {}: no effect: {unused}", disk.vdev.name),
+            ));
         }
     }
     Ok(disks)
@@ -325,13 +371,19 @@ fn disks(reader: &mut Reader) -> Result<Vec<Disk>, Problem> {
 
 fn action(reader: &mut Reader, key: &str, default: Action) -> Result<Action, Problem> {
     let place = reader.place(key);
-    let Some(text) = reader.text(key)? else { return Ok(default) };
+    let Some(text) = reader.text(key)? else {
+        return Ok(default);
+    };
     // Underscores, as old files have them, are dashes.
     let wanted = text.replace('_', "-");
-    Action::ALL.iter().find(|(name, _)| *name == wanted).map(|(_, action)| *action).ok_or_else(|| {
-        let names: Vec<_> = Action::ALL.iter().map(|(name, _)| *name).collect();
-        Problem::at(place, format!("unknown action \"{text}\"")).help(names.join(", "))
-    })
+    Action::ALL
+        .iter()
+        .find(|(name, _)| *name == wanted)
+        .map(|(_, action)| *action)
+        .ok_or_else(|| {
+            let names: Vec<_> = Action::ALL.iter().map(|(name, _)| *name).collect();
+            Problem::at(place, format!("unknown action \"{text}\"")).help(names.join(", "))
+        })
 }
 
 fn tsc_mode(reader: &mut Reader) -> Result<TscMode, Problem> {
@@ -346,7 +398,10 @@ fn tsc_mode(reader: &mut Reader) -> Result<TscMode, Problem> {
             "default" => TscMode::Default,
             "always_emulate" => TscMode::AlwaysEmulate,
             "native" => TscMode::Native,
-            _ => return Err(Problem::at(place, format!("unknown tsc_mode \"{text}\"")).help("default, always_emulate or native")),
+            _ => {
+                return Err(Problem::at(place, format!("unknown tsc_mode \"{text}\""))
+                    .help("default, always_emulate or native"));
+            }
         },
         Some(other) => return Err(Problem::at(place, format!("unknown tsc_mode, {}", other.kind()))),
     })
@@ -370,41 +425,68 @@ impl Reader {
         let setting = self.settings.get_mut(key)?;
         // The entry stays, for its place in later messages.
         let value = std::mem::replace(&mut setting.value, Value::List(Vec::new()));
-        Some(Setting { value, place: setting.place.clone() })
+        Some(Setting {
+            value,
+            place: setting.place.clone(),
+        })
     }
 
     fn text(&mut self, key: &str) -> Result<Option<String>, Problem> {
         match self.take(key) {
             None => Ok(None),
-            Some(Setting { value: Value::Text(text), place }) => {
+            Some(Setting {
+                value: Value::Text(text),
+                place,
+            }) => {
                 if text.contains('\0') {
                     return Err(Problem::at(place, format!("`{key}` holds a zero byte")));
                 }
                 Ok(Some(text))
             }
-            Some(Setting { value: Value::Number(number), .. }) => Ok(Some(number.to_string())),
-            Some(Setting { value, place }) => Err(Problem::at(place, format!("`{key}` is a string, not {}", value.kind()))),
+            Some(Setting {
+                value: Value::Number(number),
+                ..
+            }) => Ok(Some(number.to_string())),
+            Some(Setting { value, place }) => {
+                Err(Problem::at(place, format!("`{key}` is a string, not {}", value.kind())))
+            }
         }
     }
 
     fn signed(&mut self, key: &str) -> Result<Option<i64>, Problem> {
         match self.take(key) {
             None => Ok(None),
-            Some(Setting { value: Value::Number(number), .. }) => Ok(Some(number)),
-            Some(Setting { value: Value::Bool(truth), .. }) => Ok(Some(truth.into())),
-            Some(Setting { value: Value::Text(text), place }) => match text.trim().parse() {
+            Some(Setting {
+                value: Value::Number(number),
+                ..
+            }) => Ok(Some(number)),
+            Some(Setting {
+                value: Value::Bool(truth),
+                ..
+            }) => Ok(Some(truth.into())),
+            Some(Setting {
+                value: Value::Text(text),
+                place,
+            }) => match text.trim().parse() {
                 Ok(number) => Ok(Some(number)),
                 Err(_) => Err(Problem::at(place, format!("`{key}` is a number, not \"{text}\""))),
             },
-            Some(Setting { value, place }) => Err(Problem::at(place, format!("`{key}` is a number, not {}", value.kind()))),
+            Some(Setting { value, place }) => {
+                Err(Problem::at(place, format!("`{key}` is a number, not {}", value.kind())))
+            }
         }
     }
 
     fn number(&mut self, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
-        let Some(number) = self.signed(key)? else { return Ok(None) };
+        let Some(number) = self.signed(key)? else {
+            return Ok(None);
+        };
         match u64::try_from(number).ok().filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.complain(key, format!("`{key}` is from {} to {}, not {number}", range.start(), range.end()))),
+            None => Err(self.complain(
+                key,
+                format!("`{key}` is from {} to {}, not {number}", range.start(), range.end()),
+            )),
         }
     }
 
@@ -414,7 +496,9 @@ impl Reader {
 
     /// A list of specifications, or one alone.
     fn specs<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, SpecError>) -> Result<Vec<T>, Problem> {
-        let Some(Setting { value, place }) = self.take(key) else { return Ok(Vec::new()) };
+        let Some(Setting { value, place }) = self.take(key) else {
+            return Ok(Vec::new());
+        };
         let items = match value {
             Value::List(items) => items,
             Value::Text(text) => vec![Value::Text(text)],
@@ -423,11 +507,18 @@ impl Reader {
         let one = |item: &Value| match item {
             Value::Text(spec) => parse(spec).map_err(|error| {
                 let place = place.clone().map(|place| {
-                    if spec.is_empty() { place } else { place.within(spec, error.range.clone()) }
+                    if spec.is_empty() {
+                        place
+                    } else {
+                        place.within(spec, error.range.clone())
+                    }
                 });
                 Problem::at(place, format!("`{key}`: {}", error.message))
             }),
-            other => Err(Problem::at(place.clone(), format!("`{key}` is a list of strings; here is {}", other.kind()))),
+            other => Err(Problem::at(
+                place.clone(),
+                format!("`{key}` is a list of strings; here is {}", other.kind()),
+            )),
         };
         items.iter().map(one).collect()
     }
@@ -440,23 +531,33 @@ impl Reader {
                 Some(Fate::Used) => {}
                 Some(Fate::HardwareOnly) => {
                     if config.kind == DomainType::Pv {
-                        self.notices.push(Notice::new(place, format!("`{key}` has no effect on a PV domain")));
+                        self.notices
+                            .push(Notice::new(place, format!("`{key}` has no effect on a PV domain")));
                     }
                     config.hardware.push((key, setting.value));
                 }
                 Some(Fate::NotYet) => {
                     if setting.value != Value::List(Vec::new()) {
-                        self.notices.push(Notice::new(place, format!("`{key}` is not supported yet and has no effect")));
+                        self.notices.push(Notice::new(
+                            place,
+                            format!("`{key}` is not supported yet and has no effect"),
+                        ));
                     }
                 }
-                Some(Fate::Old) => self.notices.push(Notice::new(place, format!("`{key}` is of an older tool and has no effect"))),
+                Some(Fate::Old) => self.notices.push(Notice::new(
+                    place,
+                    format!("`{key}` is of an older tool and has no effect"),
+                )),
                 None if key.starts_with('_') || matches!(setting.value, Value::Other(_)) => {}
                 None => match keys::nearest(&key) {
                     Some(near) => {
-                        return Err(Problem::at(place, format!("unknown setting `{key}`"))
-                            .help(format!("did you mean `{near}`? (A name of your own may start with `_`.)")));
+                        return Err(Problem::at(place, format!("unknown setting `{key}`")).help(format!(
+                            "did you mean `{near}`? (A name of your own may start with `_`.)"
+                        )));
                     }
-                    None => self.notices.push(Notice::new(place, format!("unknown setting `{key}` has no effect"))),
+                    None => self
+                        .notices
+                        .push(Notice::new(place, format!("unknown setting `{key}` has no effect"))),
                 },
             }
         }

@@ -6,7 +6,11 @@ use crate::source::{Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
 
 pub fn parse(source: &Source) -> Result<Settings, Problem> {
-    let mut reader = Reader { source, text: source.text(), at: 0 };
+    let mut reader = Reader {
+        source,
+        text: source.text(),
+        at: 0,
+    };
     let mut settings = Settings::new();
     loop {
         reader.skip_blank(true);
@@ -32,7 +36,13 @@ pub fn parse(source: &Source) -> Result<Settings, Problem> {
             (true, Some(old)) => add(old.value, value).map_err(|message| Problem::at(place.clone(), message))?,
             _ => value,
         };
-        settings.insert(key, Setting { value, place: Some(place) });
+        settings.insert(
+            key,
+            Setting {
+                value,
+                place: Some(place),
+            },
+        );
     }
 }
 
@@ -46,7 +56,10 @@ pub fn parse_override(text: &str) -> Result<Settings, Problem> {
             return Err(problem);
         }
         let place = Some(source.at(0..key.len()));
-        let setting = Setting { value: Value::Text(value.to_owned()), place };
+        let setting = Setting {
+            value: Value::Text(value.to_owned()),
+            place,
+        };
         Ok(Settings::from([(key.to_owned(), setting)]))
     })
 }
@@ -98,7 +111,10 @@ impl Reader<'_> {
     }
 
     fn key(&mut self) -> Result<(String, Place), Problem> {
-        let len = self.rest().find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(self.rest().len());
+        let len = self
+            .rest()
+            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .unwrap_or(self.rest().len());
         if len == 0 || self.rest().starts_with(|c: char| c.is_ascii_digit()) {
             return Err(self.problem("expected a setting's name"));
         }
@@ -150,7 +166,10 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Result<Value, Problem> {
-        let len = self.rest().find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(self.rest().len());
+        let len = self
+            .rest()
+            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+            .unwrap_or(self.rest().len());
         let word = &self.rest()[..len];
         let parsed = match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
             Some(hex) => i64::from_str_radix(hex, 16),

@@ -32,7 +32,9 @@ pub fn run(source: &Source) -> Result<Settings, Problem> {
     ])
     .build();
     Module::with_temp_heap(|module| {
-        Evaluator::new(&module).eval_module(ast, &globals).map_err(|error| problem(source, &error))?;
+        Evaluator::new(&module)
+            .eval_module(ast, &globals)
+            .map_err(|error| problem(source, &error))?;
         let mut settings = Settings::new();
         let names: Vec<String> = module.names().map(|name| name.as_str().to_owned()).collect();
         for name in names {
@@ -40,7 +42,13 @@ pub fn run(source: &Source) -> Result<Settings, Problem> {
                 && !value.is_none()
             {
                 let place = last_assignment(source, &name);
-                settings.insert(name, Setting { value: convert(value, 0), place });
+                settings.insert(
+                    name,
+                    Setting {
+                        value: convert(value, 0),
+                        place,
+                    },
+                );
             }
         }
         Ok(settings)
@@ -64,9 +72,16 @@ fn convert(value: starlark::values::Value<'_>, depth: usize) -> Value {
     } else if let Some(tuple) = TupleRef::from_value(value) {
         Value::List(tuple.iter().map(|item| convert(item, depth + 1)).collect())
     } else if let Some(dict) = DictRef::from_value(value) {
-        Value::Table(dict.iter().map(|(key, item)| (key.to_str(), convert(item, depth + 1))).collect())
+        Value::Table(
+            dict.iter()
+                .map(|(key, item)| (key.to_str(), convert(item, depth + 1)))
+                .collect(),
+        )
     } else if value.get_type() == "int" {
-        value.to_str().parse().map_or_else(|_| Value::Other("a number that is too large".to_owned()), Value::Number)
+        value
+            .to_str()
+            .parse()
+            .map_or_else(|_| Value::Other("a number that is too large".to_owned()), Value::Number)
     } else {
         Value::Other(format!("a {}", value.get_type()))
     }
@@ -112,7 +127,11 @@ fn join_lines_after_equals(text: &str) -> String {
                 let name = name.trim_end().trim_end_matches('+').trim_end();
                 rest.is_empty() && !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             });
-            if is_setting && line.ends_with('\n') { format!("{body} \\\n") } else { line.to_owned() }
+            if is_setting && line.ends_with('\n') {
+                format!("{body} \\\n")
+            } else {
+                line.to_owned()
+            }
         })
         .collect()
 }

@@ -13,7 +13,9 @@ pub struct Source {
 impl Source {
     /// Names a text.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
-        Source { inner: Arc::new((name.into(), text.into())) }
+        Source {
+            inner: Arc::new((name.into(), text.into())),
+        }
     }
 
     /// The name, usually a path.
@@ -27,15 +29,26 @@ impl Source {
     }
 
     pub(crate) fn at(&self, range: Range<usize>) -> Place {
-        Place { source: self.clone(), range }
+        Place {
+            source: self.clone(),
+            range,
+        }
     }
 
     /// Where byte `line`:`column` (both from 0) is, as far as the text reaches.
     pub(crate) fn offset_of(&self, line: usize, column: usize) -> usize {
-        let start = self.text().split_inclusive('\n').take(line).map(str::len).sum::<usize>();
+        let start = self
+            .text()
+            .split_inclusive('\n')
+            .take(line)
+            .map(str::len)
+            .sum::<usize>();
         let rest = self.text().get(start..).unwrap_or("");
         let line_text = rest.split('\n').next().unwrap_or("");
-        let in_line = line_text.char_indices().nth(column).map_or(line_text.len(), |(at, _)| at);
+        let in_line = line_text
+            .char_indices()
+            .nth(column)
+            .map_or(line_text.len(), |(at, _)| at);
         start + in_line
     }
 }
@@ -52,13 +65,14 @@ impl Place {
     /// of this place; else this place.
     pub(crate) fn within(&self, part: &str, range: Range<usize>) -> Place {
         let text = self.source.text();
-        let found = text.get(self.range.start..).and_then(|rest| {
-            if part.is_empty() { None } else { rest.find(part) }
-        });
+        let found = text
+            .get(self.range.start..)
+            .and_then(|rest| if part.is_empty() { None } else { rest.find(part) });
         match found {
             Some(at) => {
                 let start = self.range.start + at;
-                self.source.at(start + range.start.min(part.len())..start + range.end.min(part.len()))
+                self.source
+                    .at(start + range.start.min(part.len())..start + range.end.min(part.len()))
             }
             None => self.clone(),
         }
@@ -68,18 +82,39 @@ impl Place {
     fn line_and_column(&self) -> (usize, usize) {
         let before = self.source.text().get(..self.range.start).unwrap_or(self.source.text());
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
     }
 
     fn render(&self, f: &mut impl fmt::Write) -> fmt::Result {
         let (line, column) = self.line_and_column();
-        let text = self.source.text().split('\n').nth(line - 1).unwrap_or("").trim_end_matches('\r');
+        let text = self
+            .source
+            .text()
+            .split('\n')
+            .nth(line - 1)
+            .unwrap_or("")
+            .trim_end_matches('\r');
         let marked = self.source.text().get(self.range.clone()).unwrap_or("");
         let room = text.chars().count().saturating_sub(column - 1);
-        let width = marked.split('\n').next().unwrap_or("").trim_end_matches('\r').chars().count().min(room).max(1);
+        let width = marked
+            .split('\n')
+            .next()
+            .unwrap_or("")
+            .trim_end_matches('\r')
+            .chars()
+            .count()
+            .min(room)
+            .max(1);
         let gutter = line.to_string().len();
         // Tabs stay tabs, so that the caret stands under the text in any terminal.
-        let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let indent: String = text
+            .chars()
+            .take(column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
         writeln!(f, "{:gutter$}--> {}:{line}:{column}", "", self.source.name())?;
         writeln!(f, "{:gutter$} |", "")?;
         writeln!(f, "{line} | {}", text.trim_end())?;
@@ -98,11 +133,19 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn general(message: impl Into<String>) -> Problem {
-        Problem { message: message.into(), place: None, help: None }
+        Problem {
+            message: message.into(),
+            place: None,
+            help: None,
+        }
     }
 
     pub(crate) fn at(place: impl Into<Option<Place>>, message: impl Into<String>) -> Problem {
-        Problem { message: message.into(), place: place.into(), help: None }
+        Problem {
+            message: message.into(),
+            place: place.into(),
+            help: None,
+        }
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Problem {
@@ -138,7 +181,10 @@ pub struct Notice {
 
 impl Notice {
     pub(crate) fn new(place: impl Into<Option<Place>>, message: impl Into<String>) -> Notice {
-        Notice { message: message.into(), place: place.into() }
+        Notice {
+            message: message.into(),
+            place: place.into(),
+        }
     }
 
     /// The text without its place.

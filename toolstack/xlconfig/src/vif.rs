@@ -29,7 +29,10 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split([':', '-']);
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| (1..=2).contains(&part.len())).ok_or_else(wrong)?;
+            let part = parts
+                .next()
+                .filter(|part| (1..=2).contains(&part.len()))
+                .ok_or_else(wrong)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() {
@@ -118,11 +121,17 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
         }
         let range = at..at + part.len();
         let Some((key, value)) = part.split_once('=') else {
-            return Err(SpecError { range, message: format!("`{part}`: expected key=value, such as bridge=xenbr0") });
+            return Err(SpecError {
+                range,
+                message: format!("`{part}`: expected key=value, such as bridge=xenbr0"),
+            });
         };
         let (key, value) = (key.trim(), value.trim());
         let value_range = range.end - value.len()..range.end;
-        let wrong = |message: String| SpecError { range: value_range.clone(), message };
+        let wrong = |message: String| SpecError {
+            range: value_range.clone(),
+            message,
+        };
         let text = (!value.is_empty()).then(|| value.to_owned());
         match key {
             "mac" => vif.mac = text.map(|text| text.parse()).transpose().map_err(wrong)?,
@@ -141,7 +150,13 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
             "ip" => vif.ip = value.split_whitespace().map(str::to_owned).collect(),
             "backend" => vif.backend = text,
             "rate" => vif.rate = Some(rate(value).map_err(wrong)?),
-            "devid" => vif.devid = Some(value.parse().map_err(|_| wrong(format!("`{value}` is no device number")))?),
+            "devid" => {
+                vif.devid = Some(
+                    value
+                        .parse()
+                        .map_err(|_| wrong(format!("`{value}` is no device number")))?,
+                )
+            }
             "mtu" => {
                 let mtu = value.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
                 vif.mtu = Some(mtu.ok_or_else(|| wrong(format!("`{value}` is no packet size (68 to 65535)")))?);
@@ -153,7 +168,12 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
                     _ => return Err(wrong(format!("`{value}`: 0 or 1"))),
                 })
             }
-            _ => return Err(SpecError { range: at..at + key.len(), message: format!("unknown network setting `{key}`") }),
+            _ => {
+                return Err(SpecError {
+                    range: at..at + key.len(),
+                    message: format!("unknown network setting `{key}`"),
+                });
+            }
         }
     }
     Ok(vif)
@@ -161,13 +181,19 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
 
 fn device_name(name: String) -> Result<String, String> {
     let fits = name.len() <= 15 && !name.contains(['/', ' ', '\0']) && name != "." && name != "..";
-    if fits { Ok(name) } else { Err(format!("`{name}` is no network device's name (15 characters at most)")) }
+    if fits {
+        Ok(name)
+    } else {
+        Err(format!("`{name}` is no network device's name (15 characters at most)"))
+    }
 }
 
 /// `10Mb/s`, `1GB/s@50ms`: bits or bytes a second, dosed out in intervals.
 fn rate(text: &str) -> Result<Rate, String> {
     let wrong = || format!("`{text}` is no rate such as 10Mb/s or 1MB/s@20ms");
-    let (speed, interval) = text.split_once('@').map_or((text, None), |(speed, interval)| (speed, Some(interval)));
+    let (speed, interval) = text
+        .split_once('@')
+        .map_or((text, None), |(speed, interval)| (speed, Some(interval)));
     let speed = speed.trim().strip_suffix("/s").ok_or_else(wrong)?;
     let (speed, bits_per_unit) = match speed.strip_suffix('b') {
         Some(rest) => (rest, 1u64),
@@ -180,7 +206,10 @@ fn rate(text: &str) -> Result<Rate, String> {
         _ => (speed, 1),
     };
     let number: u64 = number.trim().parse().map_err(|_| wrong())?;
-    let bits = number.checked_mul(scale).and_then(|n| n.checked_mul(bits_per_unit)).ok_or_else(wrong)?;
+    let bits = number
+        .checked_mul(scale)
+        .and_then(|n| n.checked_mul(bits_per_unit))
+        .ok_or_else(wrong)?;
     let interval_us = match interval.map(str::trim) {
         None => 50_000,
         Some(interval) => {
@@ -188,11 +217,23 @@ fn rate(text: &str) -> Result<Rate, String> {
                 .iter()
                 .find_map(|(unit, scale)| Some((interval.strip_suffix(unit)?, *scale)))
                 .ok_or_else(wrong)?;
-            number.trim().parse::<u32>().ok().and_then(|n| n.checked_mul(scale)).filter(|us| *us > 0).ok_or_else(wrong)?
+            number
+                .trim()
+                .parse::<u32>()
+                .ok()
+                .and_then(|n| n.checked_mul(scale))
+                .filter(|us| *us > 0)
+                .ok_or_else(wrong)?
         }
     };
-    let bytes = (u128::from(bits / 8) * u128::from(interval_us) / 1_000_000).try_into().map_err(|_| wrong())?;
-    if bytes == 0 { Err(wrong()) } else { Ok(Rate { bytes, interval_us }) }
+    let bytes = (u128::from(bits / 8) * u128::from(interval_us) / 1_000_000)
+        .try_into()
+        .map_err(|_| wrong())?;
+    if bytes == 0 {
+        Err(wrong())
+    } else {
+        Ok(Rate { bytes, interval_us })
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +255,20 @@ mod tests {
 
     #[test]
     fn rates_count_bytes_per_interval() {
-        assert_eq!(parse("rate=10Mb/s").expect("is right").rate, Some(Rate { bytes: 62_500, interval_us: 50_000 }));
-        assert_eq!(parse("rate=1MB/s@20ms").expect("is right").rate, Some(Rate { bytes: 20_000, interval_us: 20_000 }));
+        assert_eq!(
+            parse("rate=10Mb/s").expect("is right").rate,
+            Some(Rate {
+                bytes: 62_500,
+                interval_us: 50_000
+            })
+        );
+        assert_eq!(
+            parse("rate=1MB/s@20ms").expect("is right").rate,
+            Some(Rate {
+                bytes: 20_000,
+                interval_us: 20_000
+            })
+        );
         assert!(parse("rate=fast").is_err());
     }
 

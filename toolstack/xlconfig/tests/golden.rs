@@ -12,8 +12,11 @@ fn old(name: &str) -> String {
 }
 
 fn show(loaded: &Loaded) -> String {
-    let notices: Vec<_> =
-        loaded.notices.iter().map(|n| n.to_string().replace(env!("CARGO_MANIFEST_DIR"), ".")).collect();
+    let notices: Vec<_> = loaded
+        .notices
+        .iter()
+        .map(|n| n.to_string().replace(env!("CARGO_MANIFEST_DIR"), "."))
+        .collect();
     format!("{:#?}\n{notices:#?}", loaded.config)
 }
 
@@ -30,7 +33,14 @@ fn refusal(text: &str) -> String {
 
 #[test]
 fn files_of_2006_parse_as_they_stand() {
-    for name in ["testvm.hvm", "centos4.4.hvm", "winxp.hvm", "debian1", "netbsd", "freebsd"] {
+    for name in [
+        "testvm.hvm",
+        "centos4.4.hvm",
+        "winxp.hvm",
+        "debian1",
+        "netbsd",
+        "freebsd",
+    ] {
         insta::assert_snapshot!(name.replace('.', "_"), old(name));
     }
 }
@@ -43,7 +53,9 @@ fn extra_can_be_set_again_and_added_to() {
 
 #[test]
 fn a_script_and_a_plain_file_mean_the_same() {
-    let plain = read("name = 'web'\nmemory = 256\nextra = 'a' \nextra += ' b'\ndisk = ['phy:/dev/a,xvda,w', 'phy:/dev/b,xvdb,w']");
+    let plain = read(
+        "name = 'web'\nmemory = 256\nextra = 'a' \nextra += ' b'\ndisk = ['phy:/dev/a,xvda,w', 'phy:/dev/b,xvdb,w']",
+    );
     let script = read(
         "
 def image(letter):
@@ -64,7 +76,11 @@ for _letter in ['b']:
 
 #[test]
 fn an_override_wins_and_needs_no_quotes() {
-    let overrides = ["memory=64".to_owned(), "name=other".to_owned(), "vif=['bridge=br1']".to_owned()];
+    let overrides = [
+        "memory=64".to_owned(),
+        "name=other".to_owned(),
+        "vif=['bridge=br1']".to_owned(),
+    ];
     let loaded = parse(Source::new("web.cfg", "name = 'web'\nmemory = 512\n"), &overrides).expect("is right");
     assert_eq!((loaded.config.memory_mib, loaded.config.name.as_str()), (64, "other"));
     assert_eq!(loaded.config.vifs[0].bridge.as_deref(), Some("br1"));
@@ -81,14 +97,20 @@ fn spaces_semicolons_comments_and_backslashes_are_as_in_xl() {
 fn mistakes_are_shown_where_they_are() {
     let texts = [
         ("misspelt", "name = 'web'\nmemroy = 256\n"),
-        ("bad_disk", "name = 'web'\ndisk = [ 'phy:/dev/vg/web,xvda,w',\n         'file:/images/swap.img,xvdz9x,w' ]\n"),
+        (
+            "bad_disk",
+            "name = 'web'\ndisk = [ 'phy:/dev/vg/web,xvda,w',\n         'file:/images/swap.img,xvdz9x,w' ]\n",
+        ),
         ("bad_mac", "name = 'web'\nvif = ['bridge=xenbr0, mac=00:16:3e']\n"),
         ("wrong_kind", "name = 'web'\nmemory = [1]\n"),
         ("too_much", "name = 'web'\n\tvcpus = 100000\n"),
         ("maxmem_below_memory", "name = 'web'\nmemory = 512\nmaxmem = 256\n"),
         ("unclosed", "name = 'web'\ndisk = [ 'phy:/dev/a,xvda,w'\nmemory = 256\n"),
         ("undefined", "name = 'web'\nmemory = megabytes * 2\n"),
-        ("in_a_function", "def size(n):\n    return n + 'MiB'\nname = 'web'\nmemory = size(2)\n"),
+        (
+            "in_a_function",
+            "def size(n):\n    return n + 'MiB'\nname = 'web'\nmemory = size(2)\n",
+        ),
         ("same_disk_twice", "disk = ['phy:/dev/a,xvda,w', 'phy:/dev/b,xvda,r']\n"),
         ("action", "on_crash = 'resart'\n"),
         ("cpus", "cpus = '0-3,x'\n"),
