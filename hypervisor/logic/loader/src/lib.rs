@@ -1,5 +1,6 @@
 //! Bytes in, plain descriptions out: what boots us and what we boot.
 //!
+//! - [`boot_info`]: what a Multiboot loader leaves; [`memory_map`]: e820 put in order
 //! - [`image`]: kernel files, packed or not
 //! - [`kernel`]: the ELF file inside, and its Xen notes
 #![no_std]
@@ -9,5 +10,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod boot_info;
 pub mod image;
 pub mod kernel;
+pub mod memory_map;
