@@ -604,7 +604,12 @@ impl Domctl {
 
     /// A request with an all-zero union.
     pub const fn new(cmd: DomctlCmd, domain: RawDomId) -> Domctl {
-        Domctl { cmd, interface_version: DOMCTL_INTERFACE_VERSION, domain, ..Domctl::ZERO }
+        Domctl {
+            cmd,
+            interface_version: DOMCTL_INTERFACE_VERSION,
+            domain,
+            ..Domctl::ZERO
+        }
     }
 
     /// A request that carries `payload`.
@@ -618,7 +623,11 @@ impl Domctl {
 union_access!(Domctl, u);
 
 impl SchedulerOp {
-    const ZERO: SchedulerOp = SchedulerOp { sched_id: SchedulerId(0), cmd: SchedulerCmd(0), u: [0; 2] };
+    const ZERO: SchedulerOp = SchedulerOp {
+        sched_id: SchedulerId(0),
+        cmd: SchedulerCmd(0),
+        u: [0; 2],
+    };
 }
 
 union_access!(SchedulerOp, u);
@@ -744,7 +753,9 @@ mod tests {
 
     #[test]
     fn a_payload_comes_back_as_it_was_put() {
-        let wish = MaxMem { max_memkb: 0x1234_5678_9abc };
+        let wish = MaxMem {
+            max_memkb: 0x1234_5678_9abc,
+        };
         let request = Domctl::with(DomctlCmd::MAX_MEM, RawDomId(7), &wish);
         assert_eq!(request.payload::<MaxMem>(), wish);
         assert_eq!(request.interface_version, 0x15);

@@ -359,11 +359,19 @@ const _: () = assert!(offset_of!(PlatformOp, u) == 8 && offset_of!(FirmwareInfo,
 const _: () = assert!(offset_of!(ProcessorPerformance, states) == 48 && offset_of!(SetProcessorPminfo, u) == 8);
 
 impl PlatformOp {
-    const ZERO: PlatformOp = PlatformOp { cmd: PlatformCmd(0), interface_version: 0, u: [0; 16] };
+    const ZERO: PlatformOp = PlatformOp {
+        cmd: PlatformCmd(0),
+        interface_version: 0,
+        u: [0; 16],
+    };
 
     /// A request with an all-zero union.
     pub const fn new(cmd: PlatformCmd) -> PlatformOp {
-        PlatformOp { cmd, interface_version: PLATFORM_INTERFACE_VERSION, ..PlatformOp::ZERO }
+        PlatformOp {
+            cmd,
+            interface_version: PLATFORM_INTERFACE_VERSION,
+            ..PlatformOp::ZERO
+        }
     }
 
     /// A request that carries `payload`.
@@ -377,13 +385,21 @@ impl PlatformOp {
 union_access!(PlatformOp, u);
 
 impl FirmwareInfo {
-    const ZERO: FirmwareInfo = FirmwareInfo { type_: FirmwareType(0), index: 0, u: [0; 4] };
+    const ZERO: FirmwareInfo = FirmwareInfo {
+        type_: FirmwareType(0),
+        index: 0,
+        u: [0; 4],
+    };
 }
 
 union_access!(FirmwareInfo, u);
 
 impl SetProcessorPminfo {
-    const ZERO: SetProcessorPminfo = SetProcessorPminfo { id: 0, type_: PmType(0), u: [0; 13] };
+    const ZERO: SetProcessorPminfo = SetProcessorPminfo {
+        id: 0,
+        type_: PmType(0),
+        u: [0; 13],
+    };
 }
 
 union_access!(SetProcessorPminfo, u);

@@ -263,11 +263,19 @@ const _: () = assert!(offset_of!(Sysctl, u) == 8 && offset_of!(Physinfo, total_p
 const _: () = assert!(offset_of!(Physinfo, hw_cap) == 80 && offset_of!(CpupoolOp, cpumap) == 24);
 
 impl Sysctl {
-    const ZERO: Sysctl = Sysctl { cmd: SysctlCmd(0), interface_version: 0, u: [0; 16] };
+    const ZERO: Sysctl = Sysctl {
+        cmd: SysctlCmd(0),
+        interface_version: 0,
+        u: [0; 16],
+    };
 
     /// A request with an all-zero union.
     pub const fn new(cmd: SysctlCmd) -> Sysctl {
-        Sysctl { cmd, interface_version: SYSCTL_INTERFACE_VERSION, ..Sysctl::ZERO }
+        Sysctl {
+            cmd,
+            interface_version: SYSCTL_INTERFACE_VERSION,
+            ..Sysctl::ZERO
+        }
     }
 
     /// A request that carries `payload`.
@@ -281,7 +289,13 @@ impl Sysctl {
 union_access!(Sysctl, u);
 
 impl SchedulerOp {
-    const ZERO: SchedulerOp = SchedulerOp { cpupool_id: 0, sched_id: SchedulerId(0), cmd: 0, pad: 0, u: [0; 2] };
+    const ZERO: SchedulerOp = SchedulerOp {
+        cpupool_id: 0,
+        sched_id: SchedulerId(0),
+        cmd: 0,
+        pad: 0,
+        u: [0; 2],
+    };
 }
 
 union_access!(SchedulerOp, u);

@@ -246,8 +246,16 @@ fn the_recording_is_what_this_machines_c_compiler_says() {
     let dir = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (dir.join("layout.c"), dir.join("layout"));
     std::fs::write(&source, c_program()).expect("the target directory is writable");
-    let compiled = std::process::Command::new("cc").arg(&source).arg("-o").arg(&program).status();
-    assert!(compiled.expect("cc starts").success(), "cc refused {}", source.display());
+    let compiled = std::process::Command::new("cc")
+        .arg(&source)
+        .arg("-o")
+        .arg(&program)
+        .status();
+    assert!(
+        compiled.expect("cc starts").success(),
+        "cc refused {}",
+        source.display()
+    );
     let answer = std::process::Command::new(&program).output().expect("the program runs");
     let answer = String::from_utf8(answer.stdout).expect("it prints ASCII");
     insta::assert_snapshot!("recorded_from_c", answer);
