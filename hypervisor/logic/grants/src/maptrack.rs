@@ -1,0 +1,150 @@
+//! The mapper's side: handles, and what each stands for.
+
+use crate::Refused;
+use crate::entry::Access;
+use alloc::vec::Vec;
+use ferroxen_words::{DomId, Gref, Handle, Mfn};
+
+/// Handles that one "frame" of `max_maptrack_frames` stands for (a page of Xen's 16-byte records).
+const HANDLES_PER_FRAME: u32 = 256;
+/// End of the free list.
+const NONE: u32 = u32::MAX;
+
+/// For whom a grant is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Use {
+    /// CPUs, through a page table (`GNTMAP_host_map`).
+    pub host: bool,
+    /// Devices (`GNTMAP_device_map`).
+    pub device: bool,
+}
+
+/// What a handle stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// Whose page it is.
+    pub owner: DomId,
+    /// Which entry of the owner's table.
+    pub gref: Gref,
+    /// The page.
+    pub frame: Mfn,
+    /// Read-only or not.
+    pub access: Access,
+    /// Which uses are left.
+    pub uses: Use,
+}
+
+enum Slot {
+    Free { next: u32 },
+    /// Handed out, but somebody is at work on it: nobody else may touch it.
+    Busy,
+    Live(Mapping),
+}
+
+/// A domain's mappings of other domains' pages.
+pub struct MapTrack {
+    max: u32,
+    slots: Vec<Slot>,
+    free: u32,
+    used: u32,
+}
+
+impl MapTrack {
+    /// No mappings yet, and at most so many "frames" of them.
+    pub const fn new(max_frames: u32) -> Self {
+        MapTrack { max: max_frames.saturating_mul(HANDLES_PER_FRAME), slots: Vec::new(), free: NONE, used: 0 }
+    }
+
+    /// How many handles are in use.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// One past the highest handle that was ever in use.
+    pub fn end(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Whether the next [`Self::take`] needs more memory (for 256 more handles).
+    pub fn must_grow(&self) -> bool {
+        self.free == NONE && self.slots.len() == self.slots.capacity()
+    }
+
+    /// Hands out a handle, which stands for nothing until [`Self::set`].
+    #[inline]
+    pub fn take(&mut self) -> Result<Handle, Refused> {
+        let at = if self.free != NONE {
+            let at = self.free;
+            let Some(Slot::Free { next }) = self.slots.get(at as usize) else { panic!("the free handle {at} is none") };
+            self.free = *next;
+            self.slots[at as usize] = Slot::Busy;
+            at
+        } else {
+            let at = self.slots.len() as u32;
+            if at >= self.max {
+                return Err(Refused::NoHandleLeft);
+            }
+            if self.slots.len() == self.slots.capacity() {
+                self.slots.try_reserve_exact(HANDLES_PER_FRAME as usize).map_err(|_| Refused::NoMemory)?;
+            }
+            self.slots.push(Slot::Busy);
+            at
+        };
+        self.used += 1;
+        Ok(Handle::new(at))
+    }
+
+    /// Says what a handle that the caller works on stands for.
+    #[inline]
+    pub fn set(&mut self, handle: Handle, mapping: Mapping) {
+        if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
+            *slot = Slot::Live(mapping);
+        } else {
+            panic!("{handle} was filled but not taken");
+        }
+    }
+
+    /// Takes a mapping to work on; until it is set again or freed, nobody else finds it.
+    #[inline]
+    pub fn begin(&mut self, handle: Handle) -> Result<Mapping, Refused> {
+        let slot = self.slots.get_mut(handle.raw() as usize).ok_or(Refused::NoSuchHandle)?;
+        let Slot::Live(mapping) = *slot else { return Err(Refused::NoSuchHandle) };
+        *slot = Slot::Busy;
+        Ok(mapping)
+    }
+
+    /// Gives back a handle that the caller works on.
+    #[inline]
+    pub fn free(&mut self, handle: Handle) {
+        if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
+            *slot = Slot::Free { next: self.free };
+            self.free = handle.raw();
+            self.used -= 1;
+        } else {
+            panic!("{handle} was freed but not taken");
+        }
+    }
+
+    /// The first live mapping at or after `from`, taken to work on (for a dying domain).
+    pub fn begin_next(&mut self, from: u32) -> Option<(Handle, Mapping)> {
+        let rest = self.slots.get(from as usize..)?;
+        let at = from + rest.iter().position(|slot| matches!(slot, Slot::Live(_)))? as u32;
+        self.begin(Handle::new(at)).ok().map(|mapping| (Handle::new(at), mapping))
+    }
+
+    /// Panics if the free list is not exactly the free slots.
+    pub fn audit(&self) {
+        let free = self.slots.iter().filter(|slot| matches!(slot, Slot::Free { .. })).count();
+        let mut listed = 0;
+        let mut next = self.free;
+        while next != NONE {
+            let Slot::Free { next: after } = self.slots[next as usize] else { panic!("handle {next} is listed as free") };
+            listed += 1;
+            assert!(listed <= free, "the free list goes in a circle");
+            next = after;
+        }
+        assert_eq!(listed, free, "a free handle is not listed");
+        assert_eq!(self.used as usize + free, self.slots.len());
+        assert!(self.slots.len() as u32 <= self.max);
+    }
+}

@@ -1,0 +1,249 @@
+//! The owner's side: which entries are in use, by whom, how often.
+
+use crate::entry::{Access, Entry, SharedEntries};
+use crate::maptrack::{MapTrack, Use};
+use crate::{NoMemory, Refused};
+use alloc::vec::Vec;
+use ferroxen_words::{DomId, Gref, Mfn};
+
+/// Entries in one frame of the shared table.
+pub const ENTRIES_PER_FRAME: u32 = 512;
+
+/// How often a changing entry is read again before its owner is told off.
+const RETRIES: u32 = 4;
+
+/// Counts of uses of one entry.
+#[derive(Clone, Copy, Default)]
+struct Active {
+    frame: Mfn,
+    by: u16,
+    /// Uses for reading only, and for writing.
+    readers: u16,
+    writers: u16,
+}
+
+/// A use of an entry that has begun.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pinned {
+    /// The granted frame.
+    pub frame: Mfn,
+}
+
+/// One domain's grants and mappings.
+pub struct GrantTable {
+    max_frames: u32,
+    /// The frames of the shared table; entry `n` lies in frame `n / 512`.
+    frames: Vec<Mfn>,
+    /// Uses of the entries of each frame.
+    active: Vec<Vec<Active>>,
+    /// What the domain has mapped from others.
+    pub maps: MapTrack,
+}
+
+impl GrantTable {
+    /// An empty table that may grow to `max_frames`, and may map as much as fits `max_maptrack_frames`.
+    pub fn new(max_frames: u32, max_maptrack_frames: u32) -> Result<Self, NoMemory> {
+        Ok(GrantTable {
+            max_frames,
+            frames: Vec::new(),
+            active: Vec::new(),
+            maps: MapTrack::new(max_maptrack_frames),
+        })
+    }
+
+    /// Frames that the table has.
+    pub fn frame_count(&self) -> u32 {
+        self.frames.len() as u32
+    }
+
+    /// Frames that it may have.
+    pub fn max_frames(&self) -> u32 {
+        self.max_frames
+    }
+
+    /// A frame of the table.
+    #[inline]
+    pub fn frame(&self, index: u32) -> Option<Mfn> {
+        self.frames.get(index as usize).copied()
+    }
+
+    /// Makes room to remember the uses of one more frame; [`Self::add_frame`] then cannot fail.
+    pub fn prepare_frame(&mut self) -> Result<(), Refused> {
+        if self.frame_count() >= self.max_frames {
+            return Err(Refused::NoSuchGrant);
+        }
+        self.frames.try_reserve(1).map_err(|_| Refused::NoMemory)?;
+        self.active.try_reserve(1).map_err(|_| Refused::NoMemory)?;
+        if self.active.len() == self.frames.len() {
+            let mut uses = Vec::new();
+            uses.try_reserve_exact(ENTRIES_PER_FRAME as usize).map_err(|_| Refused::NoMemory)?;
+            uses.resize(ENTRIES_PER_FRAME as usize, Active::default());
+            self.active.push(uses);
+        }
+        Ok(())
+    }
+
+    /// Adds a zeroed frame to the table. The caller has prepared it.
+    pub fn add_frame(&mut self, frame: Mfn) {
+        assert!(self.active.len() > self.frames.len(), "a grant frame was added unprepared");
+        self.frames.push(frame);
+    }
+
+    /// Takes the frames out (the domain is dying); entries that are still in use stay known.
+    pub fn take_frames(&mut self) -> Vec<Mfn> {
+        core::mem::take(&mut self.frames)
+    }
+
+    /// Whether any entry is in use.
+    pub fn is_in_use(&self) -> bool {
+        self.active.iter().flatten().any(Active::is_pinned)
+    }
+
+    /// Begins a use of `gref` by `by`.
+    #[inline]
+    pub fn pin(
+        &mut self,
+        shared: &impl SharedEntries,
+        gref: Gref,
+        by: DomId,
+        access: Access,
+    ) -> Result<Pinned, Refused> {
+        if gref.raw() / ENTRIES_PER_FRAME >= self.frame_count() {
+            return Err(Refused::NoSuchGrant);
+        }
+        let active = self.active_mut(gref).ok_or(Refused::NoSuchGrant)?;
+        let frame = if active.is_pinned() {
+            active.pin_again(shared, gref, by, access)?
+        } else {
+            let entry = change(shared, gref, |entry| entry.claim(by, access))?;
+            *active = Active { frame: entry.frame(), by: by.raw(), readers: 0, writers: 0 };
+            entry.frame()
+        };
+        active.count(access);
+        Ok(Pinned { frame })
+    }
+
+    /// Ends a use that [`Self::pin`] began.
+    ///
+    /// # Panics
+    /// If there was no such use: the caller's books are wrong.
+    #[inline]
+    pub fn unpin(&mut self, shared: &impl SharedEntries, gref: Gref, access: Access) {
+        let has_frame = gref.raw() / ENTRIES_PER_FRAME < self.frame_count();
+        let Some(active) = self.active_mut(gref) else { panic!("unpinned a grant beyond the table") };
+        let flags = active.uncount(access);
+        // After its frames are gone nobody can look at the flags any more.
+        if has_frame && flags != 0 {
+            shared.clear_flags(gref.raw(), flags);
+        }
+    }
+
+    /// How an entry is used: (reading only, writing), and by whom.
+    pub fn uses(&self, gref: Gref) -> Option<(u16, u16, u16)> {
+        let active = self.active.get((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
+        let active = active.get((gref.raw() % ENTRIES_PER_FRAME) as usize)?;
+        active.is_pinned().then_some((active.readers, active.writers, active.by))
+    }
+
+    #[inline]
+    fn active_mut(&mut self, gref: Gref) -> Option<&mut Active> {
+        let of_frame = self.active.get_mut((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
+        of_frame.get_mut((gref.raw() % ENTRIES_PER_FRAME) as usize)
+    }
+
+    /// Panics if the flags do not tell how the entries are used, or the maps are inconsistent.
+    pub fn audit(&self, shared: &impl SharedEntries) {
+        assert!(self.frame_count() <= self.max_frames && self.active.len() >= self.frames.len());
+        for gref in 0..self.frame_count() * ENTRIES_PER_FRAME {
+            let active = &self.active[(gref / ENTRIES_PER_FRAME) as usize][(gref % ENTRIES_PER_FRAME) as usize];
+            let flags = Entry(shared.load(gref)).flags();
+            if active.is_pinned() {
+                assert!(flags & Entry::READING != 0, "grant {gref} is in use and does not say so");
+            }
+            assert!(active.writers == 0 || flags & Entry::WRITING != 0, "grant {gref} is written and does not say so");
+        }
+        self.maps.audit();
+    }
+}
+
+impl Active {
+    fn is_pinned(&self) -> bool {
+        self.readers != 0 || self.writers != 0
+    }
+
+    fn pin_again(
+        &mut self,
+        shared: &impl SharedEntries,
+        gref: Gref,
+        by: DomId,
+        access: Access,
+    ) -> Result<Mfn, Refused> {
+        if self.by != by.raw() {
+            return Err(Refused::NotForYou);
+        }
+        let count = match access {
+            Access::ReadOnly => self.readers,
+            Access::ReadWrite => self.writers,
+        };
+        if count == u16::MAX {
+            return Err(Refused::TooOften);
+        }
+        if access == Access::ReadWrite && self.writers == 0 {
+            change(shared, gref, Entry::claim_writing)?;
+        }
+        Ok(self.frame)
+    }
+
+    fn count(&mut self, access: Access) {
+        match access {
+            Access::ReadOnly => self.readers += 1,
+            Access::ReadWrite => self.writers += 1,
+        }
+    }
+
+    /// Counts one use less; answers which flags to clear.
+    fn uncount(&mut self, access: Access) -> u16 {
+        let count = match access {
+            Access::ReadOnly => &mut self.readers,
+            Access::ReadWrite => &mut self.writers,
+        };
+        let Some(less) = count.checked_sub(1) else { panic!("a grant was unpinned more often than pinned") };
+        *count = less;
+        let mut flags = 0;
+        if access == Access::ReadWrite && self.writers == 0 {
+            flags |= Entry::WRITING;
+        }
+        if !self.is_pinned() {
+            flags |= Entry::READING;
+        }
+        flags
+    }
+}
+
+/// Changes an entry in one step, as long as its owner does not change it at the same time again and again.
+#[inline]
+fn change(
+    shared: &impl SharedEntries,
+    gref: Gref,
+    step: impl Fn(Entry) -> Result<Entry, Refused>,
+) -> Result<Entry, Refused> {
+    for _ in 0..RETRIES {
+        let old = Entry(shared.load(gref.raw()));
+        let new = step(old)?;
+        if shared.replace(gref.raw(), old.0, new.0) {
+            return Ok(new);
+        }
+    }
+    Err(Refused::Unstable)
+}
+
+impl Use {
+    /// How many pins a mapping holds: one for each of its uses.
+    pub fn pins(self) -> u32 {
+        u32::from(self.host) + u32::from(self.device)
+    }
+}
+
+#[cfg(test)]
+mod tests;
