@@ -1,6 +1,7 @@
 //! Bytes in, plain descriptions out: what boots us and what we boot.
 //!
 //! - [`boot_info`]: what a Multiboot loader leaves; [`memory_map`]: e820 put in order
+//! - [`options`]: the command line
 //! - [`image`]: kernel files, packed or not
 //! - [`kernel`]: the ELF file inside, and its Xen notes
 #![no_std]
@@ -14,3 +15,4 @@ pub mod boot_info;
 pub mod image;
 pub mod kernel;
 pub mod memory_map;
+pub mod options;
