@@ -4,6 +4,7 @@
 //! - [`options`]: the command line
 //! - [`image`]: kernel files, packed or not
 //! - [`kernel`]: the ELF file inside, and its Xen notes
+//! - [`pv_layout`]: where everything lies in a PV domain at its start
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -16,3 +17,4 @@ pub mod image;
 pub mod kernel;
 pub mod memory_map;
 pub mod options;
+pub mod pv_layout;
