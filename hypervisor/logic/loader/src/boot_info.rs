@@ -142,14 +142,24 @@ impl BootInfo {
             MAGIC2 => info.read_second(&Reader { memory, at })?,
             other => return Err(BadBootInfo::NotMultiboot(other)),
         }
-        if info.memory.is_empty() { Err(BadBootInfo::NoMemoryMap) } else { Ok(info) }
+        if info.memory.is_empty() {
+            Err(BadBootInfo::NoMemoryMap)
+        } else {
+            Ok(info)
+        }
     }
 
     /// Everything that lies in memory and must be kept until it is no longer needed.
     pub fn occupied(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         let texts = [self.loader, self.command_line].into_iter().map(|text| text.range());
-        let modules = self.modules.iter().flat_map(|module| [module.start..module.end, module.command_line.range()]);
-        core::iter::once(self.structure.clone()).chain(texts).chain(modules).filter(|range| range.start != 0)
+        let modules = self
+            .modules
+            .iter()
+            .flat_map(|module| [module.start..module.end, module.command_line.range()]);
+        core::iter::once(self.structure.clone())
+            .chain(texts)
+            .chain(modules)
+            .filter(|range| range.start != 0)
     }
 
     fn read_first(&mut self, info: &Reader<'_, impl Memory>) -> Result<(), BadBootInfo> {
@@ -247,13 +257,26 @@ impl BootInfo {
     }
 
     fn add_module(&mut self, start: u64, end: u64, command_line: Text) {
-        if start > end || self.modules.try_push(Module { start, end, command_line }).is_err() {
+        if start > end
+            || self
+                .modules
+                .try_push(Module {
+                    start,
+                    end,
+                    command_line,
+                })
+                .is_err()
+        {
             self.dropped += 1;
         }
     }
 
     fn add_region(&mut self, start: u64, size: u64, kind: u32) {
-        let region = Region { start, end: start.saturating_add(size), kind: Kind(kind) };
+        let region = Region {
+            start,
+            end: start.saturating_add(size),
+            kind: Kind(kind),
+        };
         if size != 0 && self.memory.try_push(region).is_err() {
             self.dropped += 1;
         }
@@ -263,8 +286,14 @@ impl BootInfo {
 /// A command line without the file's name, which every loader but GRUB 2 puts in front.
 pub fn arguments<'t>(command_line: &'t str, loader: &str) -> &'t str {
     let text = command_line.trim_start();
-    let is_grub2 = loader.strip_prefix("GRUB ").is_some_and(|version| !version.starts_with('0'));
-    if is_grub2 { text } else { text.split_once(' ').map_or("", |(_, rest)| rest.trim_start()) }
+    let is_grub2 = loader
+        .strip_prefix("GRUB ")
+        .is_some_and(|version| !version.starts_with('0'));
+    if is_grub2 {
+        text
+    } else {
+        text.split_once(' ').map_or("", |(_, rest)| rest.trim_start())
+    }
 }
 
 struct Reader<'m, M> {
@@ -274,12 +303,19 @@ struct Reader<'m, M> {
 
 impl<'m, M: Memory> Reader<'m, M> {
     fn at(&self, at: u64) -> Reader<'m, M> {
-        Reader { memory: self.memory, at }
+        Reader {
+            memory: self.memory,
+            at,
+        }
     }
 
     fn bytes(&self, offset: u64, bytes: &mut [u8]) -> Result<(), BadBootInfo> {
         let at = self.at.checked_add(offset).ok_or(BadBootInfo::Malformed)?;
-        if self.memory.read(at, bytes) { Ok(()) } else { Err(BadBootInfo::Unreadable(at)) }
+        if self.memory.read(at, bytes) {
+            Ok(())
+        } else {
+            Err(BadBootInfo::Unreadable(at))
+        }
     }
 
     fn u32(&self, offset: u64) -> Result<u32, BadBootInfo> {
@@ -339,7 +375,10 @@ mod tests {
             self.0[at..at + bytes.len()].copy_from_slice(bytes);
         }
         fn words(&mut self, at: usize, words: &[u32]) {
-            words.iter().enumerate().for_each(|(index, word)| self.put(at + index * 4, &word.to_le_bytes()));
+            words
+                .iter()
+                .enumerate()
+                .for_each(|(index, word)| self.put(at + index * 4, &word.to_le_bytes()));
         }
         fn text(&self, text: Text) -> alloc::string::String {
             text.read(self, &mut [0; 256]).into()
@@ -348,7 +387,28 @@ mod tests {
 
     fn first() -> Ram {
         let mut ram = Ram(vec![0; 0x2000]);
-        ram.words(0x100, &[1 << 2 | 1 << 3 | 1 << 6 | 1 << 9, 0, 0, 0, 0x400, 2, 0x200, 0, 0, 0, 0, 48, 0x300, 0, 0, 0, 0x440]);
+        ram.words(
+            0x100,
+            &[
+                1 << 2 | 1 << 3 | 1 << 6 | 1 << 9,
+                0,
+                0,
+                0,
+                0x400,
+                2,
+                0x200,
+                0,
+                0,
+                0,
+                0,
+                48,
+                0x300,
+                0,
+                0,
+                0,
+                0x440,
+            ],
+        );
         ram.put(0x400, b"xen.gz dom0_mem=512M\0");
         ram.put(0x440, b"qemu\0");
         ram.words(0x200, &[0x10_0000, 0x20_0000, 0x460, 0, 0x30_0000, 0x30_1000, 0, 0]);
@@ -388,7 +448,10 @@ mod tests {
         let loader = ram.text(info.loader);
         assert_eq!(arguments(&ram.text(info.command_line), &loader), "dom0_mem=512M");
         assert_eq!(info.modules.len(), 2);
-        assert_eq!(arguments(&ram.text(info.modules[0].command_line), &loader), "console=hvc0");
+        assert_eq!(
+            arguments(&ram.text(info.modules[0].command_line), &loader),
+            "console=hvc0"
+        );
         assert_eq!((info.modules[0].start, info.modules[0].end), (0x10_0000, 0x20_0000));
         assert_eq!(info.memory.len(), 2);
         assert_eq!((info.memory[1].start, info.memory[1].end), (0x10_0000, 0x1_0010_0000));
@@ -401,7 +464,10 @@ mod tests {
         let info = BootInfo::read(&ram, MAGIC2, 0x100).unwrap();
         let loader = ram.text(info.loader);
         assert_eq!(arguments(&ram.text(info.command_line), &loader), "loglvl=all");
-        assert_eq!(arguments(&ram.text(info.modules[0].command_line), &loader), "console=hvc0 quiet");
+        assert_eq!(
+            arguments(&ram.text(info.modules[0].command_line), &loader),
+            "console=hvc0 quiet"
+        );
         assert_eq!(info.rsdp.as_ref().unwrap().len(), 36);
         assert_eq!(info.memory[1].end, 0x1_8000_0000);
         assert!(info.efi_boot_services);
@@ -409,8 +475,14 @@ mod tests {
 
     #[test]
     fn a_strange_entry_is_refused() {
-        assert_eq!(BootInfo::read(&first(), 7, 0x100).unwrap_err(), BadBootInfo::NotMultiboot(7));
-        assert_eq!(BootInfo::read(&first(), MAGIC1, 1 << 40).unwrap_err(), BadBootInfo::Unreadable(1 << 40));
+        assert_eq!(
+            BootInfo::read(&first(), 7, 0x100).unwrap_err(),
+            BadBootInfo::NotMultiboot(7)
+        );
+        assert_eq!(
+            BootInfo::read(&first(), MAGIC1, 1 << 40).unwrap_err(),
+            BadBootInfo::Unreadable(1 << 40)
+        );
     }
 
     proptest! {

@@ -193,17 +193,21 @@ impl<'a> PvImage<'a> {
     pub fn segments(&self) -> impl Iterator<Item = Segment<'a>> + use<'a> {
         let (file, base, offset) = (self.file, self.virt_base, self.paddr_offset);
         let table = Elf::minimal_parse(file).ok().and_then(|elf| elf.segments());
-        table.into_iter().flat_map(|table| table.iter()).filter(is_loadable).filter_map(move |header| {
-            let paddr = header.p_paddr.checked_sub(offset)?;
-            Some(Segment {
-                paddr,
-                vaddr: base.checked_add(paddr)?,
-                bytes: segment_bytes(file, &header)?,
-                size: header.p_memsz,
-                is_writable: header.p_flags & PF_W != 0,
-                is_executable: header.p_flags & PF_X != 0,
+        table
+            .into_iter()
+            .flat_map(|table| table.iter())
+            .filter(is_loadable)
+            .filter_map(move |header| {
+                let paddr = header.p_paddr.checked_sub(offset)?;
+                Some(Segment {
+                    paddr,
+                    vaddr: base.checked_add(paddr)?,
+                    bytes: segment_bytes(file, &header)?,
+                    size: header.p_memsz,
+                    is_writable: header.p_flags & PF_W != 0,
+                    is_executable: header.p_flags & PF_X != 0,
+                })
             })
-        })
     }
 
     /// The kernel's extent as pseudo-physical addresses.
@@ -240,7 +244,10 @@ fn load_extent(elf: &Elf<'_>) -> Result<core::ops::Range<u64>, NotBootable> {
     let table = elf.segments().ok_or(NotBootable::NoSegments)?;
     let mut extent: Option<core::ops::Range<u64>> = None;
     for header in table.iter().filter(is_loadable) {
-        let end = header.p_paddr.checked_add(header.p_memsz).ok_or(NotBootable::BadSegment)?;
+        let end = header
+            .p_paddr
+            .checked_add(header.p_memsz)
+            .ok_or(NotBootable::BadSegment)?;
         if segment_bytes_missing(elf, &header) {
             return Err(NotBootable::BadSegment);
         }
@@ -284,14 +291,24 @@ impl<'a> Notes<'a> {
     fn find(elf: &Elf<'a>) -> Result<Self, NotBootable> {
         let mut notes = Notes::default();
         let mut found = false;
-        for header in elf.segments().into_iter().flatten().filter(|header| header.p_type == PT_NOTE) {
+        for header in elf
+            .segments()
+            .into_iter()
+            .flatten()
+            .filter(|header| header.p_type == PT_NOTE)
+        {
             let bytes = elf.segment_data(&header).map_err(|_| NotBootable::BadElf)?;
             found |= notes.read_all(bytes)?;
         }
         if found {
             return Ok(notes);
         }
-        for header in elf.section_headers().into_iter().flatten().filter(|header| header.sh_type == SHT_NOTE) {
+        for header in elf
+            .section_headers()
+            .into_iter()
+            .flatten()
+            .filter(|header| header.sh_type == SHT_NOTE)
+        {
             let (bytes, _) = elf.section_data(&header).map_err(|_| NotBootable::BadElf)?;
             found |= notes.read_all(bytes)?;
         }
@@ -299,7 +316,11 @@ impl<'a> Notes<'a> {
             return Ok(notes);
         }
         let name = core::str::from_utf8(elfnote::LEGACY_SECTION).map_err(|_| NotBootable::BadElf)?;
-        let section = elf.section_header_by_name(name).ok().flatten().ok_or(NotBootable::NoXenNotes)?;
+        let section = elf
+            .section_header_by_name(name)
+            .ok()
+            .flatten()
+            .ok_or(NotBootable::NoXenNotes)?;
         let (bytes, _) = elf.section_data(&section).map_err(|_| NotBootable::BadElf)?;
         Notes::from_legacy(bytes)
     }
@@ -313,7 +334,9 @@ impl<'a> Notes<'a> {
             let padded = |length: usize| length.checked_add(3).map(|length| length & !3);
             let malformed = NotBootable::MalformedNote(note);
             let name = after.get(..name_length).ok_or(malformed)?;
-            let after = padded(name_length).and_then(|length| after.get(length..)).ok_or(malformed)?;
+            let after = padded(name_length)
+                .and_then(|length| after.get(length..))
+                .ok_or(malformed)?;
             let value = after.get(..length).ok_or(malformed)?;
             // The last note's padding may be cut off.
             rest = padded(length).and_then(|length| after.get(length..)).unwrap_or(&[]);
@@ -373,7 +396,10 @@ impl<'a> Notes<'a> {
     /// `NAME=VALUE` pairs with commas between.
     fn from_legacy(section: &'a [u8]) -> Result<Self, NotBootable> {
         let malformed = NotBootable::MalformedLegacy;
-        let mut notes = Notes { legacy: true, ..Notes::default() };
+        let mut notes = Notes {
+            legacy: true,
+            ..Notes::default()
+        };
         let mut hypercall_pfn = None;
         for pair in text(section).ok_or(malformed)?.split(',') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -415,7 +441,11 @@ impl<'a> Notes<'a> {
             return Err(NotBootable::OtherXenVersion);
         }
         let missing = self.required - self.supported;
-        if missing.is_empty() { Ok(()) } else { Err(NotBootable::ContradictoryFeatures(missing)) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(NotBootable::ContradictoryFeatures(missing))
+        }
     }
 
     fn place(self, paddrs: core::ops::Range<u64>, elf_entry: u64, file: &'a [u8]) -> Result<PvImage<'a>, NotBootable> {
@@ -423,7 +453,7 @@ impl<'a> Notes<'a> {
             return Err(NotBootable::OffsetWithoutBase);
         }
         let virt_base = self.virt_base.unwrap_or(0);
-        if virt_base % 4096 != 0 {
+        if !virt_base.is_multiple_of(4096) {
             return Err(NotBootable::UnalignedBase(virt_base));
         }
         // Kernels of the legacy interface put their base into p_paddr, too.
@@ -438,7 +468,10 @@ impl<'a> Notes<'a> {
         if entry < kernel_start || entry > kernel_end {
             return Err(NotBootable::OutOfBounds);
         }
-        if self.hypercall_page.is_some_and(|page| page < kernel_start || page >= kernel_end || page % 4096 != 0) {
+        if self
+            .hypercall_page
+            .is_some_and(|page| page < kernel_start || page >= kernel_end || page % 4096 != 0)
+        {
             return Err(NotBootable::OutOfBounds);
         }
         if let Some(base) = self.init_p2m

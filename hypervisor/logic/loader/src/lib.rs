@@ -2,6 +2,7 @@
 //!
 //! - [`boot_info`]: what a Multiboot loader leaves; [`memory_map`]: e820 put in order
 //! - [`options`]: the command line
+//! - [`acpi`]: CPUs, interrupt controllers, timers
 //! - [`image`]: kernel files, packed or not
 //! - [`kernel`]: the ELF file inside, and its Xen notes
 //! - [`pv_layout`]: where everything lies in a PV domain at its start
@@ -12,6 +13,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi;
 pub mod boot_info;
 pub mod image;
 pub mod kernel;

@@ -93,9 +93,19 @@ impl MemoryMap {
                 self.append(region);
                 continue;
             }
-            self.append(Region { end: cut.start, ..region });
-            self.append(Region { start: cut.start, end: cut.end, kind });
-            self.append(Region { start: cut.end, ..region });
+            self.append(Region {
+                end: cut.start,
+                ..region
+            });
+            self.append(Region {
+                start: cut.start,
+                end: cut.end,
+                kind,
+            });
+            self.append(Region {
+                start: cut.end,
+                ..region
+            });
         }
     }
 
@@ -165,13 +175,20 @@ mod tests {
 
     fn map(claims: &[(u64, u64, u32)]) -> MemoryMap {
         let mut map = MemoryMap::default();
-        let regions = claims.iter().map(|&(start, end, kind)| Region { start, end, kind: Kind(kind) });
+        let regions = claims.iter().map(|&(start, end, kind)| Region {
+            start,
+            end,
+            kind: Kind(kind),
+        });
         assert_eq!(map.sanitise(regions), 0);
         map
     }
 
     fn plain(map: &MemoryMap) -> Vec<(u64, u64, u32)> {
-        map.regions().iter().map(|region| (region.start, region.end, region.kind.0)).collect()
+        map.regions()
+            .iter()
+            .map(|region| (region.start, region.end, region.kind.0))
+            .collect()
     }
 
     fn audit(map: &MemoryMap) {
@@ -186,9 +203,19 @@ mod tests {
 
     #[test]
     fn overlaps_go_to_the_more_restrictive_kind() {
-        let map = map(&[(0x10_0000, 0x4000_0000, 1), (0, 0xa_0000, 1), (0x9_f000, 0x10_0000, 2), (0x3000_0000, 0x3000_1000, 4)]);
-        let expected =
-            [(0, 0x9_f000, 1), (0x9_f000, 0x10_0000, 2), (0x10_0000, 0x3000_0000, 1), (0x3000_0000, 0x3000_1000, 4), (0x3000_1000, 0x4000_0000, 1)];
+        let map = map(&[
+            (0x10_0000, 0x4000_0000, 1),
+            (0, 0xa_0000, 1),
+            (0x9_f000, 0x10_0000, 2),
+            (0x3000_0000, 0x3000_1000, 4),
+        ]);
+        let expected = [
+            (0, 0x9_f000, 1),
+            (0x9_f000, 0x10_0000, 2),
+            (0x10_0000, 0x3000_0000, 1),
+            (0x3000_0000, 0x3000_1000, 4),
+            (0x3000_1000, 0x4000_0000, 1),
+        ];
         assert_eq!(plain(&map), expected);
         assert!(map.is_ram(0x20_0000..0x30_0000) && !map.is_ram(0..0x10_0000));
     }
@@ -197,7 +224,10 @@ mod tests {
     fn claimed_ram_is_no_longer_ram() {
         let mut map = map(&[(0, 0x10_0000, 1), (0x10_0000, 0x20_0000, 2)]);
         map.claim_ram(0x8_0000..0x18_0000, Kind::UNUSABLE);
-        assert_eq!(plain(&map), [(0, 0x8_0000, 1), (0x8_0000, 0x10_0000, 5), (0x10_0000, 0x20_0000, 2)]);
+        assert_eq!(
+            plain(&map),
+            [(0, 0x8_0000, 1), (0x8_0000, 0x10_0000, 5), (0x10_0000, 0x20_0000, 2)]
+        );
     }
 
     #[test]

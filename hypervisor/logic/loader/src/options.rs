@@ -49,7 +49,11 @@ impl Amount {
     pub fn pages_of(&self, available: u64) -> u64 {
         let share = (u128::from(available) * u128::from(self.percent) / 100) as u64;
         let pages = (self.bytes / 4096).saturating_add(share);
-        if self.is_remainder { available.saturating_sub(pages) } else { pages }
+        if self.is_remainder {
+            available.saturating_sub(pages)
+        } else {
+            pages
+        }
     }
 }
 
@@ -99,7 +103,15 @@ pub struct Serial {
 
 impl Default for Serial {
     fn default() -> Self {
-        Serial { baud: None, clock_hz: None, data_bits: 8, parity: b'n', stop_bits: 1, base: None, irq: None }
+        Serial {
+            baud: None,
+            clock_hz: None,
+            data_bits: 8,
+            parity: b'n',
+            stop_bits: 1,
+            base: None,
+            irq: None,
+        }
     }
 }
 
@@ -259,12 +271,22 @@ impl Default for Options<'_> {
             dom0_max_vcpus: (1, u32::MAX),
             dom0_vcpus_pin: false,
             dom0_verbose: false,
-            console: Consoles { vga: true, com1: true, com2: false },
+            console: Consoles {
+                vga: true,
+                com1: true,
+                com2: false,
+            },
             com1: Serial::default(),
             com2: Serial::default(),
             vga: None,
-            loglvl: LogLevel { always: Level::Warning, limited: Level::Warning },
-            guest_loglvl: LogLevel { always: Level::None, limited: Level::Warning },
+            loglvl: LogLevel {
+                always: Level::Warning,
+                limited: Level::Warning,
+            },
+            guest_loglvl: LogLevel {
+                always: Level::None,
+                limited: Level::Warning,
+            },
             console_timestamps: false,
             console_to_ring: false,
             conring_size: None,
@@ -315,10 +337,13 @@ impl<'t> Options<'t> {
 
     /// Frame ranges of `badpage=`, first and last.
     pub fn bad_pages(&self) -> impl Iterator<Item = (u64, u64)> + use<'t> {
-        self.badpage.into_iter().flat_map(|list| list.split(',')).filter_map(|item| {
-            let (first, last) = item.split_once('-').unwrap_or((item, item));
-            Some((number(first)?, number(last)?)).filter(|(first, last)| first <= last)
-        })
+        self.badpage
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter_map(|item| {
+                let (first, last) = item.split_once('-').unwrap_or((item, item));
+                Some((number(first)?, number(last)?)).filter(|(first, last)| first <= last)
+            })
     }
 
     fn take(&mut self, word: &'t str) -> Result<(), Remark<'t>> {
@@ -326,26 +351,43 @@ impl<'t> Options<'t> {
             Some((name, value)) => (name, Some(value)),
             None => (word, None),
         };
-        let option = Given { word, value, positive: true };
+        let option = Given {
+            word,
+            value,
+            positive: true,
+        };
         if let Some(done) = self.set(name, &option) {
             return done;
         }
         // "no-x" and "nox" that is no name of its own.
         if let (Some(inner), None) = (name.strip_prefix("no-"), value)
-            && let Some(done) = self.set(inner, &Given { word, value, positive: false })
+            && let Some(done) = self.set(
+                inner,
+                &Given {
+                    word,
+                    value,
+                    positive: false,
+                },
+            )
         {
             return done;
         }
         let plain = name.strip_prefix("no-").unwrap_or(name);
-        let known = WITHOUT_EFFECT.iter().any(|known| same_name(known, plain) || same_name(known, name));
-        Err(if known { Remark::NoEffect(word) } else { Remark::Unknown(word) })
+        let known = WITHOUT_EFFECT
+            .iter()
+            .any(|known| same_name(known, plain) || same_name(known, name));
+        Err(if known {
+            Remark::NoEffect(word)
+        } else {
+            Remark::Unknown(word)
+        })
     }
 
     /// `None`: no such name.
     fn set(&mut self, name: &str, given: &Given<'t>) -> Option<Result<(), Remark<'t>>> {
         let is = |known: &str| same_name(known, name);
         Some(match () {
-            _ if is("dom0_mem") => given.into(&mut self.dom0_mem, |text| dom0_memory(text)),
+            _ if is("dom0_mem") => given.into(&mut self.dom0_mem, dom0_memory),
             _ if is("dom0_max_vcpus") => given.into(&mut self.dom0_max_vcpus, vcpu_range),
             _ if is("dom0_vcpus_pin") => given.switch(&mut self.dom0_vcpus_pin),
             _ if is("dom0") => self.set_dom0(given),
@@ -442,7 +484,10 @@ impl<'t> Given<'t> {
     }
 
     fn switch(&self, target: &mut bool) -> Result<(), Remark<'t>> {
-        let value = self.value.map_or(Some(true), boolean).ok_or(Remark::BadValue(self.word))?;
+        let value = self
+            .value
+            .map_or(Some(true), boolean)
+            .ok_or(Remark::BadValue(self.word))?;
         *target = value == self.positive;
         Ok(())
     }
@@ -472,7 +517,13 @@ pub fn size(text: &str) -> Option<u64> {
         b'T' => Some(40),
         _ => None,
     };
-    let (digits, shift) = match text.as_bytes().last().copied().filter(|_| !text.starts_with("0x")).and_then(unit) {
+    let (digits, shift) = match text
+        .as_bytes()
+        .last()
+        .copied()
+        .filter(|_| !text.starts_with("0x"))
+        .and_then(unit)
+    {
         Some(shift) => (&text[..text.len() - 1], shift),
         None => (text, 10),
     };
@@ -500,8 +551,14 @@ fn amount(text: &str) -> Option<Amount> {
         None => (Some(text), None),
     };
     let bytes = fixed.map_or(Some(0), size)?;
-    let percent = share.map_or(Some(0), |share| number32(share.strip_suffix('%')?).filter(|&share| share <= 100))?;
-    Some(Amount { bytes, percent, is_remainder })
+    let percent = share.map_or(Some(0), |share| {
+        number32(share.strip_suffix('%')?).filter(|&share| share <= 100)
+    })?;
+    Some(Amount {
+        bytes,
+        percent,
+        is_remainder,
+    })
 }
 
 fn dom0_memory(text: &str) -> Option<Dom0Memory> {
@@ -528,7 +585,11 @@ fn vcpu_range(text: &str) -> Option<(u32, u32)> {
 }
 
 fn consoles(text: &str) -> Option<Consoles> {
-    let mut consoles = Consoles { vga: false, com1: false, com2: false };
+    let mut consoles = Consoles {
+        vga: false,
+        com1: false,
+        com2: false,
+    };
     for item in text.split(',') {
         // "H" and "L" share a line between two users by the byte's top bit; we own the whole line.
         match item {
@@ -546,7 +607,9 @@ fn serial(text: &str) -> Option<Serial> {
     let mut port = Serial::default();
     let mut parts = text.split(',');
     let speed = parts.next()?;
-    let (baud, clock) = speed.split_once('/').map_or((speed, None), |(baud, clock)| (baud, Some(clock)));
+    let (baud, clock) = speed
+        .split_once('/')
+        .map_or((speed, None), |(baud, clock)| (baud, Some(clock)));
     port.baud = match baud {
         "" | "auto" => None,
         baud => Some(number32(baud).filter(|baud| (50..=4_000_000).contains(baud))?),
@@ -555,7 +618,12 @@ fn serial(text: &str) -> Option<Serial> {
         port.clock_hz = Some(number32(clock).filter(|&clock| clock > 0)?);
     }
     if let Some(format) = parts.next().filter(|format| !format.is_empty()) {
-        let &[data @ b'5'..=b'8', parity @ (b'n' | b'o' | b'e' | b'm' | b's'), stop @ b'1'..=b'2'] = format.as_bytes() else {
+        let &[
+            data @ b'5'..=b'8',
+            parity @ (b'n' | b'o' | b'e' | b'm' | b's'),
+            stop @ b'1'..=b'2',
+        ] = format.as_bytes()
+        else {
             return None;
         };
         (port.data_bits, port.parity, port.stop_bits) = (data - b'0', parity, stop - b'0');
@@ -583,7 +651,10 @@ fn level(text: &str) -> Option<Level> {
 fn log_level(text: &str) -> Option<LogLevel> {
     let (always, limited) = text.split_once('/').unwrap_or((text, text));
     let (always, limited) = (level(always)?, level(limited)?);
-    Some(LogLevel { always, limited: limited.max(always) })
+    Some(LogLevel {
+        always,
+        limited: limited.max(always),
+    })
 }
 
 fn timestamps(text: &str) -> Option<bool> {
@@ -596,7 +667,7 @@ fn timestamps(text: &str) -> Option<bool> {
 
 fn ring_size(text: &str) -> Option<u64> {
     let bytes = size(text)?;
-    (bytes >= 4096 && bytes <= 1 << 28).then(|| 1 << bytes.ilog2())
+    (4096..=1 << 28).contains(&bytes).then(|| 1 << bytes.ilog2())
 }
 
 fn conswitch(text: &str) -> Option<(u8, bool)> {
@@ -635,6 +706,7 @@ fn clock_source(text: &str) -> Option<Option<ClockSource>> {
 }
 
 /// Upstream's options on x86 that change nothing here.
+#[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
     "acpi_apic_instance", "acpi_pstate_strict", "acpi_skip_timer_override", "acpi_sleep", "allow_unsafe", "altp2m",
     "apic", "apic_verbosity", "apicv", "arat", "argo", "asid", "async-show-all", "ats", "bootscrub_chunk", "cet",
@@ -682,27 +754,52 @@ mod tests {
         );
         assert_eq!(options.dom0_mem.pages(1 << 20), (512 << 8, 1 << 18));
         assert_eq!(options.dom0_max_vcpus, (1, 4));
-        assert_eq!(options.console, Consoles { vga: true, com1: true, com2: false });
+        assert_eq!(
+            options.console,
+            Consoles {
+                vga: true,
+                com1: true,
+                com2: false
+            }
+        );
         assert_eq!(options.com1.baud, Some(115_200));
         assert_eq!((options.com1.base, options.com1.irq), (Some(0x3f8), Some(4)));
         assert_eq!(options.loglvl.always, Level::Debug);
-        assert_eq!(options.guest_loglvl, LogLevel { always: Level::Error, limited: Level::Info });
+        assert_eq!(
+            options.guest_loglvl,
+            LogLevel {
+                always: Level::Error,
+                limited: Level::Info
+            }
+        );
         assert!(options.noreboot && options.sync_console);
-        assert_eq!((options.maxcpus, options.x2apic, options.watchdog), (Some(4), Some(false), Watchdog::On));
+        assert_eq!(
+            (options.maxcpus, options.x2apic, options.watchdog),
+            (Some(4), Some(false), Watchdog::On)
+        );
         assert_eq!(options.conring_size, Some(65536));
         assert_eq!(options.kernel_extra, "quiet");
     }
 
     #[test]
     fn sizes_mean_kib_without_a_unit() {
-        assert_eq!((size("512"), size("512M"), size("0x10"), size("3b")), (Some(512 << 10), Some(512 << 20), Some(16 << 10), Some(3)));
-        assert_eq!((size(""), size("M"), size("99999999999T"), size("-1")), (None, None, None, None));
+        assert_eq!(
+            (size("512"), size("512M"), size("0x10"), size("3b")),
+            (Some(512 << 10), Some(512 << 20), Some(16 << 10), Some(3))
+        );
+        assert_eq!(
+            (size(""), size("M"), size("99999999999T"), size("-1")),
+            (None, None, None, None)
+        );
     }
 
     #[test]
     fn amounts_may_be_shares_and_remainders() {
         let pages = |text| amount(text).unwrap().pages_of(1000);
-        assert_eq!((pages("25%"), pages("400k+10%"), pages("-400k"), pages("-8G")), (250, 200, 900, 0));
+        assert_eq!(
+            (pages("25%"), pages("400k+10%"), pages("-400k"), pages("-8G")),
+            (250, 200, 900, 0)
+        );
         assert_eq!(amount("101%"), None);
     }
 
@@ -715,15 +812,24 @@ mod tests {
 
     #[test]
     fn vcpu_ranges_may_be_open() {
-        assert_eq!((vcpu_range("2"), vcpu_range("2-"), vcpu_range("-2")), (Some((2, 2)), Some((2, u32::MAX)), Some((1, 2))));
-        assert_eq!((vcpu_range("4-2"), vcpu_range("0"), vcpu_range("-")), (None, None, None));
+        assert_eq!(
+            (vcpu_range("2"), vcpu_range("2-"), vcpu_range("-2")),
+            (Some((2, 2)), Some((2, u32::MAX)), Some((1, 2)))
+        );
+        assert_eq!(
+            (vcpu_range("4-2"), vcpu_range("0"), vcpu_range("-")),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn no_option_is_dropped_in_silence() {
         assert_eq!(remarks("frobnicate=1"), [Remark::Unknown("frobnicate=1")]);
         assert_eq!(remarks("com1=fast"), [Remark::BadValue("com1=fast")]);
-        assert_eq!(remarks("spec-ctrl=no no-xpti"), [Remark::NoEffect("spec-ctrl=no"), Remark::NoEffect("no-xpti")]);
+        assert_eq!(
+            remarks("spec-ctrl=no no-xpti"),
+            [Remark::NoEffect("spec-ctrl=no"), Remark::NoEffect("no-xpti")]
+        );
         assert!(matches!(remarks("noapic")[..], [Remark::Refused("noapic", _)]));
         assert!(matches!(remarks("dom0=pvh")[..], [Remark::Refused("dom0=pvh", _)]));
         assert_eq!(remarks(""), []);

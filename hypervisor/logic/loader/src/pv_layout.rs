@@ -193,7 +193,12 @@ const fn span_shift(level: usize) -> u32 {
 impl Tables {
     /// Tables for `pages` at `vaddr`, taking pfns from `next` on, save those that `shared` has already.
     fn plan(vaddr: u64, pages: u64, first_pfn: u64, mut next: u64, shared: Option<&Tables>) -> Tables {
-        let mut tables = Tables { vaddr, pages, first_pfn, levels: [Keys::default(); 3] };
+        let mut tables = Tables {
+            vaddr,
+            pages,
+            first_pfn,
+            levels: [Keys::default(); 3],
+        };
         if pages == 0 {
             return tables;
         }
@@ -211,7 +216,11 @@ impl Tables {
                 last -= 1;
                 count = last + 1 - first;
             }
-            tables.levels[level - 1] = Keys { first, count, pfn: next };
+            tables.levels[level - 1] = Keys {
+                first,
+                count,
+                pfn: next,
+            };
             next += count;
         }
         tables
@@ -231,21 +240,40 @@ impl Layout {
                 return Err(DoesNotFit::Unaligned(address));
             }
         }
-        let kernel_bytes = request.kernel.1.checked_sub(base).ok_or(DoesNotFit::Addresses(request.kernel.1))?;
-        let too_large = DoesNotFit::Pages { needed: u64::MAX / PAGE, available: request.nr_pages };
+        let kernel_bytes = request
+            .kernel
+            .1
+            .checked_sub(base)
+            .ok_or(DoesNotFit::Addresses(request.kernel.1))?;
+        let too_large = DoesNotFit::Pages {
+            needed: u64::MAX / PAGE,
+            available: request.nr_pages,
+        };
         let p2m_pages = pages_of(request.p2m_entries.checked_mul(8).ok_or(too_large)?);
         let initrd_pages = pages_of(request.initrd_bytes);
         let too_many = |count: u64| count > request.nr_pages;
-        if [pages_of(kernel_bytes), p2m_pages, initrd_pages, request.special_pages].into_iter().any(too_many) {
-            let needed = pages_of(kernel_bytes).saturating_add(p2m_pages).saturating_add(initrd_pages);
-            return Err(DoesNotFit::Pages { needed, available: request.nr_pages });
+        if [pages_of(kernel_bytes), p2m_pages, initrd_pages, request.special_pages]
+            .into_iter()
+            .any(too_many)
+        {
+            let needed = pages_of(kernel_bytes)
+                .saturating_add(p2m_pages)
+                .saturating_add(initrd_pages);
+            return Err(DoesNotFit::Pages {
+                needed,
+                available: request.nr_pages,
+            });
         }
 
         let mut next = 0;
         let mut mapped = |pages: u64| {
             let pfn = next;
             next += pages;
-            Area { pfn, pages, vaddr: base.checked_add(pfn * PAGE) }
+            Area {
+                pfn,
+                pages,
+                vaddr: base.checked_add(pfn * PAGE),
+            }
         };
         let kernel = mapped(pages_of(kernel_bytes));
         let mut initrd = mapped(if request.unmapped_initrd { 0 } else { initrd_pages });
@@ -254,7 +282,11 @@ impl Layout {
         let special = mapped(request.special_pages);
         let (page_tables, virt_end, main) = plan_tables(base, next)?;
         let stack_pfn = page_tables.pfns().end;
-        let stack = Area { pfn: stack_pfn, pages: 1, vaddr: Some(base + stack_pfn * PAGE) };
+        let stack = Area {
+            pfn: stack_pfn,
+            pages: 1,
+            vaddr: Some(base + stack_pfn * PAGE),
+        };
 
         let mut used_pages = (virt_end - base) / PAGE;
         let mut unmapped = |pages: u64, vaddr| {
@@ -278,7 +310,10 @@ impl Layout {
             p2m_tables = unmapped(own.count(), None);
         }
         if used_pages > request.nr_pages {
-            return Err(DoesNotFit::Pages { needed: used_pages, available: request.nr_pages });
+            return Err(DoesNotFit::Pages {
+                needed: used_pages,
+                available: request.nr_pages,
+            });
         }
         Ok(Layout {
             kernel,
@@ -340,7 +375,13 @@ impl Layout {
                 (0..keys.count).map(move |index| {
                     let key = keys.first + index;
                     let table = self.table(level, key >> 9);
-                    Entry { level, table, slot: (key & 511) as u16, target: keys.pfn + index, writable: true }
+                    Entry {
+                        level,
+                        table,
+                        slot: (key & 511) as u16,
+                        target: keys.pfn + index,
+                        writable: true,
+                    }
                 })
             })
         });
@@ -349,7 +390,13 @@ impl Layout {
                 let page = (tables.vaddr >> 12) + index;
                 let target = tables.first_pfn + index;
                 let writable = !self.is_page_table(target);
-                Entry { level: 1, table: self.table(1, page >> 9), slot: (page & 511) as u16, target, writable }
+                Entry {
+                    level: 1,
+                    table: self.table(1, page >> 9),
+                    slot: (page & 511) as u16,
+                    target,
+                    writable,
+                }
             })
         });
         upper.chain(leaves)
@@ -360,7 +407,9 @@ impl Layout {
             return self.root();
         }
         let index = usize::from(level) - 1;
-        let found = self.main.levels[index].find(key).or_else(|| self.own.levels[index].find(key));
+        let found = self.main.levels[index]
+            .find(key)
+            .or_else(|| self.own.levels[index].find(key));
         found.expect("every key below was counted into a table by plan()")
     }
 }
@@ -374,7 +423,10 @@ fn plan_tables(base: u64, pfn: u64) -> Result<(Area, u64, Tables), DoesNotFit> {
     let wrong = DoesNotFit::Addresses(base);
     let mut count = 4;
     loop {
-        let stack_end = (pfn + count + 1).checked_mul(PAGE).and_then(|bytes| base.checked_add(bytes)).ok_or(wrong)?;
+        let stack_end = (pfn + count + 1)
+            .checked_mul(PAGE)
+            .and_then(|bytes| base.checked_add(bytes))
+            .ok_or(wrong)?;
         let mut end = stack_end.checked_next_multiple_of(STEP).ok_or(wrong)?;
         if end - stack_end < SLACK {
             end = end.checked_add(STEP).ok_or(wrong)?;
@@ -383,7 +435,15 @@ fn plan_tables(base: u64, pfn: u64) -> Result<(Area, u64, Tables), DoesNotFit> {
         check_addresses(base, pages)?;
         let tables = Tables::plan(base, pages, 0, pfn + 1, None);
         if tables.count() < count {
-            return Ok((Area { pfn, pages: count, vaddr: Some(base + pfn * PAGE) }, end, tables));
+            return Ok((
+                Area {
+                    pfn,
+                    pages: count,
+                    vaddr: Some(base + pfn * PAGE),
+                },
+                end,
+                tables,
+            ));
         }
         count = tables.count() + 1;
     }
@@ -392,7 +452,10 @@ fn plan_tables(base: u64, pfn: u64) -> Result<(Area, u64, Tables), DoesNotFit> {
 /// All in one canonical half and out of the hypervisor's part.
 fn check_addresses(start: u64, pages: u64) -> Result<(), DoesNotFit> {
     let wrong = DoesNotFit::Addresses(start);
-    let end = pages.checked_mul(PAGE).and_then(|bytes| start.checked_add(bytes)).ok_or(wrong)?;
+    let end = pages
+        .checked_mul(PAGE)
+        .and_then(|bytes| start.checked_add(bytes))
+        .ok_or(wrong)?;
     let fits = end <= 1 << 47 || start >= HOLE.end;
     if fits { Ok(()) } else { Err(wrong) }
 }
@@ -419,8 +482,14 @@ mod tests {
     /// Walks as a CPU would; checks all that the module promises.
     fn audit(request: &Request, layout: &Layout) {
         let areas = [
-            layout.kernel, layout.initrd, layout.p2m, layout.start_info, layout.special, layout.page_tables,
-            layout.stack, layout.p2m_tables,
+            layout.kernel,
+            layout.initrd,
+            layout.p2m,
+            layout.start_info,
+            layout.special,
+            layout.page_tables,
+            layout.stack,
+            layout.p2m_tables,
         ];
         let mut owned = BTreeSet::new();
         for pfn in areas.iter().flat_map(Area::pfns) {
@@ -461,9 +530,17 @@ mod tests {
             }
         }
         let leaves = slots.values().filter(|entry| entry.level == 1).count() as u64;
-        assert_eq!(leaves, pages + if request.init_p2m.is_some() { layout.p2m.pages } else { 0 });
+        assert_eq!(
+            leaves,
+            pages
+                + if request.init_p2m.is_some() {
+                    layout.p2m.pages
+                } else {
+                    0
+                }
+        );
         let stack_end = layout.stack_top();
-        assert!(layout.virt_end - stack_end >= SLACK && layout.virt_end % STEP == 0);
+        assert!(layout.virt_end - stack_end >= SLACK && layout.virt_end.is_multiple_of(STEP));
         assert!(layout.virt_end - stack_end < SLACK + STEP);
         assert_eq!(layout.stack.pfn, layout.page_tables.pfns().end);
     }
@@ -476,14 +553,26 @@ mod tests {
         assert_eq!(layout.kernel.pages, 0x4a00);
         assert_eq!(layout.start_info.vaddr, Some(0xffff_ffff_84a0_0000));
         assert_eq!(layout.page_tables.vaddr, Some(0xffff_ffff_84a0_3000));
-        assert_eq!(layout.initrd, Area { pfn: (layout.virt_end - layout.virt_base) / PAGE, pages: 7325, vaddr: None });
+        assert_eq!(
+            layout.initrd,
+            Area {
+                pfn: (layout.virt_end - layout.virt_base) / PAGE,
+                pages: 7325,
+                vaddr: None
+            }
+        );
         assert_eq!((layout.p2m.pages, layout.p2m.vaddr), (256, Some(0x80_0000_0000)));
         assert_eq!(layout.p2m_frames(), (layout.p2m.pfn, 256 + 3));
     }
 
     #[test]
     fn an_old_kernel_finds_all_in_one_row() {
-        let request = Request { unmapped_initrd: false, init_p2m: None, special_pages: 0, ..linux(1 << 16, 5000) };
+        let request = Request {
+            unmapped_initrd: false,
+            init_p2m: None,
+            special_pages: 0,
+            ..linux(1 << 16, 5000)
+        };
         let layout = Layout::plan(&request).unwrap();
         audit(&request, &layout);
         assert_eq!(layout.initrd.vaddr, Some(0xffff_ffff_84a0_0000));
@@ -495,8 +584,14 @@ mod tests {
     #[test]
     fn a_tiny_guest_at_zero_needs_a_few_tables() {
         let request = Request {
-            virt_base: 0, kernel: (0x10_0000, 0x14_0000), initrd_bytes: 0, unmapped_initrd: false, init_p2m: None,
-            p2m_entries: 2048, nr_pages: 2048, special_pages: 2,
+            virt_base: 0,
+            kernel: (0x10_0000, 0x14_0000),
+            initrd_bytes: 0,
+            unmapped_initrd: false,
+            init_p2m: None,
+            p2m_entries: 2048,
+            nr_pages: 2048,
+            special_pages: 2,
         };
         let layout = Layout::plan(&request).unwrap();
         audit(&request, &layout);
@@ -507,16 +602,52 @@ mod tests {
     fn refusals_say_how_much_would_do() {
         let refusal = Layout::plan(&linux(1000, 0)).unwrap_err();
         assert!(matches!(refusal, DoesNotFit::Pages { available: 1000, .. }));
-        let Err(DoesNotFit::Pages { needed, .. }) = Layout::plan(&linux(0x4b00, 0)) else { panic!() };
-        assert!(Layout::plan(&Request { nr_pages: needed, ..linux(0x4b00, 0) }).is_ok());
-        let hole = Request { init_p2m: Some(0xffff_8000_0000_0000), ..linux(1 << 17, 0) };
-        assert_eq!(Layout::plan(&hole).unwrap_err(), DoesNotFit::Addresses(0xffff_8000_0000_0000));
-        let inside = Request { init_p2m: Some(0xffff_ffff_8000_0000), ..linux(1 << 17, 0) };
-        assert_eq!(Layout::plan(&inside).unwrap_err(), DoesNotFit::P2mOverlaps(0xffff_ffff_8000_0000));
-        let high = Request { virt_base: 0xffff_ffff_ffc0_0000, kernel: (0xffff_ffff_ffc0_0000, 0xffff_ffff_ffd0_0000), ..linux(1 << 17, 0) };
+        let Err(DoesNotFit::Pages { needed, .. }) = Layout::plan(&linux(0x4b00, 0)) else {
+            panic!()
+        };
+        assert!(
+            Layout::plan(&Request {
+                nr_pages: needed,
+                ..linux(0x4b00, 0)
+            })
+            .is_ok()
+        );
+        let hole = Request {
+            init_p2m: Some(0xffff_8000_0000_0000),
+            ..linux(1 << 17, 0)
+        };
+        assert_eq!(
+            Layout::plan(&hole).unwrap_err(),
+            DoesNotFit::Addresses(0xffff_8000_0000_0000)
+        );
+        let inside = Request {
+            init_p2m: Some(0xffff_ffff_8000_0000),
+            ..linux(1 << 17, 0)
+        };
+        assert_eq!(
+            Layout::plan(&inside).unwrap_err(),
+            DoesNotFit::P2mOverlaps(0xffff_ffff_8000_0000)
+        );
+        let high = Request {
+            virt_base: 0xffff_ffff_ffc0_0000,
+            kernel: (0xffff_ffff_ffc0_0000, 0xffff_ffff_ffd0_0000),
+            ..linux(1 << 17, 0)
+        };
         assert!(matches!(Layout::plan(&high), Err(DoesNotFit::Addresses(_))));
-        assert!(Layout::plan(&Request { p2m_entries: u64::MAX, ..linux(1 << 17, 0) }).is_err());
-        assert!(Layout::plan(&Request { initrd_bytes: u64::MAX, ..linux(1 << 17, 0) }).is_err());
+        assert!(
+            Layout::plan(&Request {
+                p2m_entries: u64::MAX,
+                ..linux(1 << 17, 0)
+            })
+            .is_err()
+        );
+        assert!(
+            Layout::plan(&Request {
+                initrd_bytes: u64::MAX,
+                ..linux(1 << 17, 0)
+            })
+            .is_err()
+        );
     }
 
     proptest! {

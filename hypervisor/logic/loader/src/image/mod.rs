@@ -190,9 +190,7 @@ fn bzimage(file: &[u8]) -> Result<Packed<'_>, Refused> {
     // gzip has the size in its own trailer; for the others, Linux's build appends it.
     let payload = match packing {
         Packing::Gzip => payload,
-        _ => payload
-            .get(..payload.len() - 4)
-            .ok_or(Refused::PayloadOutside)?,
+        _ => payload.get(..payload.len() - 4).ok_or(Refused::PayloadOutside)?,
     };
     Ok(Packed {
         packing,
@@ -246,12 +244,10 @@ impl<'a> Packed<'a> {
     /// Unpacks into the front of `out`, exactly [`Self::unpacked_size`] bytes.
     pub fn unpack_into(&self, out: &mut [u8]) -> Result<(), Refused> {
         let offered = out.len();
-        let out = out
-            .get_mut(..self.unpacked_size)
-            .ok_or(Refused::DoesNotFit {
-                needed: self.unpacked_size,
-                offered,
-            })?;
+        let out = out.get_mut(..self.unpacked_size).ok_or(Refused::DoesNotFit {
+            needed: self.unpacked_size,
+            offered,
+        })?;
         let written = match self.packing {
             Packing::Plain => {
                 out.copy_from_slice(self.payload);
@@ -323,11 +319,7 @@ fn gzip_header_length(file: &[u8]) -> Result<usize, Refused> {
     }
     let mut at = 10usize;
     if flags & 4 != 0 {
-        let extra: [u8; 2] = file
-            .get(at..)
-            .and_then(|rest| rest.first_chunk())
-            .copied()
-            .ok_or(CUT)?;
+        let extra: [u8; 2] = file.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(CUT)?;
         at += 2 + usize::from(u16::from_le_bytes(extra));
     }
     for text in [8, 16] {
@@ -350,9 +342,7 @@ fn unpack_zstd(frame: &[u8], out: &mut [u8]) -> Result<usize, Refused> {
     decoder.set_max_window_size(MAX_ZSTD_WINDOW);
     decoder.decode_all(frame, out).map_err(|error| match error {
         FrameDecoderError::TargetTooSmall => Refused::LargerThanTold,
-        FrameDecoderError::WindowSizeTooBig { .. } => {
-            Refused::Unsupported("zstd with a window above 128 MiB")
-        }
+        FrameDecoderError::WindowSizeTooBig { .. } => Refused::Unsupported("zstd with a window above 128 MiB"),
         _ => Refused::Broken("zstd"),
     })
 }

@@ -90,10 +90,7 @@ fn damage_is_refused(file: &[u8], kernel: &[u8]) {
         assert!(inspect(&short).is_err());
     }
     // lz4's legacy frame and Linux's zstd frames carry no checksum.
-    if matches!(
-        inspect(file).unwrap().packing(),
-        Packing::Gzip | Packing::Xz
-    ) {
+    if matches!(inspect(file).unwrap().packing(), Packing::Gzip | Packing::Xz) {
         assert_eq!(unnoticed, 0);
     }
 }
@@ -105,11 +102,7 @@ fn gzip_kernels_unpack() {
 
 #[test]
 fn xz_kernels_unpack_with_the_x86_filter() {
-    check(
-        Packing::Xz,
-        "xz",
-        &["--check=crc32", "--x86", "--lzma2=,dict=32MiB"],
-    );
+    check(Packing::Xz, "xz", &["--check=crc32", "--x86", "--lzma2=,dict=32MiB"]);
 }
 
 #[test]
@@ -117,11 +110,7 @@ fn xz_kernels_unpack_without_a_filter_and_in_several_blocks() {
     check(
         Packing::Xz,
         "xz",
-        &[
-            "--check=crc32",
-            "--block-size=100000",
-            "--lzma2=lc=1,lp=2,pb=0",
-        ],
+        &["--check=crc32", "--block-size=100000", "--lzma2=lc=1,lp=2,pb=0"],
     );
 }
 
@@ -142,11 +131,7 @@ fn xz_stores_what_does_not_shrink() {
 
 #[test]
 fn zstd_kernels_unpack() {
-    check(
-        Packing::Zstd,
-        "zstd",
-        &["-q", "-22", "--ultra", "--stdout", "-"],
-    );
+    check(Packing::Zstd, "zstd", &["-q", "-22", "--ultra", "--stdout", "-"]);
 }
 
 #[test]
@@ -169,10 +154,7 @@ fn a_gzipped_bzimage_is_unpacked_twice() {
 #[test]
 fn a_plain_elf_file_is_taken_as_it_stands() {
     let kernel = kernel();
-    assert_eq!(
-        inspect(&kernel).unwrap().plain().unwrap().len(),
-        kernel.len()
-    );
+    assert_eq!(inspect(&kernel).unwrap().plain().unwrap().len(), kernel.len());
 }
 
 #[test]
@@ -180,10 +162,7 @@ fn refusals_name_what_is_wrong() {
     assert_eq!(inspect(b"#!/bin/sh").unwrap_err(), Refused::UnknownFormat);
     let mut old = as_bzimage(b"");
     old[0x206] = 7;
-    assert_eq!(
-        inspect(&old).unwrap_err(),
-        Refused::BootProtocolTooOld(0x0207)
-    );
+    assert_eq!(inspect(&old).unwrap_err(), Refused::BootProtocolTooOld(0x0207));
     let bzip2 = as_bzimage(b"BZh91AY&SY");
     assert_eq!(inspect(&bzip2).unwrap_err(), Refused::Unsupported("bzip2"));
     let mut far = as_bzimage(b"\x1f\x8b\x08\0\0\0\0\0");

@@ -13,10 +13,7 @@ use alloc::vec::Vec;
 
 /// Unpacks the one stream in `packed` into the front of `out` and gives its length.
 pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Result<usize, Refused> {
-    let mut input = Input {
-        bytes: packed,
-        at: 0,
-    };
+    let mut input = Input { bytes: packed, at: 0 };
     let check = stream_header(&mut input)?;
     let mut lzma = Lzma::new();
     let mut records: Vec<(u64, u64)> = Vec::new();
@@ -101,10 +98,7 @@ fn block_header(input: &mut Input<'_>) -> Result<BlockHeader, Refused> {
     if crc32fast::hash(covered) != le32_at(header, length - 4)? {
         return Err(Refused::Checksum("xz"));
     }
-    let mut fields = Input {
-        bytes: covered,
-        at: 1,
-    };
+    let mut fields = Input { bytes: covered, at: 1 };
     let flags = fields.byte()?;
     if flags & 0x3c != 0 {
         return Err(Refused::Unsupported("xz block flags"));
@@ -167,11 +161,7 @@ fn index_and_footer(input: &mut Input<'_>, blocks: &[(u64, u64)]) -> Result<(), 
 
 /// Runs the chunks of one LZMA2 stream; `out` is also the dictionary.
 fn lzma2(input: &mut Input<'_>, lzma: &mut Lzma, out: &mut [u8]) -> Result<usize, Refused> {
-    let mut window = Window {
-        out,
-        at: 0,
-        start: 0,
-    };
+    let mut window = Window { out, at: 0, start: 0 };
     let (mut needs_dictionary, mut needs_properties, mut needs_state) = (true, true, true);
     loop {
         let control = input.byte()?;
@@ -378,17 +368,14 @@ impl Lzma {
             }
             window.repeat(self.reps[0], length)?;
         }
-        if rc.is_done() { Ok(()) } else { Err(BROKEN) }
+        if rc.finished() { Ok(()) } else { Err(BROKEN) }
     }
 
     fn literal(&mut self, rc: &mut RangeCoder<'_>, window: &mut Window<'_>) {
         let before = usize::from(window.back(0));
         let position = (window.at - window.start) & self.lp_mask;
         let context = (position << self.lc) + (before >> (8 - self.lc));
-        let Some(probs) = self
-            .literals
-            .get_mut(context * 0x300..(context + 1) * 0x300)
-        else {
+        let Some(probs) = self.literals.get_mut(context * 0x300..(context + 1) * 0x300) else {
             return;
         };
         let mut symbol = 1usize;
@@ -477,7 +464,7 @@ impl<'a> RangeCoder<'a> {
 
     /// A chunk is whole when all its bytes are used up and nothing is left in the coder. Reading past
     /// the end yields zeroes and counts, so that it shows here.
-    fn is_done(mut self) -> bool {
+    fn finished(mut self) -> bool {
         self.normalise();
         self.code == 0 && self.at == self.input.len()
     }
@@ -572,8 +559,7 @@ fn undo_branch_filter(code: &mut [u8]) {
             at += 1;
             continue;
         }
-        let mut target =
-            u32::from_le_bytes([code[at + 1], code[at + 2], code[at + 3], code[at + 4]]);
+        let mut target = u32::from_le_bytes([code[at + 1], code[at + 2], code[at + 3], code[at + 4]]);
         let next = (at as u32).wrapping_add(5);
         let relative = loop {
             let relative = target.wrapping_sub(next);
@@ -638,7 +624,7 @@ impl<'a> Input<'a> {
 
     /// Skips to a multiple of four, over zeroes only.
     fn pad(&mut self) -> Result<(), Refused> {
-        while self.at % 4 != 0 {
+        while !self.at.is_multiple_of(4) {
             if self.byte()? != 0 {
                 return Err(BROKEN);
             }
@@ -648,9 +634,6 @@ impl<'a> Input<'a> {
 }
 
 fn le32_at(bytes: &[u8], at: usize) -> Result<u32, Refused> {
-    let field = bytes
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .ok_or(BROKEN)?;
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(BROKEN)?;
     Ok(u32::from_le_bytes(*field))
 }

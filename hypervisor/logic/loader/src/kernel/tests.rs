@@ -73,11 +73,17 @@ fn linux_notes_are_all_understood() {
     assert!(image.unmapped_initrd && image.suspend_cancel && !image.legacy);
     assert_eq!(image.required, Features::WRITABLE_PAGE_TABLES);
     assert!(image.supported.contains(Features::DOM0 | Features::PAE_PGDIR_ABOVE_4GB));
-    assert_eq!((image.guest_os, image.guest_version, image.loader), ("linux", "2.6", "generic"));
+    assert_eq!(
+        (image.guest_os, image.guest_version, image.loader),
+        ("linux", "2.6", "generic")
+    );
     assert_eq!(image.check_dom0(), Ok(()));
     let segments: Vec<_> = image.segments().collect();
     assert_eq!(segments.len(), 1);
-    assert_eq!((segments[0].paddr, segments[0].vaddr), (0x100_0000, 0xffff_ffff_8100_0000));
+    assert_eq!(
+        (segments[0].paddr, segments[0].vaddr),
+        (0x100_0000, 0xffff_ffff_8100_0000)
+    );
     assert_eq!((segments[0].bytes.len(), segments[0].size), (4096, 8192));
 }
 
@@ -85,7 +91,10 @@ fn linux_notes_are_all_understood() {
 fn without_entry_and_base_the_elf_header_decides() {
     let file = kernel(0x10_0000, 0x10_0010, &[(8, b"generic\0"), (5, b"xen-3.0\0")]);
     let image = PvImage::parse(&file).unwrap();
-    assert_eq!((image.virt_base, image.entry, image.kernel_start), (0, 0x10_0010, 0x10_0000));
+    assert_eq!(
+        (image.virt_base, image.entry, image.kernel_start),
+        (0, 0x10_0010, 0x10_0000)
+    );
 }
 
 #[test]
@@ -95,7 +104,10 @@ fn an_offset_moves_the_kernel_down() {
     let file = kernel(0xffff_ffff_8020_0000, 0xffff_ffff_8020_0000, notes);
     assert_eq!(PvImage::parse(&file).unwrap().kernel_paddrs(), 0x20_0000..0x20_2000);
     let without_base = kernel(0, 0, &[(8, b"generic"), (5, b"xen-3.0"), (4, &base)]);
-    assert_eq!(PvImage::parse(&without_base).unwrap_err(), NotBootable::OffsetWithoutBase);
+    assert_eq!(
+        PvImage::parse(&without_base).unwrap_err(),
+        NotBootable::OffsetWithoutBase
+    );
 }
 
 #[test]
@@ -107,7 +119,10 @@ fn the_legacy_string_says_the_same() {
     assert_eq!(notes.check_versions(), Ok(()));
     let image = notes.place(0..0x8000, 0x10_0000, &[]).unwrap();
     assert_eq!(image.hypercall_page, Some(0x10_2000));
-    assert_eq!((image.entry, image.kernel_end, image.guest_os), (0x10_0000, 0x10_8000, "Mini-OS"));
+    assert_eq!(
+        (image.entry, image.kernel_end, image.guest_os),
+        (0x10_0000, 0x10_8000, "Mini-OS")
+    );
     assert_eq!(image.pae, PaeMode::ExtendedCr3);
     let old = Notes::from_legacy(b"XEN_VER=xen-3.0,VIRT_BASE=0xC0000000,LOADER=generic").unwrap();
     let image = old.place(0xc010_0000..0xc020_0000, 0xc010_0000, &[]).unwrap();
@@ -131,12 +146,18 @@ fn refusals_name_what_is_wrong() {
     let feature: &[(u32, &[u8])] = &[(8, b"generic\0"), (5, b"xen-3.0\0"), (10, b"!telepathy\0")];
     assert_eq!(refusal(&kernel(0, 0, feature)), NotBootable::UnknownFeatureRequired);
     let short: &[(u32, &[u8])] = &[(8, b"generic\0"), (5, b"xen-3.0\0"), (1, b"abc")];
-    assert_eq!(refusal(&kernel(0, 0, short)), NotBootable::MalformedNote(ElfNote::ENTRY));
+    assert_eq!(
+        refusal(&kernel(0, 0, short)),
+        NotBootable::MalformedNote(ElfNote::ENTRY)
+    );
     let outside: &[(u32, &[u8])] = &[(8, b"generic\0"), (5, b"xen-3.0\0"), (1, &[0xff; 8])];
     assert_eq!(refusal(&kernel(0, 0, outside)), NotBootable::OutOfBounds);
     let guest_only: &[(u32, &[u8])] = &[(8, b"generic\0"), (5, b"xen-3.0\0"), (17, &[1, 0, 0, 0])];
     let file = kernel(0, 0, guest_only);
-    assert_eq!(PvImage::parse(&file).unwrap().check_dom0(), Err(NotBootable::NotForDom0));
+    assert_eq!(
+        PvImage::parse(&file).unwrap().check_dom0(),
+        Err(NotBootable::NotForDom0)
+    );
 }
 
 proptest! {
