@@ -1,0 +1,74 @@
+//! CONTROL: questions and orders for the daemon itself, from Domain 0 only.
+
+use super::store::{World, Xenstore};
+use ferroxen_xenstore_wire::{ErrorCode, strings};
+use std::fmt::Write;
+
+const COMMANDS: &str = "check help log memreport print quota";
+
+impl Xenstore {
+    pub(super) fn control(&mut self, payload: &[u8], world: &mut dyn World) -> Result<Vec<u8>, ErrorCode> {
+        let words: Vec<&str> = strings(payload)
+            .map(std::str::from_utf8)
+            .collect::<Result<_, _>>()
+            .map_err(|_| ErrorCode::EINVAL)?;
+        let text = match words.as_slice() {
+            ["help"] => format!("Supported commands:\n{}\n", COMMANDS.replace(' ', "\n")),
+            ["check"] => match self.audit() {
+                Ok(()) => "OK".into(),
+                Err(what) => {
+                    world.note(&format!("check: {what}"));
+                    what
+                }
+            },
+            ["log", "on"] => {
+                world.set_logging(true);
+                "OK".into()
+            }
+            ["log", "off"] => {
+                world.set_logging(false);
+                "OK".into()
+            }
+            ["print", line] => {
+                world.note(line);
+                "OK".into()
+            }
+            ["memreport"] => self.report(),
+            ["quota"] => self
+                .limits
+                .list()
+                .iter()
+                .fold(String::new(), |mut text, (name, value)| {
+                    // Writing to a String cannot fail.
+                    let _ = writeln!(text, "{name:18}: {value:8}");
+                    text
+                }),
+            ["quota", "set", name, value] => {
+                let limit = self.limits.get_mut(name).ok_or(ErrorCode::EINVAL)?;
+                *limit = value.parse().map_err(|_| ErrorCode::EINVAL)?;
+                "OK".into()
+            }
+            ["quota", domid] => self.usage(domid.parse().map_err(|_| ErrorCode::EINVAL)?),
+            _ => return Err(ErrorCode::EINVAL),
+        };
+        Ok([text.as_bytes(), &[0]].concat())
+    }
+
+    fn report(&self) -> String {
+        format!(
+            "nodes: {}\nwatches: {}\nconnections: {}\nrequests: {}\n",
+            self.tree.len(),
+            self.watches.len(),
+            self.connection_count(),
+            self.requests
+        )
+    }
+
+    fn usage(&self, domid: u16) -> String {
+        let (watches, transactions, waiting) = self.usage_of(domid);
+        format!(
+            "Domain {domid}:\nnodes: {}\nwatches: {watches}\ntransactions: {transactions}\noutstanding: {waiting}\n",
+            self.tree.owned_by(domid),
+        )
+    }
+}

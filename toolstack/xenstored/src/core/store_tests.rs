@@ -1,0 +1,520 @@
+use super::*;
+use ferroxen_xenstore_wire::{Decoder, Header};
+use proptest::prelude::*;
+
+/// A world in which everything works and nothing happens.
+#[derive(Default)]
+struct Quiet {
+    attached: BTreeMap<u16, ConnId>,
+}
+
+impl World for Quiet {
+    fn attach(&mut self, domid: u16, conn: ConnId, gfn: u64, _port: u32) -> Result<(), ErrorCode> {
+        if gfn == 666 {
+            return Err(ErrorCode::EINVAL);
+        }
+        self.attached.insert(domid, conn);
+        Ok(())
+    }
+    fn detach(&mut self, domid: u16) {
+        self.attached.remove(&domid);
+    }
+    fn exists(&mut self, domid: u16) -> bool {
+        domid < 100
+    }
+    fn set_logging(&mut self, _on: bool) {}
+    fn note(&mut self, _line: &str) {}
+}
+
+struct Bench {
+    store: Xenstore,
+    world: Quiet,
+    dom0: ConnId,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Bench {
+        let mut store = Xenstore::new(limits);
+        let dom0 = store.connect(Duration::ZERO);
+        Bench {
+            store,
+            world: Quiet::default(),
+            dom0,
+        }
+    }
+
+    /// Makes a domain with a home that it owns.
+    fn guest(&mut self, domid: u16) -> ConnId {
+        let home = path::domain_path(domid);
+        self.ask(self.dom0, MessageType::MKDIR, 0, &format!("{home}\0"))
+            .unwrap();
+        self.ask(self.dom0, MessageType::SET_PERMS, 0, &format!("{home}\0n{domid}\0"))
+            .unwrap();
+        self.ask(self.dom0, MessageType::INTRODUCE, 0, &format!("{domid}\x001\x001\0"))
+            .unwrap();
+        self.events(self.dom0);
+        self.world.attached[&domid]
+    }
+
+    fn send(&mut self, conn: ConnId, kind: MessageType, tx: u32, payload: &str) {
+        let header = Header {
+            kind,
+            req_id: 77,
+            tx_id: tx,
+            len: payload.len() as u32,
+        };
+        self.store.handle(
+            conn,
+            &Message {
+                header,
+                payload: payload.into(),
+            },
+            &mut self.world,
+        );
+        self.store.audit().unwrap();
+    }
+
+    fn ask(&mut self, conn: ConnId, kind: MessageType, tx: u32, payload: &str) -> Result<String, String> {
+        self.events(conn);
+        self.send(conn, kind, tx, payload);
+        let message = self.next(conn).expect("no answer");
+        assert_eq!((message.header.req_id, message.header.tx_id), (77, tx));
+        let text = String::from_utf8(message.payload).unwrap();
+        if message.header.kind == MessageType::ERROR {
+            Err(text.trim_end_matches('\0').into())
+        } else {
+            Ok(text)
+        }
+    }
+
+    fn next(&mut self, conn: ConnId) -> Option<Message> {
+        let mut decoder = Decoder::default();
+        decoder.push(&self.store.next_frame(conn)?);
+        Some(decoder.next().unwrap().unwrap())
+    }
+
+    /// Takes all that waits for a connection: the paths of the events.
+    fn events(&mut self, conn: ConnId) -> Vec<String> {
+        std::iter::from_fn(|| self.next(conn))
+            .filter(|message| message.header.kind == MessageType::WATCH_EVENT)
+            .map(|message| String::from_utf8_lossy(strings(&message.payload).next().unwrap()).into_owned())
+            .collect()
+    }
+}
+
+use MessageType as T;
+
+#[test]
+fn values_may_be_any_bytes_and_paths_may_be_relative() {
+    let mut bench = Bench::new();
+    let guest = bench.guest(3);
+    bench.ask(guest, T::WRITE, 0, "data/x\0a\0b").unwrap();
+    assert_eq!(
+        bench.ask(bench.dom0, T::READ, 0, "/local/domain/3/data/x\0").unwrap(),
+        "a\0b"
+    );
+    assert_eq!(bench.ask(guest, T::READ, 0, "data/x\0").unwrap(), "a\0b");
+    assert_eq!(bench.ask(guest, T::DIRECTORY, 0, "data\0").unwrap(), "x\0");
+    assert_eq!(bench.ask(guest, T::GET_PERMS, 0, "data/x\0").unwrap(), "n3\0");
+    assert_eq!(
+        bench.ask(guest, T::GET_DOMAIN_PATH, 0, "9\0").unwrap(),
+        "/local/domain/9\0"
+    );
+}
+
+#[test]
+fn malformed_requests_are_refused() {
+    let mut bench = Bench::new();
+    for (kind, payload) in [
+        (T::READ, ""),
+        (T::READ, "/a"),
+        (T::READ, "/a\0x\0"),
+        (T::READ, "/a//b\0"),
+        (T::READ, "@introduceDomain\0"),
+        (T::WRITE, "/a"),
+        (T::SET_PERMS, "/\0q1\0"),
+        (T::SET_PERMS, "/\0"),
+        (T::WATCH, "/a\0"),
+        (T::WATCH, "@nothing\0t\0"),
+        (T::WATCH, "/a\0t\0deep\0"),
+        (T::INTRODUCE, "0\x001\x001\0"),
+        (T::INTRODUCE, "32752\x001\x001\0"),
+        (T::INTRODUCE, "1\x001\x000\0"),
+        (T::TRANSACTION_END, "x\0"),
+        (T::CONTROL, "sing\0"),
+    ] {
+        assert_eq!(
+            bench.ask(bench.dom0, kind, 0, payload),
+            Err("EINVAL".into()),
+            "{kind} {payload:?}"
+        );
+    }
+    assert_eq!(bench.ask(bench.dom0, T::RESTRICT, 0, "1\0"), Err("ENOSYS".into()));
+    assert_eq!(bench.ask(bench.dom0, MessageType(4711), 0, ""), Err("ENOSYS".into()));
+    assert_eq!(bench.ask(bench.dom0, T::READ, 5, "/\0"), Err("ENOENT".into()));
+}
+
+#[test]
+fn a_guest_may_not_manage_domains() {
+    let mut bench = Bench::new();
+    let guest = bench.guest(3);
+    for (kind, payload) in [
+        (T::INTRODUCE, "4\x001\x001\0"),
+        (T::RELEASE, "3\0"),
+        (T::RESUME, "3\0"),
+        (T::SET_TARGET, "3\x004\0"),
+        (T::CONTROL, "help\0"),
+        (T::SET_PERMS, "@introduceDomain\0r3\0"),
+        (T::READ, "/local/domain/4\0"),
+        (T::WRITE, "/tool/x\0"),
+    ] {
+        assert_eq!(bench.ask(guest, kind, 0, payload), Err("EACCES".into()), "{kind}");
+    }
+}
+
+#[test]
+fn a_watch_fires_at_once_and_then_for_what_its_owner_may_read() {
+    let mut bench = Bench::new();
+    let (guest, other) = (bench.guest(3), bench.guest(4));
+    bench.ask(guest, T::WATCH, 0, "data\0tok\0").unwrap();
+    assert_eq!(bench.events(guest), ["data"]);
+    assert_eq!(bench.ask(guest, T::WATCH, 0, "data\0tok\0"), Err("EEXIST".into()));
+    bench.ask(other, T::WATCH, 0, "/local/domain/3\0tok\0").unwrap();
+    bench.events(other);
+    bench.ask(bench.dom0, T::WRITE, 0, "/local/domain/3/data/x\0").unwrap();
+    bench
+        .ask(bench.dom0, T::WRITE, 0, "/local/domain/3/elsewhere\0")
+        .unwrap();
+    assert_eq!(bench.events(guest), ["data/x"]);
+    assert!(bench.events(other).is_empty());
+    bench.ask(guest, T::UNWATCH, 0, "data\0tok\0").unwrap();
+    assert_eq!(bench.ask(guest, T::UNWATCH, 0, "data\0tok\0"), Err("ENOENT".into()));
+}
+
+#[test]
+fn removing_a_parent_is_told_to_watchers_below() {
+    let mut bench = Bench::new();
+    bench.ask(bench.dom0, T::WRITE, 0, "/a/b/c\0").unwrap();
+    for watched in ["/a/b/c", "/a/x", "/"] {
+        bench.ask(bench.dom0, T::WATCH, 0, &format!("{watched}\0t\0")).unwrap();
+    }
+    bench.events(bench.dom0);
+    bench.send(bench.dom0, T::RM, 0, "/a\0");
+    let mut events = bench.events(bench.dom0);
+    events.sort();
+    assert_eq!(events, ["/a", "/a/b/c"]);
+}
+
+#[test]
+fn a_watch_with_depth_hears_so_far_and_no_further() {
+    let mut bench = Bench::new();
+    bench.ask(bench.dom0, T::WATCH, 0, "/a\0t\x001\0").unwrap();
+    bench.events(bench.dom0);
+    bench.send(bench.dom0, T::WRITE, 0, "/a/b/c\0");
+    assert!(bench.events(bench.dom0).is_empty());
+    bench.send(bench.dom0, T::WRITE, 0, "/a/b\0");
+    assert_eq!(bench.events(bench.dom0), ["/a/b"]);
+}
+
+#[test]
+fn transactions_are_all_or_nothing_and_fire_at_the_end() {
+    let mut bench = Bench::new();
+    bench.ask(bench.dom0, T::WATCH, 0, "/a\0t\0").unwrap();
+    let tx: u32 = bench
+        .ask(bench.dom0, T::TRANSACTION_START, 0, "\0")
+        .unwrap()
+        .trim_end_matches('\0')
+        .parse()
+        .unwrap();
+    assert_eq!(
+        bench.ask(bench.dom0, T::TRANSACTION_START, tx, "\0"),
+        Err("EBUSY".into())
+    );
+    bench.ask(bench.dom0, T::WRITE, tx, "/a/1\0x").unwrap();
+    assert!(bench.events(bench.dom0).is_empty());
+    assert_eq!(bench.ask(bench.dom0, T::READ, 0, "/a/1\0"), Err("ENOENT".into()));
+    assert_eq!(bench.ask(bench.dom0, T::READ, tx, "/a/1\0").unwrap(), "x");
+    bench.send(bench.dom0, T::TRANSACTION_END, tx, "T\0");
+    assert_eq!(bench.events(bench.dom0), ["/a/1"]);
+    assert_eq!(bench.ask(bench.dom0, T::READ, 0, "/a/1\0").unwrap(), "x");
+    assert_eq!(
+        bench.ask(bench.dom0, T::TRANSACTION_END, tx, "T\0"),
+        Err("ENOENT".into())
+    );
+}
+
+#[test]
+fn a_conflict_is_eagain() {
+    let mut bench = Bench::new();
+    let start = bench.ask(bench.dom0, T::TRANSACTION_START, 0, "\0").unwrap();
+    let tx = start.trim_end_matches('\0').parse().unwrap();
+    let _ = bench.ask(bench.dom0, T::READ, tx, "/a\0");
+    bench.ask(bench.dom0, T::WRITE, 0, "/a\0x").unwrap();
+    assert_eq!(
+        bench.ask(bench.dom0, T::TRANSACTION_END, tx, "T\0"),
+        Err("EAGAIN".into())
+    );
+}
+
+#[test]
+fn introduction_and_release_are_told_to_those_who_may_know() {
+    let mut bench = Bench::new();
+    let guest = bench.guest(3);
+    for name in ["@introduceDomain", "@releaseDomain"] {
+        bench.ask(bench.dom0, T::WATCH, 0, &format!("{name}\0t\0")).unwrap();
+        bench.ask(guest, T::WATCH, 0, &format!("{name}\0t\0")).unwrap();
+    }
+    bench
+        .ask(bench.dom0, T::WATCH, 0, "@releaseDomain\0who\x001\0")
+        .unwrap();
+    bench.ask(bench.dom0, T::WATCH, 0, "@releaseDomain/4\0one\0").unwrap();
+    bench.events(bench.dom0);
+    bench.events(guest);
+    bench.send(bench.dom0, T::INTRODUCE, 0, "4\x001\x001\0");
+    assert_eq!(bench.events(bench.dom0), ["@introduceDomain"]);
+    assert_eq!(bench.ask(bench.dom0, T::IS_DOMAIN_INTRODUCED, 0, "4\0").unwrap(), "T\0");
+    bench
+        .ask(bench.dom0, T::SET_PERMS, 0, "@releaseDomain\0n0\0r3\0")
+        .unwrap();
+    assert_eq!(
+        bench.ask(bench.dom0, T::GET_PERMS, 0, "@releaseDomain\0").unwrap(),
+        "n0\0r3\0"
+    );
+    bench.store.domain_is(4, DomainState::ShutDown, &mut bench.world);
+    bench.store.domain_is(4, DomainState::ShutDown, &mut bench.world);
+    let told = ["@releaseDomain", "@releaseDomain/4", "@releaseDomain/4"];
+    assert_eq!(bench.events(bench.dom0), told);
+    bench.send(bench.dom0, T::RESUME, 0, "4\0");
+    bench.store.domain_is(4, DomainState::ShutDown, &mut bench.world);
+    assert_eq!(bench.events(bench.dom0), told);
+    bench.store.domain_is(4, DomainState::Gone, &mut bench.world);
+    assert_eq!(bench.events(bench.dom0), told);
+    assert_eq!(bench.events(guest), ["@releaseDomain"]);
+    assert_eq!(bench.ask(bench.dom0, T::IS_DOMAIN_INTRODUCED, 0, "4\0").unwrap(), "F\0");
+    assert_eq!(bench.ask(bench.dom0, T::RELEASE, 0, "4\0"), Err("ENOENT".into()));
+}
+
+#[test]
+fn a_gone_domain_takes_its_nodes_along_and_its_watchers_hear_it() {
+    let mut bench = Bench::new();
+    let guest = bench.guest(3);
+    bench.ask(guest, T::WRITE, 0, "device/vif/0/state\x004").unwrap();
+    bench
+        .ask(bench.dom0, T::WATCH, 0, "/local/domain/3/device/vif/0/state\0t\0")
+        .unwrap();
+    bench.events(bench.dom0);
+    bench.store.domain_is(3, DomainState::Gone, &mut bench.world);
+    bench.store.audit().unwrap();
+    assert_eq!(bench.events(bench.dom0), ["/local/domain/3/device/vif/0/state"]);
+    assert!(bench.store.tree().get("/local/domain/3").is_none());
+    assert!(bench.world.attached.is_empty());
+    assert!(bench.store.domains_to_check().is_empty());
+}
+
+#[test]
+fn a_ring_that_cannot_be_mapped_leaves_nobody_introduced() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        bench.ask(bench.dom0, T::INTRODUCE, 0, "3\x00666\x001\0"),
+        Err("EINVAL".into())
+    );
+    assert_eq!(bench.ask(bench.dom0, T::IS_DOMAIN_INTRODUCED, 0, "3\0").unwrap(), "F\0");
+}
+
+#[test]
+fn nodes_cannot_be_given_to_a_domain_that_is_not_there() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        bench.ask(bench.dom0, T::SET_PERMS, 0, "/tool\0n1234\0"),
+        Err("ENOENT".into())
+    );
+}
+
+#[test]
+fn a_device_model_may_do_what_its_target_may() {
+    let mut bench = Bench::new();
+    let model = bench.guest(4);
+    bench.guest(3);
+    assert!(bench.ask(model, T::WRITE, 0, "/local/domain/3/x\0").is_err());
+    bench.ask(bench.dom0, T::SET_TARGET, 0, "4\x003\0").unwrap();
+    bench.ask(model, T::WRITE, 0, "/local/domain/3/x\0").unwrap();
+    bench.store.domain_is(3, DomainState::Gone, &mut bench.world);
+    bench.guest(3);
+    assert!(bench.ask(model, T::WRITE, 0, "/local/domain/3/x\0").is_err());
+}
+
+#[test]
+fn a_guest_gets_so_many_watches_and_transactions() {
+    let mut bench = Bench::with(Limits {
+        watches: 2,
+        transactions: 1,
+        ..Limits::default()
+    });
+    let guest = bench.guest(3);
+    bench.ask(guest, T::WATCH, 0, "a\0t\0").unwrap();
+    bench.ask(guest, T::WATCH, 0, "b\0t\0").unwrap();
+    assert_eq!(bench.ask(guest, T::WATCH, 0, "c\0t\0"), Err("E2BIG".into()));
+    bench.ask(guest, T::TRANSACTION_START, 0, "\0").unwrap();
+    assert_eq!(bench.ask(guest, T::TRANSACTION_START, 0, "\0"), Err("ENOSPC".into()));
+    bench.ask(guest, T::RESET_WATCHES, 0, "\0").unwrap();
+    bench.ask(guest, T::TRANSACTION_START, 0, "\0").unwrap();
+    bench.ask(guest, T::WATCH, 0, "c\0t\0").unwrap();
+}
+
+#[test]
+fn a_guest_that_does_not_read_its_answers_is_not_listened_to() {
+    let mut bench = Bench::new();
+    let guest = bench.guest(3);
+    let mut asked = 0;
+    while bench.store.may_ask(guest, Duration::ZERO).is_ok() {
+        bench.send(guest, T::READ, 0, "x\0");
+        asked += 1;
+    }
+    assert_eq!(asked, 20);
+    assert_eq!(bench.store.may_ask(guest, Duration::from_secs(9)), Err(None));
+    bench.next(guest);
+    assert!(bench.store.may_ask(guest, Duration::ZERO).is_ok());
+}
+
+#[test]
+fn long_directories_come_in_parts() {
+    let mut bench = Bench::new();
+    let mut names = vec![];
+    for i in 0..600 {
+        bench
+            .ask(bench.dom0, T::WRITE, 0, &format!("/big/name-{i:04}\0"))
+            .unwrap();
+        names.push(format!("name-{i:04}"));
+    }
+    assert_eq!(bench.ask(bench.dom0, T::DIRECTORY, 0, "/big\0"), Err("E2BIG".into()));
+    let mut list = String::new();
+    while !list.ends_with("\0\0") {
+        let part = bench
+            .ask(bench.dom0, T::DIRECTORY_PART, 0, &format!("/big\0{}\0", list.len()))
+            .unwrap();
+        list.push_str(part.split_once('\0').unwrap().1);
+    }
+    assert_eq!(
+        list.split_terminator('\0')
+            .filter(|name| !name.is_empty())
+            .collect::<Vec<_>>(),
+        names
+    );
+}
+
+#[test]
+fn limits_can_be_seen_and_set() {
+    let mut bench = Bench::new();
+    assert!(
+        bench
+            .ask(bench.dom0, T::CONTROL, 0, "quota\0")
+            .unwrap()
+            .contains("nodes             :     1000")
+    );
+    bench
+        .ask(bench.dom0, T::CONTROL, 0, "quota\0set\0nodes\x0050\0")
+        .unwrap();
+    assert_eq!(bench.store.limits.nodes, 50);
+    assert_eq!(bench.ask(bench.dom0, T::CONTROL, 0, "check\0").unwrap(), "OK\0");
+    assert!(
+        bench
+            .ask(bench.dom0, T::CONTROL, 0, "quota\x000\0")
+            .unwrap()
+            .starts_with("Domain 0:")
+    );
+    assert!(
+        bench
+            .ask(bench.dom0, T::CONTROL, 0, "help\0")
+            .unwrap()
+            .contains("memreport")
+    );
+}
+
+/// A random request, mostly well-formed.
+fn request() -> impl Strategy<Value = (usize, u32, u32, Vec<u8>)> {
+    let name = prop::sample::select(vec![
+        "/",
+        "/local/domain/1",
+        "/local/domain/1/a",
+        "/local/domain/1/a/b",
+        "/local/domain/2/c",
+        "/tool/x",
+        "/vm/v",
+        "a",
+        "a/b/c/d",
+        "b",
+        "data",
+        "@releaseDomain",
+        "@introduceDomain",
+        "@releaseDomain/2",
+        "//",
+        "",
+    ]);
+    let rest = prop::sample::select(vec![
+        "",
+        "\0",
+        "\0v\0",
+        "\0n1\0",
+        "\0n2\0r1\0b3\0",
+        "\0tok\0",
+        "\0tok\x001\0",
+    ]);
+    let odd = prop::sample::select(vec![
+        "T\0",
+        "F\0",
+        "1\x005\x007\0",
+        "2\x005\x007\0",
+        "1\0",
+        "2\0",
+        "1\x002\0",
+        "quota\0",
+        "/\x003\0",
+    ]);
+    let payload = prop_oneof![
+        8 => (name, rest).prop_map(|(name, rest)| format!("{name}{rest}").into_bytes()),
+        3 => odd.prop_map(|odd| odd.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..20),
+    ];
+    (0usize..3, 0u32..24, 0u32..4, payload)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn no_history_breaks_what_is_always_true(history in prop::collection::vec(request(), 1..60)) {
+        let limits = Limits { nodes: 8, watches: 4, transactions: 2, node_size: 200, ..Limits::default() };
+        let mut bench = Bench::with(limits);
+        bench.guest(1);
+        bench.guest(2);
+        for (who, kind, tx, payload) in history {
+            let conn = match who {
+                0 => bench.dom0,
+                domid => match bench.world.attached.get(&(domid as u16)) {
+                    Some(conn) => *conn,
+                    None => continue,
+                },
+            };
+            let header = Header { kind: MessageType(kind), req_id: 1, tx_id: tx, len: payload.len() as u32 };
+            let waiting = bench.store.conns[&conn].outbox.reply_count();
+            bench.store.handle(conn, &Message { header, payload }, &mut bench.world);
+            prop_assert!(bench.store.audit().is_ok(), "{:?}", bench.store.audit());
+            // Whatever was asked, there is an answer, unless it ended the asker itself.
+            if let Some(connection) = bench.store.conns.get(&conn) {
+                prop_assert_eq!(connection.outbox.reply_count(), waiting + 1);
+            }
+            for domid in [1, 2] {
+                let owned = bench.store.tree.owned_by(domid);
+                prop_assert!(who == 0 || owned <= limits.nodes || kind == T::TRANSACTION_END.0 || owned <= 16);
+            }
+        }
+        for domid in [1, 2] {
+            bench.store.domain_is(domid, DomainState::Gone, &mut bench.world);
+            prop_assert!(bench.store.audit().is_ok(), "{:?}", bench.store.audit());
+            prop_assert_eq!(bench.store.tree.owned_by(domid), 0);
+        }
+    }
+}

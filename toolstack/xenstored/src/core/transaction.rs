@@ -1,0 +1,205 @@
+//! Transactions: a snapshot to work on, and a list of what it depends on.
+//!
+//! Reads and writes happen on the snapshot. At the end, everything that was looked at must be as old in the
+//! live tree as it was in the snapshot; then the changes are done again on the live tree, in order. Two
+//! transactions that add different children to one directory do not conflict, unless one listed it.
+
+use super::limits::{Limits, exceeds};
+use super::tree::{Actor, Aspect, Change, Node, Op, Tree};
+use ferroxen_xenstore_wire::{ErrorCode, path};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Bytes that the changes of one unprivileged transaction may take.
+const LOG_BYTES: usize = 256 * 1024;
+
+/// An open transaction.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    base: Tree,
+    view: Tree,
+    log: Vec<Op>,
+    log_bytes: usize,
+    depends: BTreeSet<(Arc<str>, Aspect)>,
+}
+
+impl Transaction {
+    /// Starts from the tree as it is now.
+    pub fn new(tree: &Tree) -> Transaction {
+        Transaction {
+            base: tree.clone(),
+            view: tree.clone(),
+            log: vec![],
+            log_bytes: 0,
+            depends: BTreeSet::new(),
+        }
+    }
+
+    /// Reads a node, remembering that it was looked at.
+    pub fn read(&mut self, path: &str, aspect: Aspect, who: Actor, limits: &Limits) -> Result<Arc<Node>, ErrorCode> {
+        self.depend(path, Aspect::Itself);
+        self.depend(path, aspect);
+        self.check_size(who, limits)?;
+        self.view.read(path, who).cloned()
+    }
+
+    /// Changes a node in the snapshot, remembering what that depended on.
+    pub fn apply(&mut self, op: Op, who: Actor, limits: &Limits, clock: u64) -> Result<(), ErrorCode> {
+        self.depend_for(&op);
+        self.log_bytes += op.size();
+        self.check_size(who, limits)?;
+        self.view.apply(&op, who, limits, clock)?;
+        self.log.push(op);
+        Ok(())
+    }
+
+    /// Does the changes on the live tree, or says `EAGAIN` and leaves it alone.
+    pub fn commit(self, live: &mut Tree, who: Actor, limits: &Limits, clock: u64) -> Result<Vec<Change>, ErrorCode> {
+        let is_current = |(path, aspect): &(Arc<str>, Aspect)| live.age(path, *aspect) == self.base.age(path, *aspect);
+        if !self.depends.iter().all(is_current) {
+            return Err(ErrorCode::EAGAIN);
+        }
+        let mut tree = live.clone();
+        let mut changes = vec![];
+        for op in &self.log {
+            changes.extend(tree.apply(op, who, limits, clock)?);
+        }
+        *live = tree;
+        Ok(changes)
+    }
+
+    fn depend_for(&mut self, op: &Op) {
+        let path = op.path().clone();
+        match self.view.first_missing(&path) {
+            // Making something depends on what is missing, and on the permissions that it inherits.
+            Some((missing, parent)) => {
+                self.depend(missing, Aspect::Itself);
+                self.depend(parent, Aspect::Itself);
+            }
+            None if matches!(op, Op::Remove(_)) => {
+                self.depend(&path, Aspect::Below);
+                if let Some(parent) = path::parent(&path) {
+                    self.depend(parent, Aspect::Itself);
+                }
+            }
+            None => self.depend(&path, Aspect::Itself),
+        }
+    }
+
+    fn depend(&mut self, path: &str, aspect: Aspect) {
+        self.depends.insert((path.into(), aspect));
+    }
+
+    fn check_size(&self, who: Actor, limits: &Limits) -> Result<(), ErrorCode> {
+        let is_too_big = exceeds(self.depends.len(), limits.transaction_nodes)
+            || exceeds(self.log.len(), limits.transaction_nodes)
+            || self.log_bytes > LOG_BYTES;
+        if is_too_big && !who.is_privileged() {
+            Err(ErrorCode::ENOSPC)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOM0: Actor = Actor::PRIVILEGED;
+
+    fn op(path: &str, value: &str) -> Op {
+        Op::Write(path.into(), value.as_bytes().into())
+    }
+
+    fn live_with(paths: &[&str]) -> Tree {
+        let mut tree = Tree::new();
+        for path in paths {
+            tree.apply(&op(path, "old"), DOM0, &Limits::default(), 1).unwrap();
+        }
+        tree
+    }
+
+    fn apply(tree: &mut Tree, operation: Op, clock: u64) {
+        tree.apply(&operation, DOM0, &Limits::default(), clock).unwrap();
+    }
+
+    fn commit(transaction: Transaction, live: &mut Tree) -> Result<usize, ErrorCode> {
+        transaction
+            .commit(live, DOM0, &Limits::default(), 99)
+            .map(|changes| changes.len())
+    }
+
+    #[test]
+    fn changes_show_only_after_the_commit() {
+        let mut live = live_with(&["/a"]);
+        let mut tx = Transaction::new(&live);
+        tx.apply(op("/a", "new"), DOM0, &Limits::default(), 2).unwrap();
+        assert_eq!(
+            &*tx.read("/a", Aspect::Itself, DOM0, &Limits::default()).unwrap().value,
+            b"new"
+        );
+        assert_eq!(&*live.get("/a").unwrap().value, b"old");
+        assert_eq!(commit(tx, &mut live), Ok(1));
+        assert_eq!(&*live.get("/a").unwrap().value, b"new");
+    }
+
+    #[test]
+    fn what_was_read_must_not_have_changed() {
+        let mut live = live_with(&["/a", "/b"]);
+        let mut tx = Transaction::new(&live);
+        tx.read("/a", Aspect::Itself, DOM0, &Limits::default()).unwrap();
+        tx.apply(op("/b", "new"), DOM0, &Limits::default(), 2).unwrap();
+        apply(&mut live, op("/a", "meanwhile"), 3);
+        assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
+        assert_eq!(&*live.get("/b").unwrap().value, b"old");
+    }
+
+    #[test]
+    fn what_was_not_there_must_still_not_be() {
+        let mut live = live_with(&["/a"]);
+        let mut tx = Transaction::new(&live);
+        assert!(tx.read("/a/lock", Aspect::Itself, DOM0, &Limits::default()).is_err());
+        apply(&mut live, op("/a/lock", ""), 3);
+        assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
+    }
+
+    #[test]
+    fn neighbours_do_not_conflict_unless_one_listed_the_directory() {
+        let mut live = live_with(&["/dir"]);
+        let (mut first, mut second, mut lister) = (
+            Transaction::new(&live),
+            Transaction::new(&live),
+            Transaction::new(&live),
+        );
+        lister.read("/dir", Aspect::Children, DOM0, &Limits::default()).unwrap();
+        for (tx, path) in [(&mut first, "/dir/1"), (&mut second, "/dir/2"), (&mut lister, "/dir/3")] {
+            tx.apply(op(path, ""), DOM0, &Limits::default(), 2).unwrap();
+        }
+        assert_eq!(commit(first, &mut live), Ok(1));
+        assert_eq!(commit(second, &mut live), Ok(1));
+        assert_eq!(commit(lister, &mut live), Err(ErrorCode::EAGAIN));
+    }
+
+    #[test]
+    fn removing_a_directory_conflicts_with_any_change_below_it() {
+        let mut live = live_with(&["/dir/a/b", "/other"]);
+        let mut tx = Transaction::new(&live);
+        tx.apply(Op::Remove("/dir".into()), DOM0, &Limits::default(), 2)
+            .unwrap();
+        let quiet = tx.clone();
+        apply(&mut live, op("/other", "x"), 3);
+        assert_eq!(commit(quiet, &mut live.clone()), Ok(1));
+        apply(&mut live, op("/dir/a/b", "x"), 4);
+        assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
+    }
+
+    #[test]
+    fn a_new_node_conflicts_with_a_change_of_what_it_inherits() {
+        let mut live = live_with(&["/dir"]);
+        let mut tx = Transaction::new(&live);
+        tx.apply(op("/dir/a/b", ""), DOM0, &Limits::default(), 2).unwrap();
+        apply(&mut live, op("/dir/a", ""), 3);
+        assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
+    }
+}
