@@ -102,7 +102,7 @@ impl Table {
         let first = (0..total).find_map(|step| {
             let at = (start + step) % total;
             let vector = FIRST + (at % CLASSES) * 16 + at / CLASSES;
-            (vector % align == 0 && self.is_free(vector, align)).then(|| {
+            (vector.is_multiple_of(align) && self.is_free(vector, align)).then(|| {
                 self.next = (at + 1) % total;
                 vector
             })
