@@ -15,7 +15,8 @@ pub mod arithmetic;
 pub mod calendar;
 pub mod interrupts;
 pub mod ports;
-mod timescale;
+mod ranges;
+pub mod timescale;
 pub mod uart;
 
 #[cfg(target_os = "none")]

@@ -238,3 +238,58 @@ pub(super) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
     }
     failed == 0
 }
+
+/// This CPU's APIC id, as CPUID tells it.
+pub(super) fn initial_apic_id() -> u32 {
+    let [max, ..] = cpuid(0, 0);
+    if max >= 0xb {
+        let [_, threads, _, id] = cpuid(0xb, 0);
+        if threads != 0 {
+            return id;
+        }
+    }
+    cpuid(1, 0)[1] >> 24
+}
+
+const EFER: u32 = 0xc000_0080;
+const PAT: u32 = 0x277;
+/// Entries of the page attribute table as PV guests know them: WB WT UC- UC WC WP UC UC.
+const PAT_ENTRIES: u64 = 0x0000_0501_0007_0406;
+
+/// Sets this CPU's control registers the way the hypervisor wants them.
+pub(super) fn init_this() {
+    let features = features();
+    let syscall = 1;
+    let no_execute = if features.nx { 1 << 11 } else { 0 };
+    let efer = read_host_msr(EFER).unwrap_or(0) | syscall | no_execute;
+    // CR0: protection, monitor coprocessor, extension type, numeric error, write protect, alignment mask, paging.
+    let cr0: u64 = 0x8005_0033 & !(1 << 3);
+    let mut cr4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
+    let wanted = [
+        (features.pge, 7),
+        (features.umip, 11),
+        (features.fsgsbase, 16),
+        (features.xsave, 18),
+        (features.smep, 20),
+    ];
+    for (available, bit) in wanted {
+        if available {
+            cr4 |= 1 << bit;
+        }
+    }
+    // SAFETY: long mode and paging stay on; each bit is only set where the processor knows it; the code runs at
+    // supervisor addresses, so SMEP does not touch it.
+    unsafe {
+        try_write_msr(EFER, efer);
+        asm!("mov cr0, {}", in(reg) cr0, options(nostack, preserves_flags));
+        asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags));
+        if features.pat {
+            try_write_msr(PAT, PAT_ENTRIES);
+        }
+        if features.xsave {
+            let states = features.xcr0;
+            asm!("xsetbv", in("ecx") 0, in("eax") states as u32, in("edx") (states >> 32) as u32,
+                options(nostack, preserves_flags));
+        }
+    }
+}

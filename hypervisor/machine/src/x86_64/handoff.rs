@@ -1,9 +1,13 @@
 //! What boot hands to the kernel: the loader's words, and memory that nobody uses yet.
 
-use super::memory::RamRange;
+use super::layout::DIRECT_MAP;
+use super::memory::{self, RamRange};
+use super::paging;
+use crate::ranges::Ranges;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::marker::PhantomData;
-use ferroxen_words::{Maddr, Mfn};
+use core::slice;
+use ferroxen_words::{Maddr, Mfn, PAGE_SIZE};
 use zerocopy::FromZeros;
 
 /// Everything that the kernel learns at its start.
@@ -35,77 +39,144 @@ pub struct MemoryRange {
 
 /// Memory that is not shared out yet.
 pub struct Boot {
-    _private: (),
+    free: Box<Ranges>,
+    taken: Vec<(&'static str, u64)>,
 }
 
 impl Boot {
+    /// All of `free` is in the direct map and nobody's; only boot makes it.
+    pub(super) fn new(free: Ranges) -> Boot {
+        Boot { free: Box::new(free), taken: Vec::new() }
+    }
+
     /// Takes zeroed memory for the hypervisor's own use, for ever.
     ///
-    /// `None` if no free range is large enough. `name` is for the boot log.
-    pub fn take_slice<T: FromZeros>(&mut self, count: usize, name: &str) -> Option<&'static mut [T]> {
-        let _ = (count, name, PhantomData::<T>);
-        todo!()
+    /// `None` if no free range is large enough. `name` is for [`Boot::taken`].
+    pub fn take_slice<T: FromZeros>(&mut self, count: usize, name: &'static str) -> Option<&'static mut [T]> {
+        let bytes = count.checked_mul(size_of::<T>())?.checked_next_multiple_of(PAGE_SIZE)?;
+        let align = align_of::<T>().max(PAGE_SIZE);
+        let at = self.free.take(bytes as u64, align as u64, u64::MAX)?;
+        self.taken.push((name, bytes as u64));
+        let start = (DIRECT_MAP + at) as *mut T;
+        // SAFETY: taken out of free memory for ever, so nothing else refers to it; in the direct map, aligned,
+        // large enough; zeroes are a valid `T`.
+        unsafe {
+            start.cast::<u8>().write_bytes(0, bytes);
+            Some(slice::from_raw_parts_mut(start, count))
+        }
     }
 
     /// Takes contiguous memory that can be given back: to unpack a kernel into, say.
     pub fn take_scratch(&mut self, bytes: usize) -> Option<Module> {
-        let _ = bytes;
-        todo!()
+        let whole = bytes.checked_next_multiple_of(PAGE_SIZE)? as u64;
+        let start = self.free.take(whole, PAGE_SIZE as u64, u64::MAX)?;
+        // SAFETY: taken out of free memory, in the direct map.
+        unsafe { ((DIRECT_MAP + start) as *mut u8).write_bytes(0, whole as usize) };
+        Some(Module::new(start, start + bytes as u64, Vec::new()))
+    }
+
+    /// What has been taken for ever: names and bytes, for the boot log.
+    pub fn taken(&self) -> &[(&'static str, u64)] {
+        &self.taken
     }
 
     /// One past the highest frame of RAM: how many entries a frame table needs.
     pub fn max_mfn(&self) -> u64 {
-        super::memory::max_mfn()
+        memory::max_mfn()
     }
 
     /// The RAM that is left, in order of address.
     pub fn ram(&self) -> Vec<RamRange> {
-        todo!()
+        let range = |&(start, end): &(u64, u64)| RamRange {
+            first: Maddr::new(start).mfn(),
+            count: (end - start) / PAGE_SIZE as u64,
+        };
+        self.free.as_slice().iter().map(range).collect()
     }
 
     /// Ends the sharing-out: the frames that are left can be named as pages from now on.
     pub fn finish(self) -> Vec<RamRange> {
-        todo!()
+        let ram = self.ram();
+        for &range in &ram {
+            // SAFETY: free RAM, in the direct map, which nothing of the hypervisor's was put into.
+            unsafe { memory::make_nameable(range) };
+        }
+        ram
     }
 }
 
 /// Memory that a loader filled, or scratch; its frames can be named as pages once it is released.
 pub struct Module {
-    first: Mfn,
+    start: u64,
     bytes: usize,
     /// The words that the loader gave with it (without a final NUL).
     pub command_line: Vec<u8>,
 }
 
 impl Module {
+    /// `start` to `end` is RAM in the direct map that is nobody else's; only boot makes it.
+    pub(super) fn new(start: u64, end: u64, command_line: Vec<u8>) -> Module {
+        Module { start, bytes: (end - start) as usize, command_line }
+    }
+
     /// Where it lies.
-    pub fn start(&self) -> Mfn {
-        self.first
+    pub fn start(&self) -> Maddr {
+        Maddr::new(self.start)
     }
 
     /// Its contents.
     pub fn bytes(&self) -> &[u8] {
-        let _ = self.bytes;
-        todo!()
+        // SAFETY: in the direct map, and this value's alone until it is released, which consumes it.
+        unsafe { slice::from_raw_parts((DIRECT_MAP + self.start) as *const u8, self.bytes) }
     }
 
     /// Its contents, to be changed.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        todo!()
+        // SAFETY: as in `bytes`.
+        unsafe { slice::from_raw_parts_mut((DIRECT_MAP + self.start) as *mut u8, self.bytes) }
     }
 
-    /// Gives its frames (whole ones; the last may hold fewer bytes) up for use as pages.
+    /// Gives its frames up for use as pages, with their contents.
     ///
-    /// Their contents stay as they are.
+    /// These are all frames that it touches: a loader puts each module on pages of its own.
     pub fn release(self) -> RamRange {
-        todo!()
+        let page = PAGE_SIZE as u64;
+        let first = self.start / page;
+        let end = (self.start + self.bytes as u64).div_ceil(page);
+        let range = RamRange { first: Mfn::new(first), count: end - first };
+        // SAFETY: these frames were kept out of free memory for this module, which ends here.
+        unsafe { memory::make_nameable(range) };
+        range
     }
 }
 
-/// Copies what firmware left in memory (ACPI tables, say): outside of the hypervisor's own memory.
+/// Copies what firmware left in memory (ACPI tables, say).
 ///
-/// `false`, with nothing copied, if any byte of it is the hypervisor's or out of reach.
+/// `false` if any byte of it is RAM that firmware gave up, or lies out of reach; `into` may then be part filled.
 pub fn read_firmware(from: Maddr, into: &mut [u8]) -> bool {
-    let _ = (from, into);
-    todo!()
+    let mut done = 0;
+    while done < into.len() {
+        let Some(at) = from.checked_add(done as u64) else { return false };
+        let some = (PAGE_SIZE - at.offset()).min(into.len() - done);
+        let target = &mut into[done..done + some];
+        let seen = paging::with_firmware_page(at.mfn(), |page| {
+            // SAFETY: a whole page of memory that is firmware's; the bytes lie within it.
+            unsafe { memory::copy_bytes(target.as_mut_ptr(), page.add(at.offset()), some) };
+        });
+        if !seen {
+            return false;
+        }
+        done += some;
+    }
+    true
+}
+
+/// Copies bytes of the loader's.
+pub(super) fn copy_physical(at: u64, len: usize) -> Vec<u8> {
+    let mut copy = Vec::new();
+    copy.resize(len, 0);
+    // SAFETY: the loader's words lie in RAM below 4 GiB, which is in the direct map, and were kept out of free
+    // memory so far.
+    unsafe { memory::copy_bytes(copy.as_mut_ptr(), (DIRECT_MAP + at) as *const u8, len) };
+    copy
 }

@@ -4,10 +4,11 @@
 //! named is one bit per frame, set when boot hands the remaining memory over. Accesses are atomic or
 //! byte-wise volatile, since a guest may write at the same time; nobody gets a reference into a page.
 
-use super::layout::{DIRECT_MAP, DIRECT_MAP_BYTES};
+use super::layout::DIRECT_MAP;
+use crate::ranges::Ranges;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use ferroxen_words::{Maddr, Mfn, PAGE_SIZE};
+use ferroxen_words::{Mfn, PAGE_SIZE};
 
 /// A run of frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -274,8 +275,16 @@ pub(super) unsafe fn copy_bytes(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
-/// Whether a machine address can be reached through the direct map once boot is done.
-#[inline]
-pub(super) fn is_direct_mapped(maddr: Maddr) -> bool {
-    maddr.raw() < DIRECT_MAP_BYTES && maddr.mfn().raw() < max_mfn()
+static RAM: spin::Once<Ranges> = spin::Once::new();
+
+/// Keeps the list of what is RAM at all.
+pub(super) fn remember_ram(ram: Ranges) {
+    RAM.call_once(|| ram);
+}
+
+/// Whether a frame is RAM, the hypervisor's own included.
+pub fn is_ram(mfn: Mfn) -> bool {
+    let Some(ram) = RAM.get() else { return true };
+    let at = mfn.maddr().raw();
+    ram.as_slice().iter().any(|&(start, end)| start <= at && at < end)
 }

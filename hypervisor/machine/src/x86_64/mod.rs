@@ -5,7 +5,9 @@ mod fixups;
 mod gdt;
 mod idt;
 mod layout;
+mod multiboot;
 mod percpu;
+mod traps;
 
 pub mod cpu;
 pub mod debugregs;

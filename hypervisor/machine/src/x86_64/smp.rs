@@ -1,6 +1,9 @@
 //! Other CPUs: bringing them up, and asking them for things.
 
-use super::MAX_CPUS;
+use super::{MAX_CPUS, apic, cpu, paging, percpu};
+use crate::interrupts::vectors;
+use core::mem;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use ferroxen_words::CpuId;
 
 pub use crate::interrupts::ApicId;
@@ -84,33 +87,113 @@ pub enum Request {
 /// How many functions can be registered.
 pub const CALL_SLOTS: u8 = 16;
 
+const FLUSH: u32 = 1 << 0;
+const FLUSH_GLOBAL: u32 = 1 << 1;
+const FIRST_CALL: u32 = 8;
+
+/// What others ask of one CPU. `wanted` counts requests made; `done` is how many of them are served.
+#[repr(align(64))]
+struct Mailbox {
+    bits: AtomicU32,
+    wanted: AtomicU64,
+    done: AtomicU64,
+}
+
+static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
+    Mailbox { bits: AtomicU32::new(0), wanted: AtomicU64::new(0), done: AtomicU64::new(0) }
+}; MAX_CPUS];
+
+static CALLS: [AtomicUsize; CALL_SLOTS as usize] = [const { AtomicUsize::new(0) }; CALL_SLOTS as usize];
+
+static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(u32::MAX) }; MAX_CPUS];
+
 /// Registers a function for [`Request::CallSlot`].
 ///
 /// # Panics
 /// If there is no such slot.
 pub fn register_call(slot: u8, function: fn()) {
-    let _ = (slot, function);
-    todo!()
+    CALLS[slot as usize].store(function as usize, Ordering::Release);
 }
 
 /// Asks CPUs for something, and waits until all have done it; serves others meanwhile.
 ///
-/// This CPU, if in the set, does it too.
+/// This CPU, if in the set, does it too. CPUs that do not run are left out.
 pub fn request(targets: CpuSet, what: Request) {
-    let _ = (targets, what);
-    todo!()
+    let this = cpu::cpu_id();
+    let online = cpu::cpus_online();
+    let bits = match what {
+        Request::FlushTlb => FLUSH,
+        Request::FlushTlbGlobal => FLUSH_GLOBAL,
+        Request::CallSlot(slot) => {
+            assert!(slot < CALL_SLOTS, "no such call slot");
+            1 << (FIRST_CALL + u32::from(slot))
+        }
+    };
+    let others = || targets.iter().filter(|&target| target != this && target.0 < online);
+    let mut tickets = [0u64; MAX_CPUS];
+    for target in others() {
+        let mailbox = &MAILBOXES[target.0 as usize];
+        mailbox.bits.fetch_or(bits, Ordering::SeqCst);
+        tickets[target.0 as usize] = mailbox.wanted.fetch_add(1, Ordering::SeqCst) + 1;
+        send(target, vectors::REQUEST);
+    }
+    if targets.contains(this) {
+        serve(bits);
+    }
+    for target in others() {
+        let mailbox = &MAILBOXES[target.0 as usize];
+        while mailbox.done.load(Ordering::Acquire) < tickets[target.0 as usize] {
+            service_requests();
+            cpu::relax();
+        }
+    }
 }
 
 /// Makes a CPU leave its guest (or its idling) for the kernel, soon. Does not wait.
 pub fn poke(cpu: CpuId) {
-    let _ = cpu;
-    todo!()
+    send(cpu, vectors::POKE);
+}
+
+fn send(target: CpuId, vector: crate::interrupts::Vector) {
+    if let Some(id) = apic_id_of(target) {
+        apic::send(ApicId(id), vector);
+    }
 }
 
 /// Does what other CPUs have asked this one for. To be called in every loop that waits for another CPU.
 #[inline]
 pub fn service_requests() {
-    todo!()
+    let mailbox = &MAILBOXES[percpu::cpu_number()];
+    if mailbox.wanted.load(Ordering::Relaxed) != mailbox.done.load(Ordering::Relaxed) {
+        service(mailbox);
+    }
+}
+
+#[cold]
+fn service(mailbox: &Mailbox) {
+    // A request's bits are set before it is counted: what is counted here is in the bits.
+    let wanted = mailbox.wanted.load(Ordering::SeqCst);
+    let bits = mailbox.bits.swap(0, Ordering::SeqCst);
+    serve(bits);
+    mailbox.done.fetch_max(wanted, Ordering::Release);
+}
+
+fn serve(bits: u32) {
+    if bits & FLUSH_GLOBAL != 0 {
+        paging::flush_local_global();
+    } else if bits & FLUSH != 0 {
+        paging::flush_local();
+    }
+    for slot in 0..CALL_SLOTS {
+        if bits >> (FIRST_CALL + u32::from(slot)) & 1 != 0 {
+            let function = CALLS[slot as usize].load(Ordering::Acquire);
+            if function != 0 {
+                // SAFETY: only `register_call` writes here, and it writes a `fn()`.
+                let function = unsafe { mem::transmute::<usize, fn()>(function) };
+                function();
+            }
+        }
+    }
 }
 
 /// Brings further CPUs up, one after the other; each calls `kernel::secondary`.
@@ -118,11 +201,30 @@ pub fn service_requests() {
 /// Answers how many came up. They are numbered in this order, from 1; one that does not answer is skipped.
 pub fn start_secondaries(apic_ids: &[ApicId]) -> u32 {
     let _ = apic_ids;
-    todo!()
+    0
 }
 
 /// The APIC id of a CPU that runs.
 pub fn apic_id_of(cpu: CpuId) -> Option<u32> {
-    let _ = cpu;
-    todo!()
+    let id = APIC_IDS.get(cpu.0 as usize)?.load(Ordering::Relaxed);
+    (id != u32::MAX).then_some(id)
+}
+
+/// Notes this CPU's APIC id.
+pub(super) fn note_apic_id(cpu: usize, id: u32) {
+    APIC_IDS[cpu].store(id, Ordering::Relaxed);
+}
+
+/// Stops all other CPUs where they are, by NMI; they find out from the report that is under way.
+pub(super) fn stop_others() {
+    if !apic::is_set_up() {
+        return;
+    }
+    let this = percpu::cpu_number();
+    for (number, id) in APIC_IDS.iter().enumerate() {
+        let id = id.load(Ordering::Relaxed);
+        if number != this && id != u32::MAX {
+            apic::send_nmi(ApicId(id));
+        }
+    }
 }
