@@ -1,0 +1,173 @@
+//! What each physical CPU keeps for itself: which vcpu it runs, and what it owes before the next return.
+
+use crate::domain::VcpuRef;
+use crate::guest::GuestPtr;
+use core::cell::{Cell, RefCell};
+use core::sync::atomic::{AtomicU64, Ordering};
+use ferroxen_abi::errno::Errno;
+use ferroxen_machine::smp::CpuSet;
+use ferroxen_machine::{MAX_CPUS, PerCpu};
+use ferroxen_words::CpuId;
+
+/// Things to do before this CPU returns to a guest.
+pub mod work {
+    /// Pick the next vcpu.
+    pub const RESCHEDULE: u32 = 1 << 0;
+    /// Run expired timers.
+    pub const TIMERS: u32 = 1 << 1;
+    /// Reload the guest root: the running vcpu's tables changed under it.
+    pub const RELOAD_ROOT: u32 = 1 << 2;
+    /// The running vcpu (or its domain) was told to stop or die.
+    pub const STOP_CURRENT: u32 = 1 << 3;
+}
+
+/// One CPU's own state.
+#[derive(Default)]
+pub struct CpuLocal {
+    /// The vcpu whose registers are in the CPU; `None` while idle.
+    pub current: RefCell<Option<VcpuRef>>,
+    /// Bits of [`work`].
+    pub work: Cell<u32>,
+    /// TSC at the last entry from a guest, the start of the time budget.
+    pub entered_at: Cell<u64>,
+    /// Set by a multicall while it runs its entries.
+    pub in_multicall: Cell<bool>,
+}
+
+static LOCAL: PerCpu<CpuLocal> = PerCpu::new();
+
+/// Prepares this CPU's slot; called once on each CPU before anything else here.
+pub fn init_this() {
+    LOCAL.init(CpuLocal::default());
+}
+
+/// This CPU's state.
+#[inline]
+pub fn local() -> &'static CpuLocal {
+    LOCAL.get()
+}
+
+/// Asks this CPU to do `what` (bits of [`work`]) before it returns to a guest.
+#[inline]
+pub fn request(what: u32) {
+    let local = local();
+    local.work.set(local.work.get() | what);
+}
+
+/// The running vcpu. Only for use below an entry from a guest.
+#[inline]
+pub fn current() -> Option<VcpuRef> {
+    local().current.borrow().clone()
+}
+
+/// A set of CPUs that several CPUs may change.
+pub struct AtomicCpuSet {
+    words: [AtomicU64; MAX_CPUS / 64],
+}
+
+impl AtomicCpuSet {
+    /// No CPU.
+    #[expect(clippy::new_without_default, reason = "used in constants")]
+    pub const fn new() -> Self {
+        AtomicCpuSet { words: [const { AtomicU64::new(0) }; MAX_CPUS / 64] }
+    }
+
+    /// Adds one.
+    #[inline]
+    pub fn insert(&self, cpu: CpuId) {
+        if let Some(word) = self.words.get(cpu.0 as usize / 64) {
+            let bit = 1 << (cpu.0 % 64);
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Takes one out.
+    #[inline]
+    pub fn remove(&self, cpu: CpuId) {
+        if let Some(word) = self.words.get(cpu.0 as usize / 64) {
+            word.fetch_and(!(1 << (cpu.0 % 64)), Ordering::AcqRel);
+        }
+    }
+
+    /// Whether it is in.
+    #[inline]
+    pub fn contains(&self, cpu: CpuId) -> bool {
+        self.words.get(cpu.0 as usize / 64).is_some_and(|word| word.load(Ordering::Acquire) >> (cpu.0 % 64) & 1 != 0)
+    }
+
+    /// What is in just now.
+    pub fn snapshot(&self) -> CpuSet {
+        let mut set = CpuSet::EMPTY;
+        for cpu in (0..ferroxen_machine::cpu::cpus_online()).map(CpuId) {
+            if self.contains(cpu) {
+                set.insert(cpu);
+            }
+        }
+        set
+    }
+}
+
+/// A bitmap of the control interface, on our side: as many bits as there can be CPUs.
+#[derive(Clone, Copy, Default)]
+pub struct CpuBitmap {
+    bytes: [u8; MAX_CPUS / 8],
+}
+
+impl CpuBitmap {
+    /// Copies a caller's bitmap; bits beyond our CPUs are dropped.
+    pub fn read(from: &ferroxen_abi::domctl::XenctlBitmap) -> Result<CpuBitmap, Errno> {
+        let mut bitmap = CpuBitmap::default();
+        let bytes = (from.nr_bits as usize).div_ceil(8).min(bitmap.bytes.len());
+        GuestPtr::<u8>::new(from.bitmap).read_slice(&mut bitmap.bytes[..bytes])?;
+        if (from.nr_bits as usize) < MAX_CPUS && !from.nr_bits.is_multiple_of(8) {
+            bitmap.bytes[from.nr_bits as usize / 8] &= (1 << (from.nr_bits % 8)) - 1;
+        }
+        Ok(bitmap)
+    }
+
+    /// Copies to a caller's bitmap, as many bits as it has; the rest of its last byte is cleared.
+    pub fn write(&self, to: &ferroxen_abi::domctl::XenctlBitmap) -> Result<(), Errno> {
+        let bytes = (to.nr_bits as usize).div_ceil(8);
+        let ours = bytes.min(self.bytes.len());
+        let at = GuestPtr::<u8>::new(to.bitmap);
+        at.write_slice(&self.bytes[..ours])?;
+        for index in ours..bytes.min(8192) {
+            at.write_element(index as u64, &0)?;
+        }
+        Ok(())
+    }
+
+    /// A set of CPUs as a bitmap.
+    pub fn of(set: &CpuSet) -> CpuBitmap {
+        set.iter().fold(CpuBitmap::default(), |mut bitmap, cpu| {
+            bitmap.bytes[cpu.0 as usize / 8] |= 1 << (cpu.0 % 8);
+            bitmap
+        })
+    }
+
+    /// Just bit 0 .. 7 of number `bit`.
+    pub fn single(bit: usize) -> CpuBitmap {
+        let mut bitmap = CpuBitmap::default();
+        if let Some(byte) = bitmap.bytes.get_mut(bit / 8) {
+            *byte = 1 << (bit % 8);
+        }
+        bitmap
+    }
+
+    /// Whether a bit is set.
+    pub fn contains(&self, bit: usize) -> bool {
+        self.bytes.get(bit / 8).is_some_and(|byte| byte >> (bit % 8) & 1 != 0)
+    }
+
+    /// The CPUs that run among those named.
+    pub fn cpus(&self) -> CpuSet {
+        (0..ferroxen_machine::cpu::cpus_online())
+            .filter(|&cpu| self.contains(cpu as usize))
+            .fold(CpuSet::EMPTY, |mut set, cpu| {
+                set.insert(CpuId(cpu));
+                set
+            })
+    }
+}

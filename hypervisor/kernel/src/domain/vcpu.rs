@@ -1,0 +1,321 @@
+//! Virtual CPUs.
+
+use super::Domain;
+use crate::lock::{Lock, Rank};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use ferroxen_abi::errno::Errno;
+use ferroxen_abi::x86::TrapInfo;
+use ferroxen_abi::xen::vcpu_info;
+use ferroxen_machine::GuestFrame;
+use ferroxen_machine::fpu::FpuState;
+use ferroxen_machine::memory::Page;
+use ferroxen_machine::paging::RootTable;
+use ferroxen_machine::segments::Selectors;
+use ferroxen_words::{Mfn, VcpuId};
+
+/// One virtual CPU.
+pub struct Vcpu {
+    /// Its number within the domain.
+    pub id: VcpuId,
+    /// Registers and tables; the live registers while it runs are the CPU's.
+    pub pv: Lock<PvState>,
+    /// Scheduling.
+    pub sched: crate::sched::VcpuSched,
+    /// Clocks and timers.
+    pub time: crate::time::VcpuTime,
+    /// Where the guest and we meet (`vcpu_info`).
+    info: Lock<Option<InfoArea>>,
+    /// Set by `VCPUOP_up` or at creation, cleared by `VCPUOP_down`.
+    online: AtomicBool,
+    /// Has a context (`setvcpucontext`, `VCPUOP_initialise`).
+    initialised: AtomicBool,
+    pause_count: AtomicU32,
+    /// A non-maskable interrupt waits to be delivered.
+    nmi: AtomicBool,
+}
+
+/// Where a vcpu's `vcpu_info` lies.
+#[derive(Clone, Copy)]
+pub struct InfoArea {
+    /// A page that the domain holds a reference to.
+    pub page: Page,
+    /// Byte offset; the 64 bytes do not cross the page.
+    pub offset: usize,
+}
+
+impl InfoArea {
+    /// Whether an upcall waits and may be made.
+    #[inline]
+    pub fn wants_upcall(&self) -> bool {
+        let flags = self.page.load_u16_at(self.offset);
+        flags & 0xff != 0 && flags & 0xff00 == 0
+    }
+
+    /// Whether any upcall waits, masked or not.
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.page.load_u8_at(self.offset + vcpu_info::UPCALL_PENDING) != 0
+    }
+
+    /// `evtchn_upcall_mask`.
+    #[inline]
+    pub fn is_masked(&self) -> bool {
+        self.page.load_u8_at(self.offset + vcpu_info::UPCALL_MASK) != 0
+    }
+
+    /// Sets `evtchn_upcall_mask`.
+    #[inline]
+    pub fn set_masked(&self, masked: bool) {
+        self.page.store_u8_at(self.offset + vcpu_info::UPCALL_MASK, u8::from(masked));
+    }
+
+    /// Sets `arch.cr2`.
+    #[inline]
+    pub fn set_cr2(&self, cr2: u64) {
+        self.page.store_u64_at(self.offset + vcpu_info::CR2, cr2);
+    }
+}
+
+/// A handler that the guest registered (`callback_op`).
+#[derive(Clone, Copy, Default)]
+pub struct Callback {
+    /// Code selector (only compat callbacks choose one).
+    pub cs: u16,
+    /// Entry point; 0: none.
+    pub address: u64,
+    /// Whether events are masked on entry.
+    pub masks_events: bool,
+}
+
+/// Everything that makes a PV vcpu what it is.
+pub struct PvState {
+    /// Registers while it does not run.
+    pub frame: GuestFrame,
+    /// Data selectors while it does not run.
+    pub selectors: Selectors,
+    /// FS base while it does not run.
+    pub fs_base: u64,
+    /// Base of GS in the guest kernel; stale while it runs in kernel mode.
+    pub gs_base_kernel: u64,
+    /// Base of GS in the guest's user mode; stale while it runs in user mode.
+    pub gs_base_user: u64,
+    /// Whether it is in its kernel (`TF_kernel_mode`).
+    pub in_kernel: bool,
+    /// Virtual IDT.
+    pub traps: Box<[TrapInfo; 256]>,
+    /// Event upcall.
+    pub event: Callback,
+    /// Bad return to user mode.
+    pub failsafe: Callback,
+    /// `syscall` from 64-bit user mode.
+    pub syscall: Callback,
+    /// `syscall` from 32-bit user mode.
+    pub syscall32: Callback,
+    /// `sysenter`.
+    pub sysenter: Callback,
+    /// Non-maskable interrupt.
+    pub nmi: Callback,
+    /// Stack for entries from user mode.
+    pub kernel_sp: u64,
+    /// Its selector.
+    pub kernel_ss: u64,
+    /// CR0 as the guest sees it: only TS can change.
+    pub ts: bool,
+    /// CR4 as the guest asked for it.
+    pub cr4: u64,
+    /// Debug registers.
+    pub debug: [u64; 8],
+    /// I/O privilege level that the guest asked for (0-3).
+    pub iopl: u8,
+    /// I/O bitmap: address in the guest and number of ports.
+    pub io_bitmap: (u64, u32),
+    /// Root of the guest kernel's tables.
+    pub kernel_root: Option<RootTable>,
+    /// Root of the guest user's tables.
+    pub user_root: Option<RootTable>,
+    /// GDT frames.
+    pub gdt: [Mfn; 14],
+    /// Descriptors in them.
+    pub gdt_entries: u32,
+    /// LDT.
+    pub ldt_base: u64,
+    /// Descriptors in it.
+    pub ldt_entries: u32,
+    /// Floating point.
+    pub fpu: FpuState,
+}
+
+impl PvState {
+    fn new() -> Result<PvState, Errno> {
+        Ok(PvState {
+            frame: GuestFrame::default(),
+            selectors: Selectors::default(),
+            fs_base: 0,
+            gs_base_kernel: 0,
+            gs_base_user: 0,
+            in_kernel: true,
+            traps: Box::new([TrapInfo::default(); 256]),
+            event: Callback::default(),
+            failsafe: Callback::default(),
+            syscall: Callback::default(),
+            syscall32: Callback::default(),
+            sysenter: Callback::default(),
+            nmi: Callback::default(),
+            kernel_sp: 0,
+            kernel_ss: 0,
+            ts: false,
+            cr4: 0,
+            debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            iopl: 0,
+            io_bitmap: (0, 0),
+            kernel_root: None,
+            user_root: None,
+            gdt: [Mfn::INVALID; 14],
+            gdt_entries: 0,
+            ldt_base: 0,
+            ldt_entries: 0,
+            fpu: FpuState::new(),
+        })
+    }
+
+    /// Frames of the GDT that are in use.
+    pub fn gdt_frames(&self) -> &[Mfn] {
+        let count = (self.gdt_entries as usize).div_ceil(512).min(self.gdt.len());
+        &self.gdt[..count]
+    }
+}
+
+impl Vcpu {
+    pub(in crate::domain) fn new(domain: &Domain, id: VcpuId) -> Result<Vcpu, Errno> {
+        Ok(Vcpu {
+            id,
+            pv: Lock::new(Rank::Vcpu, PvState::new()?),
+            sched: crate::sched::VcpuSched::new(domain.id, id),
+            time: crate::time::VcpuTime::new(),
+            info: Lock::new(Rank::VcpuInfo, domain.legacy_info(id)),
+            online: AtomicBool::new(false),
+            initialised: AtomicBool::new(false),
+            pause_count: AtomicU32::new(0),
+            nmi: AtomicBool::new(false),
+        })
+    }
+
+    /// Where its `vcpu_info` lies, if it has a place.
+    #[inline]
+    pub fn info(&self) -> Option<InfoArea> {
+        *self.info.lock()
+    }
+
+    /// Moves its `vcpu_info`.
+    pub fn set_info(&self, area: Option<InfoArea>) {
+        *self.info.lock() = area;
+    }
+
+    /// Whether the guest has it switched on.
+    #[inline]
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Switches it on or off.
+    pub fn set_online(&self, online: bool) {
+        self.online.store(online, Ordering::Release);
+    }
+
+    /// Whether it was given a context.
+    pub fn is_initialised(&self) -> bool {
+        self.initialised.load(Ordering::Acquire)
+    }
+
+    /// Records that it was given a context, or that it lost it.
+    pub fn set_initialised(&self, initialised: bool) {
+        self.initialised.store(initialised, Ordering::Release);
+    }
+
+    /// Leaves a non-maskable interrupt to be delivered when it next runs.
+    pub fn raise_nmi(&self) {
+        self.nmi.store(true, Ordering::Release);
+    }
+
+    /// Takes a waiting non-maskable interrupt.
+    #[inline]
+    pub fn take_nmi(&self) -> bool {
+        self.nmi.load(Ordering::Relaxed) && self.nmi.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether it alone was told not to run.
+    #[inline]
+    pub fn is_paused(&self) -> bool {
+        self.pause_count.load(Ordering::Acquire) != 0
+    }
+}
+
+/// A vcpu together with the domain that owns it.
+#[derive(Clone)]
+pub struct VcpuRef {
+    domain: Arc<Domain>,
+    id: VcpuId,
+}
+
+impl VcpuRef {
+    /// The domain's vcpu of that number, if it has one.
+    pub fn of(domain: &Arc<Domain>, id: VcpuId) -> Option<VcpuRef> {
+        domain.vcpu(id)?;
+        Some(VcpuRef { domain: domain.clone(), id })
+    }
+
+    /// All of a domain's vcpus.
+    pub fn all(domain: &Arc<Domain>) -> impl Iterator<Item = VcpuRef> + use<> {
+        let domain = domain.clone();
+        (0..domain.vcpus().len() as u32).map(move |id| VcpuRef { domain: domain.clone(), id: VcpuId(id) })
+    }
+
+    /// The owner.
+    #[inline]
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    /// Whether it could run if a CPU were free, as far as pauses and life go (not blocking).
+    #[inline]
+    pub fn may_run(&self) -> bool {
+        self.is_online() && !self.is_paused() && !self.domain.is_paused() && self.domain.life() == super::Life::Alive
+    }
+
+    /// Keeps it from running, and waits until it does not.
+    pub fn pause(&self) {
+        self.pause_count.fetch_add(1, Ordering::AcqRel);
+        crate::sched::stop_and_wait(self);
+    }
+
+    /// Takes one pause back.
+    pub fn unpause(&self) {
+        if self.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            crate::sched::wake(self);
+        }
+    }
+
+    /// Whether the two are the same vcpu.
+    #[inline]
+    pub fn is(&self, other: &VcpuRef) -> bool {
+        self.id == other.id && Arc::ptr_eq(&self.domain, &other.domain)
+    }
+}
+
+impl Deref for VcpuRef {
+    type Target = Vcpu;
+    #[inline]
+    fn deref(&self) -> &Vcpu {
+        // Every `VcpuRef` was made from an existing vcpu, and a domain's vcpus never change.
+        &self.domain.vcpus()[self.id.0 as usize]
+    }
+}
+
+impl core::fmt::Display for VcpuRef {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}{}", self.domain.id, self.id)
+    }
+}

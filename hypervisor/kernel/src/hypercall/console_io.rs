@@ -1,0 +1,47 @@
+//! `console_io`: the hypervisor's own console, for Domain 0 (`hvc0` of a Linux there).
+
+use super::{Answer, Call, Outcome};
+use crate::console;
+use crate::guest::GuestPtr;
+use ferroxen_abi::errno::Errno;
+
+const WRITE: u64 = 0;
+const READ: u64 = 1;
+
+/// Bytes passed on before the budget is looked at.
+const PIECE: usize = 128;
+
+/// `console_io(cmd, count, buffer)`: `EPERM` for anyone but Domain 0.
+pub fn console_io(call: &mut Call<'_>) -> Answer {
+    if !call.caller.domain().is_privileged {
+        return Err(Errno::EPERM);
+    }
+    let [command, count, buffer, ..] = call.args;
+    let count = u32::try_from(count).map_err(|_| Errno::E2BIG)?;
+    match command {
+        WRITE => write(count, buffer),
+        READ => {
+            let mut bytes = [0; PIECE];
+            let room = bytes.len().min(count as usize);
+            let read = console::input::take(&mut bytes[..room]);
+            GuestPtr::<u8>::new(buffer).write_slice(&bytes[..read])?;
+            Ok(Outcome::Done(read as u64))
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn write(count: u32, buffer: u64) -> Answer {
+    let mut done = 0;
+    while done < count {
+        if done != 0 && ferroxen_machine::time::entry_budget_spent() {
+            return Ok(Outcome::Again([WRITE, u64::from(count - done), buffer + u64::from(done), 0, 0, 0]));
+        }
+        let mut bytes = [0; PIECE];
+        let piece = PIECE.min((count - done) as usize);
+        GuestPtr::<u8>::new(buffer).element(u64::from(done))?.read_slice(&mut bytes[..piece])?;
+        console::write_raw(&bytes[..piece]);
+        done += piece as u32;
+    }
+    Ok(Outcome::Done(0))
+}

@@ -1,0 +1,383 @@
+//! `domctl`: what a toolstack does to one domain. Domain 0 only.
+//!
+//! The whole request is read once; the subject is looked up; one function does the work on our copy; what the
+//! command gives back is written at the end.
+
+use super::{Answer, Call, Outcome};
+use crate::cpu::CpuBitmap;
+use crate::domain::death::{self, Progress};
+use crate::domain::{self, Domain, Life, Limits, VcpuRef, context};
+use crate::guest::GuestPtr;
+use crate::{memory, sched};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+use ferroxen_abi::domctl::{self as abi, Domctl, DomctlCmd, cdf, dominf};
+use ferroxen_abi::errno::Errno;
+use ferroxen_abi::x86::VcpuGuestContext;
+use ferroxen_words::{DomId, Mfn, RawDomId, VcpuId};
+use zerocopy::FromZeros;
+
+/// `domctl(request)`.
+///
+/// `EPERM` for anyone but Domain 0, `EACCES` for another interface version, `ESRCH` where there is no such
+/// domain, `ENOSYS` for commands that we do not know.
+pub fn domctl(call: &mut Call<'_>) -> Answer {
+    if !call.caller.domain().is_privileged {
+        return Err(Errno::EPERM);
+    }
+    let at = GuestPtr::<Domctl>::new(call.args[0]);
+    let mut request = at.read()?;
+    if request.interface_version != abi::DOMCTL_INTERFACE_VERSION {
+        return Err(Errno::EACCES);
+    }
+    if request.cmd == DomctlCmd::CREATEDOMAIN {
+        let id = create(&request)?;
+        request.domain = id.to_abi();
+        at.write(&request)?;
+        return Ok(Outcome::Done(0));
+    }
+    let subject = subject_of(call, &request)?;
+    match run(call, &subject, &mut request)? {
+        Reply::Done => Ok(Outcome::Done(0)),
+        Reply::Write => at.write(&request).map(|()| Outcome::Done(0)),
+        Reply::Again => Ok(Outcome::Again(call.args)),
+    }
+}
+
+fn subject_of(call: &Call<'_>, request: &Domctl) -> Result<Arc<Domain>, Errno> {
+    match request.cmd {
+        // Upstream finds the next domain here, so that a list can be walked.
+        DomctlCmd::GETDOMAININFO => {
+            let from = DomId::new(request.domain.0).ok_or(Errno::ESRCH)?;
+            domain::list::at_or_after(from).ok_or(Errno::ESRCH)
+        }
+        _ => domain::resolve(call.caller.domain(), request.domain),
+    }
+}
+
+/// What is left to do after a command.
+enum Reply {
+    /// Nothing.
+    Done,
+    /// Our copy of the request goes back to the caller.
+    Write,
+    /// Time is up: the caller asks again.
+    Again,
+}
+
+fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Errno> {
+    let caller = call.caller.domain();
+    let is_self = Arc::ptr_eq(caller, subject);
+    match request.cmd {
+        DomctlCmd::DESTROYDOMAIN => {
+            if is_self || subject.id == DomId::DOM0 {
+                return Err(Errno::EINVAL);
+            }
+            return Ok(match death::destroy(subject) {
+                Progress::Done => Reply::Done,
+                Progress::More => Reply::Again,
+            });
+        }
+        DomctlCmd::PAUSEDOMAIN => {
+            if is_self {
+                return Err(Errno::EINVAL);
+            }
+            subject.pause_by_controller();
+        }
+        DomctlCmd::UNPAUSEDOMAIN => subject.unpause_by_controller()?,
+        DomctlCmd::RESUMEDOMAIN => {
+            if is_self {
+                return Err(Errno::EINVAL);
+            }
+            resume(subject);
+        }
+        DomctlCmd::GETDOMAININFO => {
+            let info = info_of(subject);
+            request.domain = info.domain;
+            request.set_payload(&info);
+            return Ok(Reply::Write);
+        }
+        DomctlCmd::MAX_VCPUS => subject.set_max_vcpus(request.payload::<abi::MaxVcpus>().max)?,
+        DomctlCmd::MAX_MEM => {
+            memory::set_max_pages(subject, request.payload::<abi::MaxMem>().max_memkb / 4)?;
+        }
+        DomctlCmd::SETVCPUCONTEXT => return set_context(subject, request.payload()),
+        DomctlCmd::GETVCPUCONTEXT => return get_context(call.caller, subject, request.payload()),
+        DomctlCmd::GETVCPUINFO => {
+            let mut wanted: abi::Getvcpuinfo = request.payload();
+            let vcpu = vcpu_of(subject, wanted.vcpu)?;
+            let state = sched::state_of(&vcpu);
+            wanted.online = u8::from(vcpu.is_online());
+            wanted.blocked = u8::from(state.is_blocked);
+            wanted.running = u8::from(state.is_running);
+            wanted.cpu_time = state.run_ns;
+            wanted.cpu = state.cpu.0;
+            request.set_payload(&wanted);
+            return Ok(Reply::Write);
+        }
+        DomctlCmd::SETVCPUAFFINITY => return set_affinity(subject, request),
+        DomctlCmd::GETVCPUAFFINITY => return get_affinity(subject, request),
+        DomctlCmd::SETNODEAFFINITY => {
+            // There is one node: any set that has it will do.
+            let nodes = CpuBitmap::read(&request.payload::<abi::Nodeaffinity>().nodemap)?;
+            if !nodes.contains(0) {
+                return Err(Errno::EINVAL);
+            }
+        }
+        DomctlCmd::GETNODEAFFINITY => {
+            let wanted: abi::Nodeaffinity = request.payload();
+            CpuBitmap::single(0).write(&wanted.nodemap)?;
+        }
+        DomctlCmd::SCHEDULER_OP => {
+            let mut wanted: abi::SchedulerOp = request.payload();
+            sched::control::adjust(subject, &mut wanted)?;
+            request.set_payload(&wanted);
+            return Ok(Reply::Write);
+        }
+        DomctlCmd::SETDOMAINHANDLE => {
+            *subject.handle.lock() = request.payload::<abi::Setdomainhandle>().handle;
+        }
+        DomctlCmd::IRQ_PERMISSION => {
+            let wanted: abi::IrqPermission = request.payload();
+            crate::irq::permit_pirq(caller, subject, wanted.pirq, wanted.allow_access != 0)?;
+        }
+        DomctlCmd::IOMEM_PERMISSION => {
+            let wanted: abi::IomemPermission = request.payload();
+            crate::irq::permit_iomem(
+                caller,
+                subject,
+                Mfn::new(wanted.first_mfn),
+                wanted.nr_mfns,
+                wanted.allow_access != 0,
+            )?;
+        }
+        DomctlCmd::IOPORT_PERMISSION => {
+            let wanted: abi::IoportPermission = request.payload();
+            crate::irq::permit_ports(
+                caller,
+                subject,
+                wanted.first_port,
+                wanted.nr_ports,
+                wanted.allow_access != 0,
+            )?;
+        }
+        DomctlCmd::HYPERCALL_INIT => {
+            let wanted: abi::HypercallInit = request.payload();
+            crate::pv::hypercall_page::fill(subject, Mfn::new(wanted.gmfn))?;
+        }
+        DomctlCmd::SETTIMEOFFSET => {
+            let wanted: abi::Settimeoffset = request.payload();
+            subject.time_offset.store(wanted.time_offset_seconds as u64, Ordering::Relaxed);
+            crate::time::update_wallclock(subject);
+        }
+        DomctlCmd::SET_ADDRESS_SIZE => {
+            // 32-bit PV guests are left out (docs/left-out.md).
+            if request.payload::<abi::AddressSize>().size != 64 {
+                return Err(Errno::EINVAL);
+            }
+        }
+        DomctlCmd::GET_ADDRESS_SIZE => {
+            request.set_payload(&abi::AddressSize { size: 64 });
+            return Ok(Reply::Write);
+        }
+        DomctlCmd::GETTSCINFO => {
+            request.set_payload(&crate::time::control::tsc_info(subject));
+            return Ok(Reply::Write);
+        }
+        DomctlCmd::SETTSCINFO => crate::time::control::set_tsc_info(subject, &request.payload())?,
+        DomctlCmd::GETPAGEFRAMEINFO3 => return page_types(subject, request),
+        DomctlCmd::SENDTRIGGER => {
+            let wanted: abi::Sendtrigger = request.payload();
+            if wanted.trigger != abi::Trigger::NMI {
+                return Err(Errno::ENOSYS);
+            }
+            crate::pv::trap::send_nmi(&vcpu_of(subject, wanted.vcpu)?);
+        }
+        DomctlCmd::SET_VIRQ_HANDLER => {
+            // Every global interrupt stays with Domain 0, who may be named but not replaced.
+            if subject.id != DomId::DOM0 {
+                return Err(Errno::EOPNOTSUPP);
+            }
+        }
+        DomctlCmd::SHADOW_OP | DomctlCmd::SET_PAGING_MEMPOOL_SIZE | DomctlCmd::GET_PAGING_MEMPOOL_SIZE => {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(Reply::Done)
+}
+
+fn vcpu_of(subject: &Arc<Domain>, id: u32) -> Result<VcpuRef, Errno> {
+    VcpuRef::of(subject, VcpuId(id)).ok_or(Errno::ESRCH)
+}
+
+/// `createdomain`: PV domains; HVM ones are refused until there is HVM.
+fn create(request: &Domctl) -> Result<DomId, Errno> {
+    let wanted: abi::Createdomain = request.payload();
+    if wanted.flags & cdf::HVM != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if wanted.flags & !(cdf::XS_DOMAIN) != 0 || wanted.max_vcpus == 0 || wanted.max_vcpus > MAX_VCPUS {
+        return Err(Errno::EINVAL);
+    }
+    if wanted.grant_opts & 0xf > 2 || wanted.grant_opts & !0xf != 0 || wanted.iommu_opts != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if wanted.vmtrace_size != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let defaults = Limits::default();
+    let bounded = |value: i32, default: u32, most: u32| match u32::try_from(value) {
+        Err(_) => Ok(default),
+        Ok(value) if value <= most => Ok(value),
+        Ok(_) => Err(Errno::EINVAL),
+    };
+    let limits = Limits {
+        vcpus: wanted.max_vcpus,
+        evtchn_port: wanted.max_evtchn_port.min(ferroxen_abi::xen::EVTCHN_2L_PORTS - 1),
+        grant_frames: bounded(wanted.max_grant_frames, defaults.grant_frames, MAX_GRANT_FRAMES)?,
+        maptrack_frames: bounded(wanted.max_maptrack_frames, defaults.maptrack_frames, MAX_MAPTRACK_FRAMES)?,
+    };
+    let id = match request.domain {
+        RawDomId(0) => None,
+        RawDomId(id) => DomId::new(id),
+    };
+    Ok(domain::create(id, false, limits, wanted.handle)?.id)
+}
+
+/// Most vcpus of a PV domain.
+const MAX_VCPUS: u32 = 256;
+/// Most frames of a grant table.
+const MAX_GRANT_FRAMES: u32 = 512;
+/// Most frames' worth of grant mappings.
+const MAX_MAPTRACK_FRAMES: u32 = 4096;
+
+/// A domain as `xl list` sees it.
+pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
+    let mut flags = 0;
+    let (mut is_blocked, mut is_running, mut cpu_time, mut online) = (true, false, 0u64, 0);
+    for vcpu in VcpuRef::all(subject) {
+        let state = sched::state_of(&vcpu);
+        cpu_time = cpu_time.saturating_add(state.run_ns);
+        if vcpu.is_online() {
+            online += 1;
+            is_running |= state.is_running;
+            is_blocked &= state.is_blocked;
+        }
+    }
+    let mut raise = |condition: bool, flag: u32| {
+        if condition {
+            flags |= flag;
+        }
+    };
+    raise(subject.life() != Life::Alive, dominf::DYING);
+    raise(subject.shutdown_code().is_some(), dominf::SHUTDOWN);
+    raise(subject.is_paused_by_controller(), dominf::PAUSED);
+    raise(is_blocked, dominf::BLOCKED);
+    raise(is_running, dominf::RUNNING);
+    flags |= u32::from(subject.shutdown_code().unwrap_or(0)) << dominf::SHUTDOWNSHIFT;
+    let pages = memory::counts(subject);
+    abi::Getdomaininfo {
+        domain: subject.id.to_abi(),
+        flags,
+        tot_pages: pages.total,
+        max_pages: pages.max,
+        outstanding_pages: pages.claimed,
+        shared_info_frame: subject.shared_info_mfn().raw(),
+        cpu_time,
+        nr_online_vcpus: online,
+        max_vcpu_id: (subject.vcpus().len() as u32).wrapping_sub(1),
+        handle: *subject.handle.lock(),
+        ..abi::Getdomaininfo::default()
+    }
+}
+
+fn set_context(subject: &Arc<Domain>, wanted: abi::Vcpucontext) -> Result<Reply, Errno> {
+    let vcpu = vcpu_of(subject, wanted.vcpu)?;
+    if wanted.ctxt == 0 {
+        // A null context takes the vcpu's context away (upstream: "vcpu_reset").
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
+    *context = GuestPtr::<VcpuGuestContext>::new(wanted.ctxt).read()?;
+    subject.pause();
+    let set = context::set(&vcpu, &context);
+    if set.is_ok() {
+        vcpu.set_online(context.flags & ferroxen_abi::x86::vgcf::ONLINE != 0);
+    }
+    subject.unpause();
+    set.map(|()| Reply::Done)
+}
+
+fn get_context(caller: &VcpuRef, subject: &Arc<Domain>, wanted: abi::Vcpucontext) -> Result<Reply, Errno> {
+    let vcpu = vcpu_of(subject, wanted.vcpu)?;
+    if caller.is(&vcpu) {
+        return Err(Errno::EINVAL);
+    }
+    if !vcpu.is_initialised() {
+        return Err(Errno::ENODATA);
+    }
+    let mut context: Box<VcpuGuestContext> = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
+    vcpu.pause();
+    context::get(&vcpu, &mut context);
+    vcpu.unpause();
+    GuestPtr::new(wanted.ctxt).write(&*context)?;
+    Ok(Reply::Done)
+}
+
+fn set_affinity(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Errno> {
+    let wanted: abi::Vcpuaffinity = request.payload();
+    let vcpu = vcpu_of(subject, wanted.vcpu)?;
+    if wanted.flags & (abi::VCPUAFFINITY_HARD | abi::VCPUAFFINITY_SOFT) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let hard = (wanted.flags & abi::VCPUAFFINITY_HARD != 0).then(|| CpuBitmap::read(&wanted.cpumap_hard)).transpose()?;
+    let soft = (wanted.flags & abi::VCPUAFFINITY_SOFT != 0).then(|| CpuBitmap::read(&wanted.cpumap_soft)).transpose()?;
+    sched::set_affinity(&vcpu, hard.map(|set| set.cpus()), soft.map(|set| set.cpus()))?;
+    // What is in force now goes back, as libxl compares it with what it asked for.
+    write_affinity(&vcpu, &wanted)?;
+    Ok(Reply::Done)
+}
+
+fn get_affinity(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Errno> {
+    let wanted: abi::Vcpuaffinity = request.payload();
+    let vcpu = vcpu_of(subject, wanted.vcpu)?;
+    if wanted.flags & (abi::VCPUAFFINITY_HARD | abi::VCPUAFFINITY_SOFT) == 0 {
+        return Err(Errno::EINVAL);
+    }
+    write_affinity(&vcpu, &wanted)?;
+    Ok(Reply::Done)
+}
+
+fn write_affinity(vcpu: &VcpuRef, wanted: &abi::Vcpuaffinity) -> Result<(), Errno> {
+    let (hard, soft) = sched::affinity(vcpu);
+    if wanted.flags & abi::VCPUAFFINITY_HARD != 0 {
+        CpuBitmap::of(&hard).write(&wanted.cpumap_hard)?;
+    }
+    if wanted.flags & abi::VCPUAFFINITY_SOFT != 0 {
+        CpuBitmap::of(&soft).write(&wanted.cpumap_soft)?;
+    }
+    Ok(())
+}
+
+/// `getpageframeinfo3`: what each frame is to its domain, in place, up to 1024 at a time.
+fn page_types(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Errno> {
+    let wanted: abi::Getpageframeinfo3 = request.payload();
+    if wanted.num > 1024 {
+        return Err(Errno::E2BIG);
+    }
+    let frames = GuestPtr::<u64>::new(wanted.array);
+    for index in 0..wanted.num {
+        let mfn = Mfn::new(frames.read_element(index)?);
+        frames.write_element(index, &memory::frame_info(subject, mfn))?;
+    }
+    Ok(Reply::Done)
+}
+
+fn resume(subject: &Arc<Domain>) {
+    if subject.shutdown_code().is_some() {
+        subject.clear_shutdown();
+        subject.unpause();
+    }
+}

@@ -1,0 +1,207 @@
+//! `sysctl`: what a toolstack asks of the host. Domain 0 only.
+
+use super::{Answer, Call, Outcome, domctl};
+use crate::guest::GuestPtr;
+use crate::{console, domain, memory, sched};
+use ferroxen_abi::domctl::SchedulerId;
+use ferroxen_abi::errno::Errno;
+use ferroxen_abi::sysctl::{self as abi, Sysctl, SysctlCmd, physcap};
+use ferroxen_machine::cpu;
+use ferroxen_words::{CpuId, DomId};
+
+/// `sysctl(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version.
+pub fn sysctl(call: &mut Call<'_>) -> Answer {
+    if !call.caller.domain().is_privileged {
+        return Err(Errno::EPERM);
+    }
+    let at = GuestPtr::<Sysctl>::new(call.args[0]);
+    let mut request = at.read()?;
+    if request.interface_version != abi::SYSCTL_INTERFACE_VERSION {
+        return Err(Errno::EACCES);
+    }
+    run(&mut request)?;
+    at.write(&request)?;
+    Ok(Outcome::Done(0))
+}
+
+fn run(request: &mut Sysctl) -> Result<(), Errno> {
+    match request.cmd {
+        SysctlCmd::READCONSOLE => read_console(request),
+        SysctlCmd::PHYSINFO => {
+            request.set_payload(&physinfo());
+            Ok(())
+        }
+        SysctlCmd::SCHED_ID => {
+            request.set_payload(&abi::SchedId { sched_id: SchedulerId::CREDIT2 });
+            Ok(())
+        }
+        SysctlCmd::GETDOMAININFOLIST => list_domains(request),
+        SysctlCmd::DEBUG_KEYS => {
+            let wanted: abi::DebugKeys = request.payload();
+            let keys = GuestPtr::<u8>::new(wanted.keys);
+            for index in 0..u64::from(wanted.nr_keys.min(64)) {
+                crate::boot::debug_key(keys.read_element(index)?);
+            }
+            Ok(())
+        }
+        SysctlCmd::GETCPUINFO => cpu_info(request),
+        SysctlCmd::AVAILHEAP => {
+            let mut wanted: abi::Availheap = request.payload();
+            if wanted.node > 0 {
+                return Err(Errno::EINVAL);
+            }
+            wanted.avail_bytes = memory::free_pages() * 4096;
+            request.set_payload(&wanted);
+            Ok(())
+        }
+        SysctlCmd::CPUTOPOINFO => cpu_topology(request),
+        SysctlCmd::NUMAINFO => numa_info(request),
+        SysctlCmd::SCHEDULER_OP => {
+            let mut wanted: abi::SchedulerOp = request.payload();
+            sched::control::global(&mut wanted)?;
+            request.set_payload(&wanted);
+            Ok(())
+        }
+        SysctlCmd::CPUPOOL_OP => cpupool(request),
+        SysctlCmd::PCITOPOINFO => {
+            // One node, and no record of devices: each is unknown.
+            Err(Errno::ENODEV)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn read_console(request: &mut Sysctl) -> Result<(), Errno> {
+    let mut wanted: abi::Readconsole = request.payload();
+    let mut at = (wanted.incremental != 0).then_some(wanted.index);
+    let buffer = GuestPtr::<u8>::new(wanted.buffer);
+    let mut done = 0u32;
+    while done < wanted.count {
+        let mut bytes = [0; 256];
+        let room = bytes.len().min((wanted.count - done) as usize);
+        let (next, read) = console::read_ring(at, &mut bytes[..room]);
+        at = Some(next);
+        if read == 0 {
+            break;
+        }
+        buffer.element(u64::from(done))?.write_slice(&bytes[..read])?;
+        done += read as u32;
+    }
+    if wanted.clear != 0 {
+        console::clear_ring();
+    }
+    wanted.index = at.unwrap_or(0);
+    wanted.count = done;
+    request.set_payload(&wanted);
+    Ok(())
+}
+
+fn physinfo() -> abi::Physinfo {
+    let cpus = cpu::cpus_online();
+    let mut hw_cap = [0; 8];
+    let [_, _, c1, d1] = cpu::cpuid(1, 0);
+    let [_, _, ce, de] = cpu::cpuid(0x8000_0001, 0);
+    let [_, b7, ..] = if cpu::cpuid(0, 0)[0] >= 7 { cpu::cpuid(7, 0) } else { [0; 4] };
+    hw_cap[..4].copy_from_slice(&[d1, c1, de, ce]);
+    hw_cap[5] = b7;
+    abi::Physinfo {
+        threads_per_core: 1,
+        cores_per_socket: cpus,
+        nr_cpus: cpus,
+        max_cpu_id: cpus - 1,
+        nr_nodes: 1,
+        max_node_id: 0,
+        cpu_khz: (ferroxen_machine::time::tsc_hz() / 1000) as u32,
+        capabilities: physcap::PV | physcap::GNTTAB_V1,
+        total_pages: memory::total_pages(),
+        free_pages: memory::free_pages(),
+        scrub_pages: memory::pages_to_scrub(),
+        outstanding_pages: memory::claimed_pages(),
+        max_mfn: ferroxen_machine::memory::max_mfn() - 1,
+        hw_cap,
+        ..abi::Physinfo::default()
+    }
+}
+
+fn list_domains(request: &mut Sysctl) -> Result<(), Errno> {
+    let mut wanted: abi::Getdomaininfolist = request.payload();
+    let buffer = GuestPtr::<ferroxen_abi::domctl::Getdomaininfo>::new(wanted.buffer);
+    let mut next = DomId::new(wanted.first_domain.0);
+    let mut found = 0;
+    while found < wanted.max_domains
+        && let Some(from) = next
+        && let Some(subject) = domain::list::at_or_after(from)
+    {
+        buffer.write_element(u64::from(found), &domctl::info_of(&subject))?;
+        found += 1;
+        next = DomId::new(subject.id.raw() + 1);
+    }
+    wanted.num_domains = found;
+    request.set_payload(&wanted);
+    Ok(())
+}
+
+fn cpu_info(request: &mut Sysctl) -> Result<(), Errno> {
+    let mut wanted: abi::Getcpuinfo = request.payload();
+    let count = wanted.max_cpus.min(cpu::cpus_online());
+    let info = GuestPtr::<abi::Cpuinfo>::new(wanted.info);
+    for index in 0..count {
+        info.write_element(u64::from(index), &abi::Cpuinfo { idletime: sched::idle_ns(CpuId(index)) })?;
+    }
+    wanted.nr_cpus = count;
+    request.set_payload(&wanted);
+    Ok(())
+}
+
+fn cpu_topology(request: &mut Sysctl) -> Result<(), Errno> {
+    let mut wanted: abi::Cputopoinfo = request.payload();
+    let cpus = cpu::cpus_online();
+    if wanted.cputopo != 0 {
+        let topology = GuestPtr::<abi::Cputopo>::new(wanted.cputopo);
+        let count = wanted.num_cpus.min(cpus);
+        for index in 0..count {
+            topology.write_element(u64::from(index), &abi::Cputopo { core: index, socket: 0, node: 0 })?;
+        }
+        wanted.num_cpus = count;
+    } else {
+        wanted.num_cpus = cpus;
+    }
+    request.set_payload(&wanted);
+    Ok(())
+}
+
+fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
+    let mut wanted: abi::Numainfo = request.payload();
+    if wanted.num_nodes != 0 {
+        if wanted.meminfo != 0 {
+            let info = abi::Meminfo { memsize: memory::total_pages() * 4096, memfree: memory::free_pages() * 4096 };
+            GuestPtr::new(wanted.meminfo).write(&info)?;
+        }
+        if wanted.distance != 0 {
+            // A node is 10 away from itself (ACPI SLIT).
+            GuestPtr::new(wanted.distance).write(&10u32)?;
+        }
+    }
+    wanted.num_nodes = 1;
+    request.set_payload(&wanted);
+    Ok(())
+}
+
+/// There is one pool, number 0, with every CPU and every domain; others cannot be made yet.
+fn cpupool(request: &mut Sysctl) -> Result<(), Errno> {
+    let mut wanted: abi::CpupoolOp = request.payload();
+    let pool = if wanted.cpupool_id == abi::CPUPOOL_PAR_ANY { 0 } else { wanted.cpupool_id };
+    match wanted.op {
+        abi::CpupoolCmd::INFO if pool == 0 => {
+            wanted.cpupool_id = 0;
+            wanted.sched_id = SchedulerId::CREDIT2;
+            wanted.n_dom = domain::list::all().len() as u32;
+            crate::cpu::CpuBitmap::of(&ferroxen_machine::smp::CpuSet::online()).write(&wanted.cpumap)?;
+        }
+        abi::CpupoolCmd::INFO => return Err(Errno::ENOENT),
+        abi::CpupoolCmd::FREEINFO => crate::cpu::CpuBitmap::default().write(&wanted.cpumap)?,
+        _ => return Err(Errno::EOPNOTSUPP),
+    }
+    request.set_payload(&wanted);
+    Ok(())
+}

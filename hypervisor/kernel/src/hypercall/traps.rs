@@ -1,0 +1,204 @@
+//! A PV guest's own CPU: trap table, stacks, segment bases, debug registers, and the way back (`iret`).
+
+use super::{Answer, Call, Outcome};
+use crate::domain::context::{DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
+use crate::domain::VcpuRef;
+use crate::guest::GuestPtr;
+use crate::pv::bounce::rflags;
+use crate::pv::mode;
+use ferroxen_abi::errno::Errno;
+use ferroxen_abi::x86::{IretContext, TrapInfo, segbase, vgcf};
+use ferroxen_abi::xen::vm_assist as assist;
+use ferroxen_machine::cpu::{self, GuestMsr};
+use ferroxen_machine::segments;
+use ferroxen_words::Vaddr;
+
+/// `set_trap_table(traps)`: entries up to one with address 0; a null pointer clears the whole table.
+///
+/// `EPERM` for a selector in the hypervisor's part of the GDT that is not flat ring 3, as the table would
+/// never work; `EFAULT` where the table cannot be read (entries before are in force, as on stock Xen).
+pub fn set_trap_table(call: &mut Call<'_>) -> Answer {
+    let table = GuestPtr::<TrapInfo>::new(call.args[0]);
+    if table.is_null() {
+        call.caller.pv.lock().traps.fill(TrapInfo::default());
+        return Ok(Outcome::Done(0));
+    }
+    // A table names each vector once at most; longer ones go on from where they were.
+    for index in 0..256u64 {
+        let entry = table.read_element(index)?;
+        if entry.address == 0 {
+            return Ok(Outcome::Done(0));
+        }
+        if !Vaddr::new(entry.address).is_canonical() {
+            return Err(Errno::EINVAL);
+        }
+        call.caller.pv.lock().traps[usize::from(entry.vector)] = sanitised(entry);
+    }
+    let rest = table.element(256)?;
+    let mut args = call.args;
+    args[0] = rest.raw();
+    Ok(Outcome::Again(args))
+}
+
+/// `stack_switch(ss, sp)`: where the guest's kernel stack is on entries from user mode.
+pub fn stack_switch(call: &mut Call<'_>) -> Answer {
+    let mut pv = call.caller.pv.lock();
+    pv.kernel_ss = call.args[0] | 3;
+    pv.kernel_sp = call.args[1];
+    Ok(Outcome::Done(0))
+}
+
+/// `fpu_taskswitch(set)`: sets or clears CR0.TS.
+pub fn fpu_taskswitch(call: &mut Call<'_>) -> Answer {
+    let set = call.args[0] != 0;
+    call.caller.pv.lock().ts = set;
+    set_task_switched(set);
+    Ok(Outcome::Done(0))
+}
+
+/// `set_segment_base(which, base)`: `EINVAL` for a base that is not canonical or an unknown register.
+pub fn set_segment_base(call: &mut Call<'_>) -> Answer {
+    let [which, base, ..] = call.args;
+    if which != segbase::GS_USER_SEL && !Vaddr::new(base).is_canonical() {
+        return Err(Errno::EINVAL);
+    }
+    let msr = match which {
+        segbase::FS => GuestMsr::FsBase,
+        // The caller is in its kernel, so its user's base is the one that waits.
+        segbase::GS_USER => GuestMsr::KernelGsBase,
+        segbase::GS_KERNEL => GuestMsr::GsBase,
+        segbase::GS_USER_SEL => {
+            // A selector that does not load leaves a null one, as stock Xen does.
+            let _ = segments::load_user_gs(base as u16);
+            return Ok(Outcome::Done(0));
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    if cpu::write_msr(msr, base) { Ok(Outcome::Done(0)) } else { Err(Errno::EINVAL) }
+}
+
+/// `set_debugreg(reg, value)`.
+pub fn set_debugreg(call: &mut Call<'_>) -> Answer {
+    set_debug_register(call.caller, call.args[0], call.args[1])?;
+    load_debug(&call.caller.pv.lock());
+    Ok(Outcome::Done(0))
+}
+
+/// Checks and records a debug register.
+///
+/// DR0-3 must not point into the hypervisor (`EPERM`); DR6 and DR7 take their fixed bits; DR7.GD is cleared
+/// because the guest's own accesses always come to us anyway; I/O breakpoints are refused (`EPERM`).
+pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(), Errno> {
+    const DR7_CONTROL_MUST_BE_ZERO: u64 = 0xffff_ffff_0000_d800;
+    const DR7_GD: u64 = 1 << 13;
+    let mut pv = vcpu.pv.lock();
+    match register {
+        0..=3 => {
+            let is_ours = (ferroxen_abi::xen::HYPERVISOR_VIRT_START..ferroxen_abi::xen::HYPERVISOR_VIRT_END)
+                .contains(&value);
+            if is_ours || !Vaddr::new(value).is_canonical() {
+                return Err(Errno::EPERM);
+            }
+            pv.debug[register as usize] = value;
+        }
+        4 | 6 => {
+            if value >> 32 != 0 {
+                return Err(Errno::EINVAL);
+            }
+            pv.debug[6] = (value & !0x1000) | DR6_INITIAL;
+        }
+        5 | 7 => {
+            if value >> 32 != 0 {
+                return Err(Errno::EINVAL);
+            }
+            let value = (value & !(DR7_CONTROL_MUST_BE_ZERO | DR7_GD)) | DR7_INITIAL;
+            // Kind 2 is a breakpoint on I/O, which needs CR4.DE; without it the kind is undefined.
+            let has_io = (0..4).any(|n| value >> (n * 2) & 3 != 0 && value >> (16 + n * 4) & 3 == 2);
+            if has_io {
+                return Err(Errno::EPERM);
+            }
+            pv.debug[7] = value;
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
+
+/// `get_debugreg(reg)`: the value itself, or `EINVAL`.
+pub fn get_debugreg(call: &mut Call<'_>) -> Answer {
+    let pv = call.caller.pv.lock();
+    let index = match call.args[0] {
+        n @ 0..=3 => n as usize,
+        4 | 6 => 6,
+        5 | 7 => 7,
+        _ => return Err(Errno::EINVAL),
+    };
+    Ok(Outcome::Done(pv.debug[index]))
+}
+
+/// Assists that a PV guest may switch.
+pub const KNOWN_ASSISTS: u64 = 1 << assist::FOUR_GB_SEGMENTS
+    | 1 << assist::FOUR_GB_SEGMENTS_NOTIFY
+    | 1 << assist::WRITABLE_PAGETABLES
+    | 1 << assist::PAE_EXTENDED_CR3
+    | 1 << assist::ARCHITECTURAL_IOPL
+    | 1 << assist::RUNSTATE_UPDATE_FLAG
+    | 1 << assist::M2P_STRICT;
+
+/// `vm_assist(cmd, type)`.
+///
+/// The 4 GiB-segment assists mean nothing to 64-bit guests and are accepted, as stock Xen accepts them.
+pub fn vm_assist(call: &mut Call<'_>) -> Answer {
+    use core::sync::atomic::Ordering;
+    let [command, kind, ..] = call.args;
+    let bit = u32::try_from(kind).ok().and_then(|kind| 1u64.checked_shl(kind)).unwrap_or(0);
+    if bit & KNOWN_ASSISTS == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let assists = &call.caller.domain().vm_assist;
+    match command {
+        assist::CMD_ENABLE => assists.fetch_or(bit, Ordering::Relaxed),
+        assist::CMD_DISABLE => assists.fetch_and(!bit, Ordering::Relaxed),
+        _ => return Err(Errno::ENOSYS),
+    };
+    Ok(Outcome::Done(0))
+}
+
+/// `iret`: returns as the frame on the guest kernel's stack says, to user mode or within the kernel.
+///
+/// Whatever the frame holds, the hardware keeps CPL 3 and interrupts on. A guest whose frame cannot be read,
+/// or that has no user page tables to return to, is past saving.
+pub fn iret(call: &mut Call<'_>) -> Answer {
+    let frame = &mut *call.frame;
+    let vcpu = call.caller;
+    let Ok(wanted) = GuestPtr::<IretContext>::new(frame.rsp).read() else {
+        vcpu.domain().crash(format_args!("{vcpu}: iret frame at {:#x} cannot be read", frame.rsp));
+        return Ok(Outcome::Replaced);
+    };
+    let mut pv = vcpu.pv.lock();
+    if wanted.cs & 3 == 3 && mode::enter_user(&mut pv).is_err() {
+        drop(pv);
+        vcpu.domain().crash(format_args!("{vcpu}: goes to user mode without user page tables"));
+        return Ok(Outcome::Replaced);
+    }
+    if vcpu.domain().assists(assist::ARCHITECTURAL_IOPL) {
+        pv.iopl = ((wanted.rflags & rflags::IOPL) >> 12) as u8;
+    }
+    drop(pv);
+    frame.rip = wanted.rip;
+    frame.cs = wanted.cs as u16 | 3;
+    frame.rflags = (wanted.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF | rflags::FIXED;
+    frame.rsp = wanted.rsp;
+    frame.ss = wanted.ss as u16 | 3;
+    frame.rax = wanted.rax;
+    if wanted.flags & vgcf::IN_SYSCALL == 0 {
+        frame.r11 = wanted.r11;
+        frame.rcx = wanted.rcx;
+        frame.return_fully();
+    }
+    if let Some(info) = vcpu.info() {
+        info.set_masked(wanted.rflags & rflags::IF == 0);
+    }
+    Ok(Outcome::Replaced)
+}
+

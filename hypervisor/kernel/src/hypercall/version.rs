@@ -1,0 +1,93 @@
+//! `xen_version`: who we are. Linux also uses it as the cheapest call there is, to have events delivered.
+
+use super::{Answer, Call, Outcome};
+use crate::guest::GuestPtr;
+use ferroxen_abi::errno::Errno;
+use ferroxen_abi::version::{CompileInfo, FeatureInfo, VersionCmd};
+use ferroxen_abi::xen::HYPERVISOR_VIRT_START;
+
+/// Major and minor number of the Xen whose ABI we keep.
+pub const VERSION: (u64, u64) = (4, 17);
+/// What follows the number: who we really are.
+pub const EXTRAVERSION: &str = concat!(".0-ferroxen");
+/// Kinds of guest that we run.
+pub const CAPABILITIES: &str = "xen-3.0-x86_64 ";
+
+/// Feature bits of a PV guest (`XENFEAT_*`, word 0).
+fn features(is_dom0: bool) -> u32 {
+    const MMU_PT_UPDATE_PRESERVE_AD: u32 = 5;
+    const HIGHMEM_ASSIST: u32 = 6;
+    const GNTTAB_MAP_AVAIL_BITS: u32 = 7;
+    const DOM0: u32 = 11;
+    const MEMORY_OP_VNODE_SUPPORTED: u32 = 13;
+    const NOT_DIRECT_MAPPED: u32 = 16;
+    1 << MMU_PT_UPDATE_PRESERVE_AD
+        | 1 << HIGHMEM_ASSIST
+        | 1 << GNTTAB_MAP_AVAIL_BITS
+        | 1 << MEMORY_OP_VNODE_SUPPORTED
+        | 1 << NOT_DIRECT_MAPPED
+        | u32::from(is_dom0) << DOM0
+}
+
+/// Text in a field of fixed size, ended by a zero byte.
+fn text<const N: usize>(from: &[u8]) -> [u8; N] {
+    let mut field = [0; N];
+    let room = N.saturating_sub(1).min(from.len());
+    field[..room].copy_from_slice(&from[..room]);
+    field
+}
+
+/// `xen_version(cmd, arg)`.
+pub fn xen_version(call: &mut Call<'_>) -> Answer {
+    let [command, arg, ..] = call.args;
+    let is_privileged = call.caller.domain().is_privileged;
+    match VersionCmd(command as u32) {
+        VersionCmd::VERSION => return Ok(Outcome::Done(VERSION.0 << 16 | VERSION.1)),
+        VersionCmd::EXTRAVERSION => GuestPtr::<[u8; 16]>::new(arg).write(&text(EXTRAVERSION.as_bytes()))?,
+        VersionCmd::COMPILE_INFO => {
+            let info = CompileInfo {
+                compiler: text(concat!("rustc, ", env!("CARGO_PKG_NAME")).as_bytes()),
+                compile_by: text(b"ferroxen"),
+                compile_domain: text(b""),
+                compile_date: text(b"reproducible"),
+                ..CompileInfo::default()
+            };
+            GuestPtr::new(arg).write(&info)?;
+        }
+        VersionCmd::CAPABILITIES => {
+            // A kilobyte on the stack, once in a while.
+            GuestPtr::<[u8; 1024]>::new(arg).write(&text(CAPABILITIES.as_bytes()))?;
+        }
+        VersionCmd::CHANGESET => {
+            GuestPtr::<[u8; 64]>::new(arg).write(&text(concat!("ferroxen ", env!("CARGO_PKG_VERSION")).as_bytes()))?;
+        }
+        VersionCmd::PLATFORM_PARAMETERS => GuestPtr::new(arg).write(&HYPERVISOR_VIRT_START)?,
+        VersionCmd::GET_FEATURES => {
+            let at = GuestPtr::<FeatureInfo>::new(arg);
+            let mut info = at.read()?;
+            info.submap = match info.submap_idx {
+                0 => features(is_privileged),
+                _ => return Err(Errno::EINVAL),
+            };
+            at.write(&info)?;
+        }
+        VersionCmd::PAGESIZE => {
+            if arg != 0 {
+                return Err(Errno::EINVAL);
+            }
+            return Ok(Outcome::Done(4096));
+        }
+        VersionCmd::GUEST_HANDLE => {
+            let handle = *call.caller.domain().handle.lock();
+            GuestPtr::new(arg).write(&handle)?;
+        }
+        VersionCmd::COMMANDLINE => {
+            // A guest has no business with the host's options.
+            let line = if is_privileged { crate::boot::command_line() } else { b"<denied>" };
+            GuestPtr::<[u8; 1024]>::new(arg).write(&text(line))?;
+        }
+        VersionCmd::BUILD_ID => return Err(Errno::ENODATA),
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(Outcome::Done(0))
+}
