@@ -1,0 +1,308 @@
+//! The record of one machine frame.
+
+use crate::word::{Acquire, Kind, Refused, Release, Word};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use zerocopy::FromZeros;
+
+/// What the hypervisor keeps for each machine frame. All zeroes: a frame that nobody may have.
+#[derive(Debug, FromZeros)]
+#[repr(C)]
+pub struct Frame {
+    word: AtomicU64,
+    stamp: AtomicU64,
+    /// Link of whichever list the frame is in; guarded by that list's lock.
+    pub next: AtomicU32,
+    /// Link of whichever list the frame is in; guarded by that list's lock.
+    pub prev: AtomicU32,
+    owner: AtomicU16,
+    cursor: AtomicU16,
+    /// The allocator's.
+    pub heap_state: AtomicU8,
+    marks: AtomicU8,
+    _pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<Frame>() == 32);
+
+/// Another domain than the owner has, or had, a writable mapping.
+const MARK_FOREIGN: u8 = 1;
+
+/// The entry at the cursor holds a partial table.
+const CURSOR_HELD: u16 = 1 << 15;
+
+/// What putting a reference led to.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    /// Others hold the frame.
+    Held,
+    /// It was the last reference: the frame is the caller's alone, to be freed.
+    Last,
+}
+
+impl Frame {
+    /// A frame that nobody may have.
+    pub const fn new() -> Frame {
+        Frame {
+            word: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
+            next: AtomicU32::new(0),
+            prev: AtomicU32::new(0),
+            owner: AtomicU16::new(0),
+            cursor: AtomicU16::new(0),
+            heap_state: AtomicU8::new(0),
+            marks: AtomicU8::new(0),
+            _pad: [0; 2],
+        }
+    }
+
+    /// The word as it is just now.
+    #[inline(always)]
+    pub fn word(&self) -> Word {
+        Word::from_bits(self.word.load(Ordering::Acquire))
+    }
+
+    /// The owner's domid. It means something only to who holds a reference.
+    #[inline(always)]
+    pub fn owner(&self) -> u16 {
+        self.owner.load(Ordering::Acquire)
+    }
+
+    /// The flush clock when the frame last lost a mapping or a life as a table.
+    #[inline(always)]
+    pub fn stamp(&self) -> u64 {
+        self.stamp.load(Ordering::Acquire)
+    }
+
+    /// Records the flush clock.
+    #[inline(always)]
+    pub fn set_stamp(&self, now: u64) {
+        self.stamp.store(now, Ordering::Release);
+    }
+
+    /// Whether another domain than the owner ever could write since the frame was allocated.
+    #[inline(always)]
+    pub fn was_foreign(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) & MARK_FOREIGN != 0
+    }
+
+    /// Records that another domain than the owner can write.
+    #[inline(always)]
+    pub fn mark_foreign(&self) {
+        if !self.was_foreign() {
+            self.marks.fetch_or(MARK_FOREIGN, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives a frame that nobody holds to an owner.
+    ///
+    /// # Panics
+    /// If somebody holds it: the allocator handed it out twice.
+    pub fn assign(&self, owner: u16, word: Word) {
+        assert!(
+            self.word().references() == 0,
+            "a frame allocated while somebody holds it"
+        );
+        self.owner.store(owner, Ordering::Release);
+        self.cursor.store(0, Ordering::Relaxed);
+        self.marks.store(0, Ordering::Relaxed);
+        self.word.store(word.bits(), Ordering::Release);
+    }
+
+    /// Runs a step until it meets no other CPU. Answers the word before and after.
+    #[inline(always)]
+    fn step<E>(&self, mut step: impl FnMut(Word) -> Result<Word, E>) -> Result<(Word, Word), E> {
+        let mut old = self.word.load(Ordering::Acquire);
+        loop {
+            let new = step(Word::from_bits(old))?;
+            match self
+                .word
+                .compare_exchange_weak(old, new.bits(), Ordering::AcqRel, Ordering::Acquire)
+            {
+                Ok(_) => return Ok((Word::from_bits(old), new)),
+                Err(found) => old = found,
+            }
+        }
+    }
+
+    /// A reference to a frame that somebody owns. Answers who: if that is not whom the caller expects, the
+    /// reference must be put again.
+    ///
+    /// The owner can only be trusted while a reference keeps the frame from being freed, hence the order.
+    #[inline(always)]
+    pub fn get(&self) -> Result<u16, Refused> {
+        self.step(Word::get)?;
+        Ok(self.owner())
+    }
+
+    /// As [`Self::get`], with a writable type reference in the same step. [`Refused::Changing`] asks for the long
+    /// way: [`Self::get`], then [`Self::acquire`].
+    #[inline(always)]
+    pub fn get_writable(&self) -> Result<u16, Refused> {
+        self.step(|word| match word.get()?.acquire(Kind::Writable)? {
+            Acquire::Given(word) => Ok(word),
+            Acquire::Fresh { .. } | Acquire::Resume(_) => Err(Refused::Changing),
+        })?;
+        Ok(self.owner())
+    }
+
+    /// One more reference by somebody who has one.
+    #[inline(always)]
+    pub fn get_again(&self) -> Result<(), Refused> {
+        self.step(Word::get_again).map(drop)
+    }
+
+    /// Gives a reference back.
+    #[inline(always)]
+    pub fn put(&self) -> Put {
+        let (_, new) = self.always(Word::put);
+        if new.references() == 0 { Put::Last } else { Put::Held }
+    }
+
+    /// Gives a reference and a writable type reference back.
+    #[inline(always)]
+    pub fn put_writable(&self, now: impl Fn() -> u64) -> Put {
+        let (_, new) = self.always(|word| match word.release() {
+            Release::Shared(word) => word.put(),
+            Release::Idle(word) => {
+                // Before the exchange: whoever changes the type next must find the stamp.
+                self.set_stamp(now());
+                word.put()
+            }
+            Release::TearDown { .. } => panic!("a table was held as writable"),
+        });
+        if new.references() == 0 { Put::Last } else { Put::Held }
+    }
+
+    #[inline(always)]
+    fn always(&self, mut step: impl FnMut(Word) -> Word) -> (Word, Word) {
+        match self.step(|word| Ok::<_, core::convert::Infallible>(step(word))) {
+            Ok(words) => words,
+            Err(never) => match never {},
+        }
+    }
+
+    #[inline(always)]
+    fn maybe(&self, mut step: impl FnMut(Word) -> Option<Word>) -> Option<Word> {
+        self.step(|word| step(word).ok_or(())).ok().map(|(_, new)| new)
+    }
+
+    /// Takes a type reference, which the caller backs with a reference.
+    #[inline(always)]
+    pub fn acquire(&self, kind: Kind) -> Result<Acquire, Refused> {
+        let mut answer = Acquire::Given(Word::default());
+        self.step(|word| {
+            answer = word.acquire(kind)?;
+            Ok(match answer {
+                Acquire::Given(word) | Acquire::Resume(word) | Acquire::Fresh { word, .. } => word,
+            })
+        })?;
+        Ok(answer)
+    }
+
+    /// Gives a type reference back, as [`Word::release`] says; the stamp is set when it was the last.
+    #[inline(always)]
+    pub fn release(&self, now: impl Fn() -> u64) -> Release {
+        let mut answer = Release::Shared(Word::default());
+        self.always(|word| {
+            answer = word.release();
+            match answer {
+                Release::Shared(word) => word,
+                Release::Idle(word) => {
+                    self.set_stamp(now());
+                    word
+                }
+                Release::TearDown { word, .. } => word,
+            }
+        });
+        answer
+    }
+
+    /// As [`Word::complete`].
+    #[inline(always)]
+    pub fn complete(&self) -> bool {
+        let mut was_orphan = false;
+        self.always(|word| {
+            let (word, orphan) = word.complete();
+            was_orphan = orphan;
+            word
+        });
+        was_orphan
+    }
+
+    /// As [`Word::torn_down`]; sets the stamp.
+    #[inline(always)]
+    pub fn torn_down(&self, now: u64) -> bool {
+        self.set_stamp(now);
+        let mut was_orphan = false;
+        self.always(|word| {
+            let (word, orphan) = word.torn_down();
+            was_orphan = orphan;
+            word
+        });
+        was_orphan
+    }
+
+    /// As [`Word::orphan`].
+    pub fn orphan(&self) -> bool {
+        let mut kept = false;
+        self.always(|word| {
+            let (word, became) = word.orphan();
+            kept = became;
+            word
+        });
+        kept
+    }
+
+    /// As [`Word::adopt`].
+    pub fn adopt(&self) -> bool {
+        self.maybe(Word::adopt).is_some()
+    }
+
+    /// As [`Word::pin`].
+    pub fn pin(&self) -> bool {
+        self.maybe(Word::pin).is_some()
+    }
+
+    /// As [`Word::unpin`].
+    pub fn unpin(&self) -> bool {
+        self.maybe(Word::unpin).is_some()
+    }
+
+    /// As [`Word::give_back`].
+    pub fn give_back(&self) -> bool {
+        self.maybe(Word::give_back).is_some()
+    }
+
+    /// As [`Word::stop_sharing`]; sets the stamp.
+    pub fn stop_sharing(&self, now: u64) -> bool {
+        self.set_stamp(now);
+        self.maybe(Word::stop_sharing).is_some()
+    }
+
+    /// As [`Word::steal`].
+    pub fn steal(&self) -> bool {
+        self.maybe(Word::steal).is_some()
+    }
+
+    /// How far a partial table is checked: the entry at which to go on, and whether that one is held already.
+    #[inline(always)]
+    pub fn cursor(&self) -> (usize, bool) {
+        let raw = self.cursor.load(Ordering::Relaxed);
+        (usize::from(raw & !CURSOR_HELD), raw & CURSOR_HELD != 0)
+    }
+
+    /// Records how far a partial table is checked.
+    #[inline(always)]
+    pub fn set_cursor(&self, index: usize, held: bool) {
+        let index = u16::try_from(index).unwrap_or(0) & !CURSOR_HELD;
+        self.cursor
+            .store(index | if held { CURSOR_HELD } else { 0 }, Ordering::Relaxed);
+    }
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Frame::new()
+    }
+}
