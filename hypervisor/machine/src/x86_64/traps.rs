@@ -85,7 +85,7 @@ fn return_failed(host: &GuestFrame) -> ! {
             "xor ebp, ebp",
             "sub rsp, 8",
             "call {decide}",
-            "jmp exit_to_guest",
+            "jmp ferroxen_exit_call",
             in("rdi") place,
             in("esi") u32::from(fault.vector),
             in("edx") fault.error_code,
