@@ -2,9 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::store::Store;
-use ferroxen_xenstore_wire::{
-    Decoder, ErrorCode, Header, Message, MessageType, encode, path, strings,
-};
+use ferroxen_xenstore_wire::{Decoder, ErrorCode, Header, Message, MessageType, encode, path, strings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -48,9 +46,8 @@ impl Client {
     /// Connects to xenstored: by its socket (also `$XENSTORED_PATH`), else through the kernel.
     pub fn connect() -> Result<Client> {
         if let Some(path) = std::env::var_os("XENSTORED_PATH") {
-            let socket = UnixStream::connect(&path).map_err(|error| {
-                Error::Connect(format!("{} (from XENSTORED_PATH): {error}", path.display()))
-            })?;
+            let socket = UnixStream::connect(&path)
+                .map_err(|error| Error::Connect(format!("{} (from XENSTORED_PATH): {error}", path.display())))?;
             return Ok(Client::over(socket.into()));
         }
         let mut reasons = vec![];
@@ -124,14 +121,7 @@ impl Client {
     /// Like [`watch`](Self::watch), but only `depth` levels below `path`.
     pub fn watch_depth(&self, path: &str, token: &str, depth: u32) -> Result<()> {
         let depth = depth.to_string();
-        let payload: &[&[u8]] = &[
-            path.as_bytes(),
-            &[0],
-            token.as_bytes(),
-            &[0],
-            depth.as_bytes(),
-            &[0],
-        ];
+        let payload: &[&[u8]] = &[path.as_bytes(), &[0], token.as_bytes(), &[0], depth.as_bytes(), &[0]];
         self.ask(MessageType::WATCH, path, 0, payload).map(drop)
     }
 
@@ -148,8 +138,7 @@ impl Client {
 
     /// Takes all watches and transactions of this connection back.
     pub fn reset_watches(&self) -> Result<()> {
-        self.ask(MessageType::RESET_WATCHES, "", 0, &[&[0]])
-            .map(drop)
+        self.ask(MessageType::RESET_WATCHES, "", 0, &[&[0]]).map(drop)
     }
 
     /// Waits for the next event; `None` if none came in time. Without a timeout it waits for ever.
@@ -181,13 +170,8 @@ impl Client {
     /// Tells xenstored of a new domain: its ring page and the port it left unbound for us.
     pub fn introduce(&self, domid: u16, gfn: u64, port: u32) -> Result<()> {
         let text = format!("{domid}\0{gfn}\0{port}\0");
-        self.ask(
-            MessageType::INTRODUCE,
-            &path::domain_path(domid),
-            0,
-            &[text.as_bytes()],
-        )
-        .map(drop)
+        self.ask(MessageType::INTRODUCE, &path::domain_path(domid), 0, &[text.as_bytes()])
+            .map(drop)
     }
 
     /// Tells xenstored to let go of a domain.
@@ -244,29 +228,15 @@ impl Client {
     }
 
     fn about_domain(&self, kind: MessageType, domid: u16) -> Result<Vec<u8>> {
-        self.ask(
-            kind,
-            &path::domain_path(domid),
-            0,
-            &[format!("{domid}\0").as_bytes()],
-        )
+        self.ask(kind, &path::domain_path(domid), 0, &[format!("{domid}\0").as_bytes()])
     }
 
-    fn ask(
-        &self,
-        kind: MessageType,
-        subject: &str,
-        tx_id: u32,
-        payload: &[&[u8]],
-    ) -> Result<Vec<u8>> {
+    fn ask(&self, kind: MessageType, subject: &str, tx_id: u32, payload: &[&[u8]]) -> Result<Vec<u8>> {
         let mut state = self.lock()?;
         state.last_id = state.last_id.wrapping_add(1);
         let id = state.last_id;
-        let request = encode(kind, id, tx_id, payload).ok_or_else(|| {
-            Error::Unsendable(format!(
-                "{kind} of {subject:?} is longer than a message may be"
-            ))
-        })?;
+        let request = encode(kind, id, tx_id, payload)
+            .ok_or_else(|| Error::Unsendable(format!("{kind} of {subject:?} is longer than a message may be")))?;
         let answer = self.exchange(&mut state, &request, id);
         if answer.is_err() {
             state.broken = true;
@@ -276,8 +246,7 @@ impl Client {
             answered if answered == kind => Ok(answer.payload),
             MessageType::ERROR => {
                 let name = strings(&answer.payload).next().unwrap_or_default();
-                let code =
-                    ErrorCode::from_name(name).ok_or_else(|| nonsense("an error's name", name))?;
+                let code = ErrorCode::from_name(name).ok_or_else(|| nonsense("an error's name", name))?;
                 Err(Error::Refused {
                     asked: kind,
                     subject: subject.into(),
@@ -324,8 +293,7 @@ impl Client {
         if message.header.kind != MessageType::WATCH_EVENT {
             return Ok(Some(message));
         }
-        let mut words =
-            strings(&message.payload).map(|word| String::from_utf8_lossy(word).into_owned());
+        let mut words = strings(&message.payload).map(|word| String::from_utf8_lossy(word).into_owned());
         match (words.next(), words.next()) {
             (Some(path), Some(token)) => state.events.push_back(Event { path, token }),
             _ => return Err(nonsense("a watch event", &message.payload)),
@@ -337,10 +305,7 @@ impl Client {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(
-                &mut [PollFd::new(&self.file, PollFlags::IN)],
-                timeout.as_ref(),
-            ) {
+            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], timeout.as_ref()) {
                 Ok(count) => return Ok(count > 0),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
@@ -351,9 +316,7 @@ impl Client {
     fn lock(&self) -> Result<MutexGuard<'_, State>> {
         match self.state.lock() {
             Ok(state) if !state.broken => Ok(state),
-            _ => Err(Error::Protocol(
-                "this connection failed earlier; connect again".into(),
-            )),
+            _ => Err(Error::Protocol("this connection failed earlier; connect again".into())),
         }
     }
 }
@@ -400,18 +363,13 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.is_open {
             // Nothing depends on it: what fails here ends with the connection.
-            let _ = self
-                .client
-                .ask(MessageType::TRANSACTION_END, "", self.id, &[b"F\0"]);
+            let _ = self.client.ask(MessageType::TRANSACTION_END, "", self.id, &[b"F\0"]);
         }
     }
 }
 
 fn number<T: std::str::FromStr>(payload: &[u8]) -> Option<T> {
-    std::str::from_utf8(strings(payload).next()?)
-        .ok()?
-        .parse()
-        .ok()
+    std::str::from_utf8(strings(payload).next()?).ok()?.parse().ok()
 }
 
 fn nonsense(wanted: &str, found: &[u8]) -> Error {

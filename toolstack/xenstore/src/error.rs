@@ -54,11 +54,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Connect(why) => write!(f, "cannot reach xenstored: {why}"),
-            Error::Refused {
-                asked,
-                subject,
-                code,
-            } => write!(f, "xenstore refused {asked} of {subject:?}: {code}"),
+            Error::Refused { asked, subject, code } => write!(f, "xenstore refused {asked} of {subject:?}: {code}"),
             Error::Io(error) => write!(f, "the connection to xenstored failed: {error}"),
             Error::Protocol(what) => write!(f, "xenstored's answer makes no sense: {what}"),
             Error::Value { path, found } => {

@@ -45,12 +45,8 @@ pub trait Store {
     where
         Self: Sized,
     {
-        self.request(
-            MessageType::WRITE,
-            path,
-            &[path.as_bytes(), &[0], value.as_ref()],
-        )
-        .map(drop)
+        self.request(MessageType::WRITE, path, &[path.as_bytes(), &[0], value.as_ref()])
+            .map(drop)
     }
 
     /// Makes a node and its parents, if they are missing.
@@ -109,12 +105,8 @@ pub trait Store {
     /// Sets a node's permissions; the first entry is its owner.
     fn set_permissions(&self, path: &str, entries: &[Permission]) -> Result<()> {
         let entries = Permission::encode_all(entries);
-        self.request(
-            MessageType::SET_PERMS,
-            path,
-            &[path.as_bytes(), &[0], &entries],
-        )
-        .map(drop)
+        self.request(MessageType::SET_PERMS, path, &[path.as_bytes(), &[0], &entries])
+            .map(drop)
     }
 
     /// Lists children by `DIRECTORY_PART`, from the start again if the node changes meanwhile.
@@ -130,9 +122,7 @@ pub trait Store {
             )?;
             let nul = payload.iter().position(|byte| *byte == 0);
             let Some((count, part)) = nul.map(|nul| (&payload[..nul], &payload[nul + 1..])) else {
-                return Err(Error::Protocol(format!(
-                    "a listing of {path} without a generation"
-                )));
+                return Err(Error::Protocol(format!("a listing of {path} without a generation")));
             };
             if generation != count && !listing.is_empty() {
                 listing.clear();
@@ -158,12 +148,8 @@ pub trait Store {
 fn names(path: &str, payload: &[u8]) -> Result<Vec<String>> {
     strings(payload)
         .map(|name| {
-            String::from_utf8(name.to_vec()).map_err(|_| {
-                Error::Protocol(format!(
-                    "a child of {path}: {:?}",
-                    name.escape_ascii().to_string()
-                ))
-            })
+            String::from_utf8(name.to_vec())
+                .map_err(|_| Error::Protocol(format!("a child of {path}: {:?}", name.escape_ascii().to_string())))
         })
         .collect()
 }

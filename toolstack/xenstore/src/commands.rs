@@ -1,0 +1,170 @@
+//! What each command does.
+
+use super::{Command, Ls};
+use ferroxen_xenstore::wire::path;
+use ferroxen_xenstore::{Client, Error, Permission, Result, Store};
+use std::io::Write;
+use std::process::ExitCode;
+
+pub fn run(command: &Command) -> Result<ExitCode> {
+    let client = Client::connect()?;
+    match command {
+        Command::Ls(options) => {
+            for path in &options.paths {
+                ls(&client, options, path, 0)?;
+            }
+        }
+        Command::Read { prefix, raw, rest } => {
+            for path in &rest.paths {
+                let value = client.read(path)?;
+                let label = if *prefix { format!("{path}: ") } else { String::new() };
+                if *raw {
+                    let mut out = std::io::stdout();
+                    out.write_all(label.as_bytes())?;
+                    out.write_all(&value)?;
+                } else {
+                    println!("{label}{}", printable(&value));
+                }
+            }
+        }
+        Command::Write { pairs, .. } => {
+            if pairs.len() % 2 != 0 {
+                return Err(Error::Unsendable(format!(
+                    "{} has no value after it",
+                    pairs[pairs.len() - 1]
+                )));
+            }
+            client.transaction(|tx| {
+                pairs
+                    .chunks_exact(2)
+                    .try_for_each(|pair| tx.write(&pair[0], pair[1].as_bytes()))
+            })?;
+        }
+        Command::Rm { tidy, rest } => {
+            for path in &rest.paths {
+                if !client.exists(path)? {
+                    eprintln!("xenstore-rm: could not remove path {path}: it does not exist");
+                    return Ok(ExitCode::FAILURE);
+                }
+                client.transaction(|tx| remove(tx, path, *tidy))?;
+            }
+        }
+        Command::List { prefix, rest } => {
+            for path in &rest.paths {
+                for name in client.directory(path)? {
+                    if *prefix {
+                        println!("{}", join(path, &name))
+                    } else {
+                        println!("{name}")
+                    }
+                }
+            }
+        }
+        Command::Exists(rest) => {
+            for path in &rest.paths {
+                if !client.exists(path)? {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
+        Command::Chmod {
+            upto,
+            recurse,
+            path,
+            permissions,
+            ..
+        } => {
+            let parsed = permissions.iter().map(|entry| {
+                Permission::parse(entry.as_bytes()).map_err(|error| Error::Unsendable(format!("{entry}: {error}")))
+            });
+            let entries = parsed.collect::<Result<Vec<_>>>()?;
+            client.transaction(|tx| chmod(tx, path, &entries, *upto, *recurse))?;
+        }
+        Command::Watch { number, rest } => {
+            for path in &rest.paths {
+                client.watch(path, path)?;
+            }
+            let mut seen = 0;
+            while number.is_none_or(|number| seen < number) {
+                if let Some(event) = client.next_event(None)? {
+                    println!("{}", event.path);
+                    std::io::stdout().flush()?;
+                    seen += 1;
+                }
+            }
+        }
+        Command::Control { words } => {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            println!("{}", client.control(&words)?.trim_end());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ls(client: &Client, options: &Ls, path: &str, depth: usize) -> Result<()> {
+    for name in client.directory(path)? {
+        let child = join(path, &name);
+        let value = match client.read(&child) {
+            Ok(value) => value,
+            // It went away meanwhile.
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error),
+        };
+        let label = if options.full {
+            child.clone()
+        } else {
+            format!("{:depth$}{name}", "")
+        };
+        let mut line = format!("{label} = \"{}\"", printable(&value));
+        if options.permissions {
+            let entries = client.permissions(&child)?;
+            let entries: Vec<String> = entries.iter().map(Permission::to_string).collect();
+            line.push_str(&format!("   ({})", entries.join(",")));
+        }
+        println!("{line}");
+        ls(client, options, &child, depth + 1)?;
+    }
+    Ok(())
+}
+
+fn remove(store: &impl Store, path: &str, tidy: bool) -> Result<()> {
+    store.rm(path)?;
+    let mut at = path;
+    while tidy && let Some(parent) = path::parent(at).filter(|parent| *parent != "/") {
+        if !store.read(parent)?.is_empty() || !store.directory(parent)?.is_empty() {
+            break;
+        }
+        store.rm(parent)?;
+        at = parent;
+    }
+    Ok(())
+}
+
+fn chmod(store: &impl Store, path: &str, entries: &[Permission], upto: bool, recurse: bool) -> Result<()> {
+    store.set_permissions(path, entries)?;
+    if recurse {
+        for name in store.directory(path)? {
+            chmod(store, &join(path, &name), entries, false, true)?;
+        }
+    }
+    match path::parent(path) {
+        Some(parent) if upto && parent != "/" => chmod(store, parent, entries, true, false),
+        _ => Ok(()),
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.ends_with('/') {
+        format!("{path}{name}")
+    } else {
+        format!("{path}/{name}")
+    }
+}
+
+/// A value as one line of text.
+fn printable(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) if !text.chars().any(char::is_control) => text.into(),
+        _ => value.escape_ascii().to_string(),
+    }
+}

@@ -1,0 +1,437 @@
+//! The poll loop.
+
+use super::hypervisor::Hypervisor;
+use super::link::{Link, LinkError, Wire};
+use super::listener::listen;
+use super::log::Log;
+use crate::core::{ConnId, DomainState, Limits, World, Xenstore};
+use anyhow::{Context, Result};
+use ferroxen_words::{DomId, Gfn, Port};
+use ferroxen_xenstore_wire::{Decoder, ErrorCode};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Requests that one connection gets answered before the next one's turn.
+const REQUESTS_PER_TURN: usize = 16;
+
+/// How a daemon is to be.
+#[derive(Debug)]
+pub struct Setup {
+    /// The directory of the socket.
+    pub socket_dir: PathBuf,
+    /// What a guest may have.
+    pub limits: Limits,
+    /// Without a hypervisor: only the socket is served.
+    pub without_hypervisor: bool,
+}
+
+/// A running xenstored.
+#[derive(Debug)]
+pub struct Daemon {
+    store: Xenstore,
+    outside: Outside,
+    listener: UnixListener,
+    started: Instant,
+    /// Connections that may have more requests for us.
+    ready: BTreeSet<ConnId>,
+    /// Guests over their budget, and when they may go on.
+    waiting: BTreeSet<(Duration, ConnId)>,
+}
+
+/// Everything but the store: what requests may act upon.
+#[derive(Debug)]
+struct Outside {
+    links: BTreeMap<ConnId, Link>,
+    /// Which connection a port belongs to.
+    ports: BTreeMap<Port, ConnId>,
+    /// Which connection a domain's ring is.
+    domains: BTreeMap<u16, ConnId>,
+    hypervisor: Option<Hypervisor>,
+    log: Log,
+}
+
+impl Daemon {
+    /// Takes the kernel's ring, and listens.
+    pub fn start(setup: &Setup, log: Log) -> Result<Daemon> {
+        let listener = listen(&setup.socket_dir)?;
+        let hypervisor = if setup.without_hypervisor {
+            None
+        } else {
+            Some(Hypervisor::open()?)
+        };
+        let mut daemon = Daemon {
+            store: Xenstore::new(setup.limits),
+            outside: Outside {
+                links: BTreeMap::new(),
+                ports: BTreeMap::new(),
+                domains: BTreeMap::new(),
+                hypervisor,
+                log,
+            },
+            listener,
+            started: Instant::now(),
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+        };
+        if let Some(hypervisor) = &daemon.outside.hypervisor {
+            let ring = hypervisor.own_ring()?;
+            let port = ring.port;
+            let conn = daemon.store.connect(Duration::ZERO);
+            daemon.outside.ports.insert(port, conn);
+            daemon
+                .outside
+                .links
+                .insert(conn, Link::new(Wire::Ring(ring), "d0".into()));
+            // The kernel waits for a first ring of the bell.
+            daemon.serve(conn);
+        }
+        Ok(daemon)
+    }
+
+    /// Serves for ever.
+    pub fn run(mut self) -> Result<()> {
+        loop {
+            self.wait()?;
+            for conn in std::mem::take(&mut self.ready) {
+                self.serve(conn);
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits until somebody has something for us, and notes who.
+    fn wait(&mut self) -> Result<()> {
+        let timeout = self.timeout();
+        let Outside { links, hypervisor, .. } = &self.outside;
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        fds.extend(
+            hypervisor
+                .as_ref()
+                .map(|hypervisor| PollFd::new(&hypervisor.events, PollFlags::IN)),
+        );
+        let first_client = fds.len();
+        let mut clients = vec![];
+        for (conn, link) in links {
+            if let Wire::Socket(socket) = &link.wire {
+                let mut flags = PollFlags::empty();
+                flags.set(PollFlags::IN, !link.is_held);
+                flags.set(PollFlags::OUT, link.is_mid_send());
+                fds.push(PollFd::new(socket, flags));
+                clients.push(*conn);
+            }
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error)).context("cannot wait for clients"),
+        }
+        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let (has_caller, has_event) = (is_ready(&fds[0]), first_client > 1 && is_ready(&fds[1]));
+        let ready_clients = fds[first_client..].iter().zip(&clients).filter(|(fd, _)| is_ready(fd));
+        self.ready.extend(ready_clients.map(|(_, conn)| *conn));
+        drop(fds);
+        if has_caller {
+            self.accept();
+        }
+        if has_event {
+            self.hear_events();
+        }
+        let now = self.now();
+        while let Some((when, conn)) = self.waiting.first().copied()
+            && when <= now
+        {
+            self.waiting.pop_first();
+            self.ready.insert(conn);
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let left = match self.waiting.first() {
+            _ if !self.ready.is_empty() => Duration::ZERO,
+            Some((when, _)) => when.saturating_sub(self.now()),
+            None => return None,
+        };
+        Timespec::try_from(left).ok()
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept() {
+                Ok((socket, _)) => {
+                    if let Err(error) = socket.set_nonblocking(true) {
+                        self.outside.log.line(&format!("a client is turned away: {error}"));
+                        continue;
+                    }
+                    let conn = self.store.connect(self.now());
+                    self.outside
+                        .links
+                        .insert(conn, Link::new(Wire::Socket(socket), "socket".into()));
+                    self.ready.insert(conn);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.outside.log.line(&format!("a client cannot connect: {error}")),
+            }
+        }
+    }
+
+    fn hear_events(&mut self) {
+        let Some(hypervisor) = &self.outside.hypervisor else {
+            return;
+        };
+        let mut check_domains = false;
+        loop {
+            match hypervisor.events.next_pending() {
+                Ok(None) => break,
+                Ok(Some(port)) => {
+                    // Before looking at the ring, so that no later event is missed.
+                    if let Err(error) = hypervisor.events.unmask(port) {
+                        self.outside.log.line(&format!("{port} cannot be unmasked: {error}"));
+                        return;
+                    }
+                    check_domains |= port == hypervisor.domain_exception;
+                    self.ready.extend(self.outside.ports.get(&port));
+                }
+                Err(error) => {
+                    // Some events are lost: look at everything.
+                    let line = format!("event channels: {error}; looking at every ring");
+                    self.ready.extend(self.outside.ports.values());
+                    check_domains = true;
+                    self.outside.log.line(&line);
+                    break;
+                }
+            }
+        }
+        if check_domains {
+            self.check_domains();
+        }
+    }
+
+    fn check_domains(&mut self) {
+        for domid in self.store.domains_to_check() {
+            let Some(hypervisor) = &self.outside.hypervisor else {
+                return;
+            };
+            let state = hypervisor.state_of(domid);
+            if state != DomainState::Alive {
+                self.store.domain_is(domid, state, &mut self.outside);
+            }
+        }
+        self.flush_dirty();
+    }
+
+    /// Answers some of a connection's requests.
+    fn serve(&mut self, conn: ConnId) {
+        if let Err(error) = self.try_serve(conn) {
+            self.end(conn, &error);
+        }
+        self.flush_dirty();
+        self.notify(conn);
+    }
+
+    fn try_serve(&mut self, conn: ConnId) -> Result<(), LinkError> {
+        if !self.check_reconnect(conn)? {
+            return Ok(());
+        }
+        for _ in 0..REQUESTS_PER_TURN {
+            self.flush(conn)?;
+            let now = self.now();
+            let may_ask = self.store.may_ask(conn, now);
+            let Some(link) = self.outside.links.get_mut(&conn) else {
+                return Ok(());
+            };
+            link.is_held = may_ask.is_err();
+            match may_ask {
+                Ok(()) => {}
+                Err(Some(when)) => {
+                    self.waiting.insert((when, conn));
+                    return Ok(());
+                }
+                Err(None) => return Ok(()),
+            }
+            let Some(message) = link.next_message()? else {
+                return self.flush(conn);
+            };
+            let name = link.name.clone();
+            self.outside.log.message(&name, "asks", &message);
+            self.store.handle(conn, &message, &mut self.outside);
+        }
+        self.ready.insert(conn);
+        self.flush(conn)
+    }
+
+    /// Gives a domain a fresh start if it asks for one. Says whether it is to be served.
+    fn check_reconnect(&mut self, conn: ConnId) -> Result<bool, LinkError> {
+        let Some(link) = self.outside.links.get_mut(&conn) else {
+            return Ok(false);
+        };
+        if let Wire::Ring(ring) = &mut link.wire
+            && ring.wants_reconnect()
+        {
+            ring.reconnect().map_err(LinkError::Io)?;
+            link.clear();
+            link.is_broken = false;
+            self.store.reset(conn);
+        }
+        Ok(!link.is_broken)
+    }
+
+    fn flush(&mut self, conn: ConnId) -> Result<(), LinkError> {
+        let Some(link) = self.outside.links.get_mut(&conn) else {
+            return Ok(());
+        };
+        let log = &mut self.outside.log;
+        let name = &link.name.clone();
+        link.flush(|| {
+            let frame = self.store.next_frame(conn)?;
+            if log.requests {
+                let mut decoder = Decoder::default();
+                decoder.push(&frame);
+                if let Ok(Some(message)) = decoder.next() {
+                    log.message(name, "hears", &message);
+                }
+            }
+            Some(frame)
+        })
+        .map(drop)
+    }
+
+    /// Sends what the last requests left for others.
+    fn flush_dirty(&mut self) {
+        for conn in self.store.take_dirty() {
+            let is_broken = self.outside.links.get(&conn).is_some_and(|link| link.is_broken);
+            if is_broken {
+                self.store.reset(conn);
+                continue;
+            }
+            if let Err(error) = self.flush(conn) {
+                self.end(conn, &error);
+            }
+            self.notify(conn);
+        }
+    }
+
+    /// Rings the bell of a domain whose ring has changed.
+    fn notify(&mut self, conn: ConnId) {
+        let Some(Link {
+            wire: Wire::Ring(ring),
+            name,
+            ..
+        }) = self.outside.links.get_mut(&conn)
+        else {
+            return;
+        };
+        let Some(hypervisor) = &self.outside.hypervisor else {
+            return;
+        };
+        if std::mem::take(&mut ring.owes_notify)
+            && let Err(error) = hypervisor.events.notify(ring.port)
+        {
+            self.outside
+                .log
+                .line(&format!("{name}: {} cannot be rung: {error}", ring.port));
+        }
+    }
+
+    /// Ends a client's connection; a domain's ring is silenced until it reconnects.
+    fn end(&mut self, conn: ConnId, why: &LinkError) {
+        let Some(link) = self.outside.links.get_mut(&conn) else {
+            return;
+        };
+        match &mut link.wire {
+            Wire::Socket(_) => {
+                if !matches!(why, LinkError::Closed) {
+                    let line = format!("{}: disconnected: {why}", link.name);
+                    self.outside.log.line(&line);
+                }
+                self.outside.links.remove(&conn);
+                self.store.disconnect(conn);
+            }
+            Wire::Ring(ring) => {
+                let line = format!("{}: not listened to until it reconnects: {why}", link.name);
+                // If even that fails, the domain will find out by our silence.
+                let _ = ring.fail(why.ring_code());
+                link.clear();
+                link.is_broken = true;
+                self.outside.log.line(&line);
+                self.store.reset(conn);
+            }
+        }
+    }
+}
+
+impl World for Outside {
+    fn attach(&mut self, domid: u16, conn: ConnId, gfn: u64, port: u32) -> Result<(), ErrorCode> {
+        let Some(hypervisor) = &self.hypervisor else {
+            return Err(ErrorCode::ENOSYS);
+        };
+        let real = DomId::new(domid).ok_or(ErrorCode::EINVAL)?;
+        let known = self.domains.get(&domid).and_then(|conn| self.links.get_mut(conn));
+        if let Some(Link {
+            wire: Wire::Ring(ring), ..
+        }) = known
+        {
+            let new = hypervisor
+                .events
+                .bind_interdomain(real, Port::new(port))
+                .map_err(|_| ErrorCode::EINVAL)?;
+            self.ports.remove(&ring.port);
+            let old = std::mem::replace(&mut ring.port, new);
+            self.ports.insert(new, conn);
+            // The old one may be closed from the other side already.
+            let _ = hypervisor.events.unbind(old);
+            return Ok(());
+        }
+        let ring = hypervisor
+            .domain_ring(real, Gfn::new(gfn), Port::new(port))
+            .map_err(|error| {
+                self.log.line(&format!("{real}: cannot be introduced: {error}"));
+                ErrorCode::EINVAL
+            })?;
+        self.ports.insert(ring.port, conn);
+        self.domains.insert(domid, conn);
+        let port = ring.port;
+        self.links.insert(conn, Link::new(Wire::Ring(ring), real.to_string()));
+        // Tells the domain that somebody listens now.
+        let _ = hypervisor.events.notify(port);
+        Ok(())
+    }
+
+    fn detach(&mut self, domid: u16) {
+        let Some(conn) = self.domains.remove(&domid) else {
+            return;
+        };
+        let Some(Link {
+            wire: Wire::Ring(ring), ..
+        }) = self.links.remove(&conn)
+        else {
+            return;
+        };
+        self.ports.remove(&ring.port);
+        if let Some(hypervisor) = &self.hypervisor {
+            // Fails if the domain took its end along, which is as good.
+            let _ = hypervisor.events.unbind(ring.port);
+        }
+    }
+
+    fn exists(&mut self, domid: u16) -> bool {
+        self.hypervisor
+            .as_ref()
+            .is_none_or(|hypervisor| hypervisor.state_of(domid) != DomainState::Gone)
+    }
+
+    fn set_logging(&mut self, on: bool) {
+        self.log.requests = on;
+    }
+
+    fn note(&mut self, line: &str) {
+        self.log.line(line);
+    }
+}
