@@ -143,6 +143,7 @@ global_asm!(
     "boot_gdt_pointer: .short 23",
     ".long boot_gdt - {offset}",
     ".align 8",
+    ".global boot_gdt_pointer_high",
     "boot_gdt_pointer_high: .short 23",
     ".quad boot_gdt",
     ".popsection",

@@ -7,6 +7,7 @@ mod idt;
 mod layout;
 mod multiboot;
 mod percpu;
+mod secondary;
 mod traps;
 
 pub mod cpu;

@@ -336,7 +336,7 @@ pub(super) fn descriptor_entries(cpu: usize) -> *mut u64 {
     unsafe { walk(own_root(), at, 3, &mut heap_frames) }
 }
 
-fn own_root() -> u64 {
+pub(super) fn own_root() -> u64 {
     OWN_ROOT.load(Ordering::Acquire)
 }
 

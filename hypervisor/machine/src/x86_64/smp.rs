@@ -6,6 +6,7 @@ use core::mem;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use ferroxen_words::CpuId;
 
+pub use super::secondary::start_secondaries;
 pub use crate::interrupts::ApicId;
 
 /// A set of CPUs.
@@ -194,14 +195,6 @@ fn serve(bits: u32) {
             }
         }
     }
-}
-
-/// Brings further CPUs up, one after the other; each calls `kernel::secondary`.
-///
-/// Answers how many came up. They are numbered in this order, from 1; one that does not answer is skipped.
-pub fn start_secondaries(apic_ids: &[ApicId]) -> u32 {
-    let _ = apic_ids;
-    0
 }
 
 /// The APIC id of a CPU that runs.
