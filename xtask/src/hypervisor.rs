@@ -15,6 +15,7 @@ use object::{Object, ObjectSection, SectionFlags, elf};
 
 use crate::places;
 use crate::programs::{answer, clean_command, run};
+use crate::symbols;
 
 /// The target: no operating system, no floating point in the kernel.
 pub const TARGET: &str = "x86_64-unknown-none";
@@ -40,10 +41,7 @@ fn rustflags(linker_script: &Path) -> Vec<String> {
         link("-z"),
         link("max-page-size=4096"),
     ];
-    codegen
-        .into_iter()
-        .flat_map(|flag| ["-C".to_owned(), flag])
-        .collect()
+    codegen.into_iter().flat_map(|flag| ["-C".to_owned(), flag]).collect()
 }
 
 /// What a build left behind.
@@ -70,12 +68,7 @@ impl fmt::Display for Built {
             percent(self.loaded)
         )?;
         writeln!(f, "  zeroed   {:>9} bytes", self.zeroed)?;
-        write!(
-            f,
-            "{}\n  packed   {:>9} bytes",
-            self.gz.display(),
-            self.packed
-        )
+        write!(f, "{}\n  packed   {:>9} bytes", self.gz.display(), self.packed)
     }
 }
 
@@ -87,16 +80,34 @@ fn percent(bytes: u64) -> f64 {
 /// Builds the hypervisor and leaves it in `target/`.
 pub fn build() -> Result<Built> {
     let target_dir = places::made().join("hypervisor");
-    let mut cargo = bare_metal_cargo("build")?;
-    cargo
-        .arg("--release")
-        .args(["--package", "ferroxen-image"])
-        .arg("--target-dir")
-        .arg(&target_dir);
-    run(&mut cargo).context("building the hypervisor (package ferroxen-image)")?;
-
     let made = target_dir.join(TARGET).join("release/ferroxen");
-    let bytes = fs::read(&made).with_context(|| format!("reading {}", made.display()))?;
+    // Twice: the names for back-traces come from the linked image, and are appended to it without moving
+    // a function.
+    let table = places::made().join("ferroxen.symbols");
+    if !table.exists() {
+        fs::create_dir_all(places::made())?;
+        fs::write(&table, [])?;
+    }
+    let link = || -> Result<Vec<u8>> {
+        let mut cargo = bare_metal_cargo("build")?;
+        cargo
+            .arg("--release")
+            .args(["--package", "ferroxen-image"])
+            .arg("--target-dir")
+            .arg(&target_dir)
+            .env("FERROXEN_SYMBOLS", &table);
+        run(&mut cargo).context("building the hypervisor (package ferroxen-image)")?;
+        fs::read(&made).with_context(|| format!("reading {}", made.display()))
+    };
+    let mut bytes = link()?;
+    let names = symbols::table(&bytes)?;
+    if names != fs::read(&table)? {
+        fs::write(&table, &names)?;
+        bytes = link()?;
+        if symbols::table(&bytes)? != names {
+            bail!("the table of symbols moved the functions that it names");
+        }
+    }
     let (loaded, zeroed) = sizes(&bytes)?;
     let elf = places::made().join("ferroxen.elf");
     let gz = places::made().join("ferroxen.gz");
@@ -122,23 +133,15 @@ pub fn bare_metal_cargo(verb: &str) -> Result<Command> {
         own.arg(verb);
         own
     } else {
-        if !Path::new(DEBIAN_CARGO).exists()
-            || !Path::new("/usr/lib/rustlib/src/rust/library").exists()
-        {
+        if !Path::new(DEBIAN_CARGO).exists() || !Path::new("/usr/lib/rustlib/src/rust/library").exists() {
             bail!(
                 "no toolchain for {TARGET}: `rustup target add {TARGET}`, \
                  or on Debian `apt-get install rustc-web cargo-web rust-web-src`"
             );
         }
         let mut debian = clean_command(DEBIAN_CARGO);
-        debian
-            .env("RUSTC", DEBIAN_RUSTC)
-            .env("RUSTC_BOOTSTRAP", "1")
-            .arg(verb);
-        debian.args([
-            "-Zbuild-std=core,alloc",
-            "-Zbuild-std-features=compiler-builtins-mem",
-        ]);
+        debian.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg(verb);
+        debian.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
         debian
     };
     cargo
@@ -156,9 +159,7 @@ fn own_toolchain_has_target() -> bool {
         .current_dir(places::root());
     answer(&mut rustc).is_some_and(|dir| {
         fs::read_dir(dir).is_ok_and(|mut entries| {
-            entries.any(|entry| {
-                entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libcore-"))
-            })
+            entries.any(|entry| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libcore-")))
         })
     })
 }
@@ -187,18 +188,13 @@ fn sizes(image: &[u8]) -> Result<(u64, u64)> {
 /// The symbols stay. Whoever can link host programs has binutils, so objcopy is there.
 fn without_debug(path: &Path) -> Result<Vec<u8>> {
     let stripped = path.with_extension("stripped");
-    run(clean_command("objcopy")
-        .arg("--strip-debug")
-        .arg(path)
-        .arg(&stripped))?;
+    run(clean_command("objcopy").arg("--strip-debug").arg(path).arg(&stripped))?;
     Ok(fs::read(&stripped)?)
 }
 
 /// Packs bytes as `gzip -9` would, without name or time: the same bytes give the same file.
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut packer = GzBuilder::new()
-        .mtime(0)
-        .write(Vec::new(), Compression::best());
+    let mut packer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     packer.write_all(bytes)?;
     Ok(packer.finish()?)
 }

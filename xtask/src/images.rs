@@ -135,8 +135,14 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         Toolstack::Debian => "dom0-stock.img",
     };
     let mut inputs = Inputs::new();
-    inputs.add(recipe).add(&kernel.release).add(toolstack).add(names(&packages));
-    inputs.add_dir(&recipes().join("overlay"))?.add_dir(&recipes().join("overlay-stock"))?;
+    inputs
+        .add(recipe)
+        .add(&kernel.release)
+        .add(toolstack)
+        .add(names(&packages));
+    inputs
+        .add_dir(&recipes().join("overlay"))?
+        .add_dir(&recipes().join("overlay-stock"))?;
     for (_, bytes) in &programs {
         inputs.add(bytes);
     }
@@ -164,7 +170,9 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
 
 /// What every ramdisk has: the directories, the console, busybox as the shell of last resort.
 fn common(tree: &mut Tree) -> Result<()> {
-    for name in ["dev", "proc", "sys", "run", "tmp", "mnt", "root", "var/log", "var/lib", "etc"] {
+    for name in [
+        "dev", "proc", "sys", "run", "tmp", "mnt", "root", "var/log", "var/lib", "etc",
+    ] {
         tree.directory(name);
     }
     tree.char_device("dev/console", 5, 1);
@@ -180,7 +188,9 @@ fn common(tree: &mut Tree) -> Result<()> {
 fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     let target = places::made().join("toolstack");
     let mut cargo = clean_command("cargo");
-    cargo.args(["build", "--release", "--quiet"]).current_dir(places::root());
+    cargo
+        .args(["build", "--release", "--quiet"])
+        .current_dir(places::root());
     cargo.arg("--target-dir").arg(&target);
     for program in &recipe.program {
         cargo.args(["--package", &program.package]);
@@ -208,7 +218,11 @@ fn debian_guest_initrd(recipe: &Recipe, kernel: &Kernel) -> Result<PathBuf> {
 fn ramdisk(name: &str, parts: &Packages, kernel: &Kernel, overlay: &Path) -> Result<PathBuf> {
     let packages = packages::resolve(&parts.packages, &parts.skip)?;
     let mut inputs = Inputs::new();
-    inputs.add(parts).add(&kernel.release).add(names(&packages)).add_dir(overlay)?;
+    inputs
+        .add(parts)
+        .add(&kernel.release)
+        .add(names(&packages))
+        .add_dir(overlay)?;
     inputs.make(name, |out| {
         packages::fetch(&packages)?;
         let mut tree = Tree::debian();
@@ -236,9 +250,7 @@ fn debian_guest_disk(recipe: &Recipe) -> Result<PathBuf> {
             .env("SOURCE_DATE_EPOCH", EPOCH)
             .args(["--quiet", "--variant=minbase"])
             .arg(format!("--include={}", parts.packages.join(",")))
-            .args(["doc", "man", "locale", "info"].map(|dir| {
-                format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")
-            }))
+            .args(["doc", "man", "locale", "info"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
             .arg("--aptopt=APT::Install-Recommends \"0\"")
             .arg("--customize-hook=rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/*")
             .arg("--customize-hook=chroot \"$1\" passwd -d root")
@@ -278,7 +290,11 @@ fn file_system_of_tar(tar: &Path, out: &Path, label: &str, mib: u64) -> Result<(
 
 fn scratch_dir() -> Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
-    let base = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+    let base = if memory.is_dir() {
+        memory.to_path_buf()
+    } else {
+        std::env::temp_dir()
+    };
     let scratch = tempfile::Builder::new().prefix("ferroxen-").tempdir_in(base)?;
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755))?;
     Ok(scratch)
@@ -308,12 +324,19 @@ fn guests_disk(files: &[(&str, &Path)]) -> Result<PathBuf> {
             run_quietly(clean_command("cp").arg("--sparse=always").arg(path).arg(dir.join(name)))?;
         }
         let line = mke2fs_line(scratch.path(), out, "guests", GUESTS_DISK_MIB);
-        run_quietly(clean_command("sh").env("E2FSPROGS_FAKE_TIME", EPOCH).args(["-e", "-c", &line]))
+        run_quietly(
+            clean_command("sh")
+                .env("E2FSPROGS_FAKE_TIME", EPOCH)
+                .args(["-e", "-c", &line]),
+        )
     })
 }
 
 fn names(packages: &[Package]) -> Vec<String> {
-    packages.iter().map(|package| format!("{}={}", package.name, package.version)).collect()
+    packages
+        .iter()
+        .map(|package| format!("{}={}", package.name, package.version))
+        .collect()
 }
 
 /// A fingerprint of what goes into a file, so that it is made only when that has changed.
@@ -323,7 +346,9 @@ struct Inputs {
 
 impl Inputs {
     fn new() -> Self {
-        let mut inputs = Self { hasher: DefaultHasher::new() };
+        let mut inputs = Self {
+            hasher: DefaultHasher::new(),
+        };
         inputs.add(include_str!("images.rs")).add(include_str!("tree.rs"));
         inputs
     }
@@ -355,7 +380,9 @@ impl Inputs {
     /// Adds a file that we made: by its size and the fingerprint beside it, not its many bytes.
     fn add_stamp(&mut self, path: &Path) -> Result<&mut Self> {
         let stamp = fs::read_to_string(stamp_of(path)).unwrap_or_default();
-        let size = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+        let size = fs::metadata(path)
+            .with_context(|| format!("reading {}", path.display()))?
+            .len();
         Ok(self.add(stamp).add(size).add(path))
     }
 

@@ -31,7 +31,9 @@ impl Kernel {
         let package = packages::newest_kernel()?;
         packages::fetch(std::slice::from_ref(&package))?;
         let release = package.name.trim_start_matches("linux-image-").to_owned();
-        let dir = places::fetched().join("kernel").join(format!("{release}_{}", package.version));
+        let dir = places::fetched()
+            .join("kernel")
+            .join(format!("{release}_{}", package.version));
         let kernel = Self {
             bzimage: dir.join("vmlinuz"),
             vmlinux: dir.join("vmlinux"),
@@ -94,7 +96,11 @@ impl Kernel {
 
     /// Reads every module's needs, unpacking the package once.
     fn modules(&self) -> Result<BTreeMap<String, Module>> {
-        let dir = self.bzimage.parent().context("the kernel has a directory")?.join("modules");
+        let dir = self
+            .bzimage
+            .parent()
+            .context("the kernel has a directory")?
+            .join("modules");
         let index = dir.join("index");
         if let Ok(text) = fs::read_to_string(&index) {
             return Ok(text.lines().filter_map(|line| Module::from_index(&dir, line)).collect());
@@ -114,7 +120,10 @@ impl Kernel {
             Ok(())
         })?;
         fs::write(&index, &lines)?;
-        Ok(lines.lines().filter_map(|line| Module::from_index(&dir, line)).collect())
+        Ok(lines
+            .lines()
+            .filter_map(|line| Module::from_index(&dir, line))
+            .collect())
     }
 }
 
@@ -131,8 +140,15 @@ impl Module {
         let mut words = line.split(' ');
         let (name, path) = (words.next()?, words.next()?);
         let needs = words.next().unwrap_or_default();
-        let needs = needs.split(',').filter(|need| !need.is_empty()).map(|need| need.replace('-', "_"));
-        let module = Self { path: path.to_owned(), cached: dir.join(name), needs: needs.collect() };
+        let needs = needs
+            .split(',')
+            .filter(|need| !need.is_empty())
+            .map(|need| need.replace('-', "_"));
+        let module = Self {
+            path: path.to_owned(),
+            cached: dir.join(name),
+            needs: needs.collect(),
+        };
         Some((name.to_owned(), module))
     }
 }
@@ -142,7 +158,9 @@ fn needs_of(module: &[u8]) -> Result<String> {
     let file = object::File::parse(module)?;
     let section = file.section_by_name(".modinfo").context("a module without .modinfo")?;
     let info = section.data()?;
-    let depends = info.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"depends="));
+    let depends = info
+        .split(|byte| *byte == 0)
+        .find_map(|field| field.strip_prefix(b"depends="));
     Ok(String::from_utf8_lossy(depends.unwrap_or_default()).into_owned())
 }
 
@@ -157,7 +175,9 @@ fn in_load_order(
         return Ok(());
     }
     ensure!(above.insert(name.clone()), "module {name} needs itself");
-    let module = all.get(&name).with_context(|| format!("the kernel has no module {name}"))?;
+    let module = all
+        .get(&name)
+        .with_context(|| format!("the kernel has no module {name}"))?;
     for need in &module.needs {
         in_load_order(all, need, order, above)?;
     }
@@ -178,7 +198,10 @@ fn all_needs(all: &BTreeMap<String, Module>, name: &str) -> Vec<String> {
 
 /// Takes the ELF file out of a bzImage (Documentation/x86/boot.rst: `payload_offset`).
 fn unpack(bzimage: &[u8]) -> Result<Vec<u8>> {
-    ensure!(bzimage.get(0x202..0x206) == Some(b"HdrS"), "no bzImage: the header says so");
+    ensure!(
+        bzimage.get(0x202..0x206) == Some(b"HdrS"),
+        "no bzImage: the header says so"
+    );
     let setup_sectors = match bzimage.get(0x1f1).copied() {
         Some(0) | None => 4,
         Some(sectors) => usize::from(sectors),

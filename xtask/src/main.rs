@@ -5,25 +5,30 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod hypervisor;
 mod images;
 mod kernel;
 mod packages;
 mod places;
 mod programs;
+mod run;
+mod steps;
+mod symbols;
 mod tree;
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench::Choice;
 use crate::images::Toolstack;
 use crate::packages::Need;
+use crate::run::Machinery;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Builds, runs and tests Ferroxen",
-    version
-)]
+#[command(name = "cargo xtask", about = "Builds, runs and tests Ferroxen", version)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -33,28 +38,89 @@ struct Cli {
 enum Verb {
     /// Builds the hypervisor: target/ferroxen.elf and target/ferroxen.gz
     Build,
+    /// Boots it with Debian as Domain 0 and a Debian guest, and hands you the prompt
+    Run {
+        #[command(flatten)]
+        what: What,
+        /// CPUs of the virtual machine.
+        #[arg(long, default_value_t = 1)]
+        cpus: u32,
+        /// Memory of the virtual machine, in MiB.
+        #[arg(long, default_value_t = 2048)]
+        memory: u32,
+        /// Stops at Domain 0's prompt.
+        #[arg(long)]
+        no_demo: bool,
+    },
     /// Makes the Domain 0 and guest images: target/images
     Image {
-        /// Puts Debian's toolstack into Domain 0 instead of ours.
-        #[arg(long)]
-        stock_tools: bool,
-        /// Installs missing Debian packages without asking.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        what: What,
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().verb {
+#[derive(Args)]
+struct What {
+    /// Debian's hypervisor instead of ours, to compare.
+    #[arg(long)]
+    stock: bool,
+    /// Debian's toolstack in Domain 0 instead of ours, to compare.
+    #[arg(long)]
+    stock_tools: bool,
+    /// Installs missing Debian packages without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl What {
+    fn choice(&self) -> Choice {
+        let toolstack = if self.stock_tools {
+            Toolstack::Debian
+        } else {
+            Toolstack::Ours
+        };
+        Choice {
+            stock: self.stock,
+            toolstack,
+            yes: self.yes,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Build => {
             let built = hypervisor::build()?;
             println!("{built}");
             Ok(())
         }
-        Verb::Image { stock_tools, yes } => {
-            packages::require(&[Need::Images], yes)?;
-            let toolstack = if stock_tools { Toolstack::Debian } else { Toolstack::Ours };
-            images::make(toolstack, &mut |step| println!("{step}"))?;
+        Verb::Run {
+            what,
+            cpus,
+            memory,
+            no_demo,
+        } => run::run(Machinery {
+            choice: what.choice(),
+            cpus,
+            memory_mib: memory,
+            no_demo,
+        }),
+        Verb::Image { what } => {
+            packages::require(&[Need::Images], what.yes)?;
+            images::make(what.choice().toolstack, &mut |step| println!("{step}"))?;
             println!("{}", images::dir().display());
             Ok(())
         }

@@ -212,10 +212,16 @@ pub fn fetch(packages: &[Package]) -> Result<()> {
     fs::create_dir_all(cache())?;
     let mut apt = clean_command("apt-get");
     // Unsandboxed by choice: the cache belongs to the caller, not to apt's own user.
-    apt.args(["download", "-q", "-o", "APT::Sandbox::User="]).args(&absent).current_dir(cache());
+    apt.args(["download", "-q", "-o", "APT::Sandbox::User="])
+        .args(&absent)
+        .current_dir(cache());
     run_quietly(&mut apt).with_context(|| format!("downloading {} packages", absent.len()))?;
     for package in packages {
-        ensure!(package.path().exists(), "apt did not leave {}", package.path().display());
+        ensure!(
+            package.path().exists(),
+            "apt did not leave {}",
+            package.path().display()
+        );
     }
     Ok(())
 }

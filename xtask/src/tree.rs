@@ -46,7 +46,9 @@ impl Tree {
     /// Adds a directory and those above it.
     pub fn directory(&mut self, path: &str) {
         self.parents_of(path);
-        self.nodes.entry(path.to_owned()).or_insert(Node::Directory { mode: 0o755 });
+        self.nodes
+            .entry(path.to_owned())
+            .or_insert(Node::Directory { mode: 0o755 });
     }
 
     /// Adds a file and the directories above it; replaces what was there.
@@ -60,13 +62,25 @@ impl Tree {
     pub fn link(&mut self, path: &str, target: &str) {
         let path = self.merged(path);
         self.parents_of(&path);
-        self.nodes.insert(path, Node::Link { target: target.to_owned() });
+        self.nodes.insert(
+            path,
+            Node::Link {
+                target: target.to_owned(),
+            },
+        );
     }
 
     /// Adds a character device.
     pub fn char_device(&mut self, path: &str, major: u32, minor: u32) {
         self.parents_of(path);
-        self.nodes.insert(path.to_owned(), Node::CharDevice { mode: 0o600, major, minor });
+        self.nodes.insert(
+            path.to_owned(),
+            Node::CharDevice {
+                mode: 0o600,
+                major,
+                minor,
+            },
+        );
     }
 
     /// Tells whether something stands at `path`.
@@ -180,7 +194,9 @@ impl Tree {
     fn merged(&self, path: &str) -> String {
         let mut path = path.to_owned();
         for _ in 0..LINK_LIMIT {
-            let Some(next) = self.one_link_followed(&path) else { break };
+            let Some(next) = self.one_link_followed(&path) else {
+                break;
+            };
             path = next;
         }
         path
@@ -189,7 +205,9 @@ impl Tree {
     fn one_link_followed(&self, path: &str) -> Option<String> {
         path.match_indices('/').find_map(|(at, _)| {
             let (above, rest) = (path.get(..at)?, path.get(at..)?);
-            let Node::Link { target } = self.nodes.get(above)? else { return None };
+            let Node::Link { target } = self.nodes.get(above)? else {
+                return None;
+            };
             let base = match target.strip_prefix('/') {
                 Some(absolute) => absolute.to_owned(),
                 None => match above.rsplit_once('/') {
@@ -244,7 +262,8 @@ fn plain(path: &Path) -> Result<String> {
 
 fn is_under(path: &str, tops: &[String]) -> bool {
     tops.iter().any(|top| {
-        path.strip_prefix(top.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(top.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
 }
 

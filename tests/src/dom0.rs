@@ -1,0 +1,181 @@
+//! Domain 0's root prompt, as a story uses it: run a command, read its answer, or fail with its name.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::console::without_chatter;
+use crate::machine::{Machine, Parts};
+
+/// How long a booting Domain 0 may take to give a prompt.
+const BOOT_PATIENCE: Duration = Duration::from_secs(240);
+/// How long an ordinary command may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// What no machine should ever say.
+pub const DOOM: [&str; 6] = [
+    "Kernel panic",
+    "(XEN) Panic on CPU",
+    "(XEN) panic",
+    "Reboot in five seconds",
+    "FATAL TRAP",
+    "*** Error: ",
+];
+/// The prompt of the first shell.
+const PROMPT: &str = "root@dom0:~# ";
+/// The prompt from then on, which nothing else prints.
+const OWN_PROMPT: &str = "[dom0] ";
+
+/// A booted Domain 0 with its prompt.
+pub struct Dom0 {
+    machine: Machine,
+    commands: u32,
+}
+
+impl Dom0 {
+    /// Boots a machine and waits for the root prompt of Domain 0.
+    pub fn boot(parts: &Parts) -> Result<Self> {
+        let machine = Machine::start(parts)?;
+        Self::wait_for_prompt(machine, &mut |_| {})
+    }
+
+    /// Boots a machine, telling `progress` of each step that its start script reports.
+    pub fn boot_with_progress(parts: &Parts, progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let machine = Machine::start(parts)?;
+        Self::wait_for_prompt(machine, progress)
+    }
+
+    fn wait_for_prompt(machine: Machine, progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let mut at = 0;
+        let mut steps = vec![
+            ("(XEN) ", "the hypervisor speaks"),
+            ("Linux version", "the Domain 0 kernel speaks"),
+            ("dom0: modules", "Domain 0's init runs"),
+            ("dom0: up after", "Domain 0's daemons run"),
+        ];
+        steps.push((PROMPT, "Domain 0 has a prompt"));
+        for (sign, meaning) in steps {
+            let wait = machine.transcript().wait_for(sign, at, &DOOM, BOOT_PATIENCE);
+            at = wait.with_context(|| said_last(&machine, &format!("waiting until {meaning}")))?;
+            progress(&format!("{meaning} ({:.1} s)", machine.age().as_secs_f64()));
+        }
+        let mut dom0 = Self { machine, commands: 0 };
+        dom0.type_line(&format!("stty -echo cols 200; PS1='{OWN_PROMPT}'; PS2="))?;
+        dom0.run("true")?;
+        Ok(dom0)
+    }
+
+    /// Returns the machine that this Domain 0 runs on.
+    pub fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// Returns where the console is written down.
+    pub fn log(&self) -> &Path {
+        self.machine.log()
+    }
+
+    /// Runs `command` at the prompt and returns what it printed; fails when it does.
+    pub fn run(&mut self, command: &str) -> Result<String> {
+        self.run_within(command, PATIENCE)
+    }
+
+    /// Runs `command`, which may take as long as `patience`.
+    pub fn run_within(&mut self, command: &str, patience: Duration) -> Result<String> {
+        let (code, printed) = self.ask(command, patience)?;
+        if code != 0 {
+            bail!("`{command}` in Domain 0 failed with {code}:\n{printed}");
+        }
+        Ok(printed)
+    }
+
+    /// Runs `command` and returns its exit code with what it printed.
+    pub fn ask(&mut self, command: &str, patience: Duration) -> Result<(i32, String)> {
+        self.commands += 1;
+        let number = self.commands;
+        let from = self.machine.transcript().len();
+        // The quotes keep an echo of the line from looking like its answer.
+        let line = format!("echo '<''{number}<'; {{ {command}\n}} </dev/null; echo '>''{number}>'$?.\n");
+        self.machine.type_bytes(line.as_bytes())?;
+        let context = || format!("running `{command}` in Domain 0");
+        let transcript = self.machine.transcript();
+        let start = transcript
+            .wait_for(&format!("<{number}<"), from, &DOOM, patience)
+            .with_context(|| said_last(&self.machine, &context()))?;
+        let sign = format!(">{number}>");
+        let end = transcript
+            .wait_for(&sign, start, &DOOM, patience)
+            .with_context(|| said_last(&self.machine, &context()))?;
+        let stop = transcript.wait_for(".", end, &[], patience).with_context(context)?;
+        let text = transcript.text_from(start);
+        let printed = text.split(&sign).next().unwrap_or_default();
+        let code = transcript.text_from(end);
+        let code = code.get(..stop - end - 1).unwrap_or_default().trim();
+        let code = code
+            .parse()
+            .with_context(|| format!("{}: its exit code {code:?}", context()))?;
+        Ok((code, without_chatter(printed).trim_matches('\n').to_owned()))
+    }
+
+    /// Types `line` without waiting for anything, for programs that take over the console.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.machine.type_bytes(format!("{line}\n").as_bytes())
+    }
+
+    /// Waits until the console says `wanted` after position `from`; returns where that ends.
+    pub fn wait_for(&self, wanted: &str, from: usize, patience: Duration) -> Result<usize> {
+        self.machine
+            .transcript()
+            .wait_for(wanted, from, &DOOM, patience)
+            .with_context(|| said_last(&self.machine, "watching the console"))
+    }
+
+    /// Leaves a guest's console (`xl console`) for the prompt of Domain 0.
+    pub fn leave_console(&mut self) -> Result<()> {
+        // The key leaves only when it comes alone: whatever is typed next must wait for the prompt.
+        let from = self.machine.transcript().len();
+        self.machine.type_bytes(b"\x1d")?;
+        self.wait_for(OWN_PROMPT, from, PATIENCE)?;
+        Ok(())
+    }
+
+    /// Waits until the list of domains no longer has `name`.
+    pub fn wait_until_gone(&mut self, name: &str, patience: Duration) -> Result<()> {
+        let seconds = patience.as_secs();
+        let wait = format!(
+            "for _ in $(seq {seconds}); do xl list | grep -q '^{name} ' || break; sleep 1; done; \
+             ! xl list | grep '^{name} '"
+        );
+        let gone = self.run_within(&wait, patience + PATIENCE);
+        gone.map(drop)
+            .with_context(|| format!("{name} is still there after {seconds} s"))
+    }
+
+    /// Switches the machine off from inside and waits until it is off.
+    pub fn power_off(mut self, patience: Duration) -> Result<()> {
+        self.type_line("poweroff -f")?;
+        let off = self.machine.wait_for_power_off(patience);
+        off.with_context(|| said_last(&self.machine, "switching the machine off"))
+    }
+
+    /// Tells whether QEMU still runs the machine.
+    pub fn is_running(&self) -> Result<bool> {
+        let status = self.machine.monitor("query-status", &Value::Null)?;
+        Ok(status.get("running").and_then(Value::as_bool).unwrap_or(false))
+    }
+
+    /// Gives the machine away, for a person to use.
+    pub fn into_machine(self) -> Machine {
+        self.machine
+    }
+}
+
+fn said_last(machine: &Machine, doing: &str) -> String {
+    const LINES: usize = 25;
+    format!(
+        "{doing}; the console ({}) ended with:\n{}",
+        machine.log().display(),
+        machine.last_words(LINES)
+    )
+}
