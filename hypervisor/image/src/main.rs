@@ -48,6 +48,13 @@ extern "Rust" fn ferroxen_return_failed(frame: &mut GuestFrame, fault: ReturnFau
     ferroxen_kernel::entry::return_failed(frame, fault)
 }
 
+/// Names for back-traces; behind everything else in the image, so that adding it moves no function.
+// SAFETY: the section is read-only data that only `ferroxen_machine::symbols` looks at.
+#[used]
+#[unsafe(link_section = ".symbols")]
+static SYMBOLS: [u8; include_bytes!(concat!(env!("OUT_DIR"), "/symbols")).len()] =
+    *include_bytes!(concat!(env!("OUT_DIR"), "/symbols"));
+
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     ferroxen_machine::report::panicked(info)
