@@ -1,0 +1,183 @@
+//! Disks: an image or a device behind Linux' blkback.
+//!
+//! An image file gets a loop device, whose path is noted in the backend's `node` so that whoever takes the
+//! disk away can let it go. The numbers are those of xen-vbd-interface(7).
+
+use crate::Toolstack;
+use crate::error::{Doing, Error, Result};
+use crate::nodes;
+use ferroxen_loopdev as loopdev;
+use ferroxen_words::DomId;
+use ferroxen_xenstore::Store;
+use ferroxen_xlconfig::{Disk, DiskAccess, DiskFormat};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// An opened way to a disk's bytes.
+struct Device {
+    /// The block device blkback opens.
+    path: PathBuf,
+    /// Major and minor number as the backend reads them: hexadecimal.
+    number: String,
+    /// The loop device, if one was set up.
+    looped: bool,
+}
+
+/// Gives a disk to a domain.
+pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
+    let what = || format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
+    if disk.backend.as_deref().is_some_and(|backend| !matches!(backend, "0" | "Domain-0")) {
+        return Err(Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out"));
+    }
+    if disk.script.as_deref().is_some_and(|script| !matches!(script, "block" | "/etc/xen/scripts/block")) {
+        return Err(Error::new(what(), "hotplug scripts are not supported yet").way_out("leave `script` out"));
+    }
+    if let DiskFormat::Other(format) = disk.format {
+        return Err(Error::new(what(), format!("images in {format} format are not supported yet"))
+            .way_out(format!("convert it: qemu-img convert -O raw IMAGE.{format} IMAGE.raw")));
+    }
+    let Some(target) = &disk.target else {
+        return Err(Error::new(what(), "empty drives are not supported for PV yet").way_out("name an image"));
+    };
+    let target = find(target);
+    refuse_shared(tools, &target, disk)?;
+    let device = open(&target, disk)?;
+    let written = write_nodes(tools, domid, disk, &target, &device);
+    if written.is_err() && device.looped {
+        // The complaint about the nodes is the one worth reading.
+        let _ = loopdev::detach(&device.path);
+    }
+    written.and_then(|()| tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback").map_err(|e| e.in_step(what())))
+}
+
+/// `phy:hda1` meant `/dev/hda1` to `xm`.
+fn find(target: &Path) -> PathBuf {
+    if target.is_absolute() || target.exists() {
+        return std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
+    }
+    let device = Path::new("/dev").join(target);
+    if device.exists() { device } else { target.to_owned() }
+}
+
+fn open(target: &Path, disk: &Disk) -> Result<Device> {
+    let what = || format!("opening {} for disk {}", target.display(), disk.vdev.name);
+    let kind = std::fs::metadata(target).doing(what)?.file_type();
+    if kind.is_block_device() {
+        return Ok(Device { number: device_number(target).doing(what)?, path: target.to_owned(), looped: false });
+    }
+    if !kind.is_file() {
+        return Err(Error::new(what(), "it is neither an image file nor a block device"));
+    }
+    if disk.format == DiskFormat::Phy {
+        return Err(Error::new(what(), "it is an image file, not a device").way_out(format!("write file:{}", target.display())));
+    }
+    let access = match disk.access {
+        DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
+        DiskAccess::ReadWrite | DiskAccess::Shared => loopdev::Access::ReadWrite,
+    };
+    let path = loopdev::attach(target, access)
+        .doing(|| format!("setting up a loop device for {}", target.display()))
+        .map_err(|error| match error.errno() {
+            Some(2) => error.way_out("is the module loaded? (`modprobe loop`)"),
+            _ => error,
+        })?;
+    match device_number(&path) {
+        Ok(number) => Ok(Device { path, number, looped: true }),
+        Err(error) => {
+            let _ = loopdev::detach(&path);
+            Err(error).doing(what)
+        }
+    }
+}
+
+fn device_number(path: &Path) -> std::io::Result<String> {
+    let number = std::fs::metadata(path)?.rdev();
+    Ok(format!("{:x}:{:x}", rustix::fs::major(number), rustix::fs::minor(number)))
+}
+
+/// Two domains writing to one file system destroy it, so that has to be asked for (`w!`).
+fn refuse_shared(tools: &Toolstack, target: &Path, disk: &Disk) -> Result<()> {
+    let what = || format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
+    if disk.access == DiskAccess::Shared {
+        return Ok(());
+    }
+    let same = |other: &str| {
+        let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino(), meta.rdev()));
+        Path::new(other) == target || identity(Path::new(other)).is_some_and(|other| Some(other) == identity(target))
+    };
+    let store = &tools.store;
+    let root = "/local/domain/0/backend/vbd";
+    for domain in store.directory_opt(root).doing(what)? {
+        for id in store.directory_opt(&format!("{root}/{domain}")).doing(what)? {
+            let read = |name: &str| store.read_opt(&format!("{root}/{domain}/{id}/{name}")).doing(what);
+            let Some(params) = read("params")? else { continue };
+            let written = read("mode")?.as_deref() != Some("r") || disk.access != DiskAccess::ReadOnly;
+            if written && same(&params) {
+                let owner = domain.parse().ok().and_then(DomId::new);
+                let owner = owner.and_then(|domid| nodes::name(store, domid).ok().flatten()).unwrap_or(domain.clone());
+                return Err(Error::new(what(), format!("{} is in use by \"{owner}\" (domid {domain})", target.display()))
+                    .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, device: &Device) -> Result<()> {
+    let id = disk.vdev.number;
+    let (front, back) = (nodes::frontend(domid, "vbd", id), nodes::backend(domid, "vbd", id));
+    let kind = if disk.is_cdrom { "cdrom" } else { "disk" };
+    let mut backend = vec![
+        ("frontend", front.clone()),
+        ("frontend-id", domid.raw().to_string()),
+        ("online", "1".to_owned()),
+        ("removable", u32::from(disk.is_cdrom).to_string()),
+        ("bootable", "1".to_owned()),
+        ("state", "1".to_owned()),
+        ("dev", disk.vdev.name.clone()),
+        ("type", if device.looped { "file" } else { "phy" }.to_owned()),
+        ("mode", disk.access.mode().to_owned()),
+        ("device-type", kind.to_owned()),
+        ("discard-enable", u32::from(disk.discard.unwrap_or(true)).to_string()),
+        ("params", target.display().to_string()),
+        ("physical-device", device.number.clone()),
+        ("physical-device-path", device.path.display().to_string()),
+        ("hotplug-status", "connected".to_owned()),
+    ];
+    if device.looped {
+        backend.push(("node", device.path.display().to_string()));
+    }
+    let frontend = [
+        ("backend", back.clone()),
+        ("backend-id", "0".to_owned()),
+        ("state", "1".to_owned()),
+        ("virtual-device", id.to_string()),
+        ("device-type", kind.to_owned()),
+    ];
+    tools
+        .store
+        .transaction(|tx| {
+            nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
+            nodes::make(tx, &back, &nodes::shared(DomId::DOM0, domid))?;
+            nodes::write_all(tx, &front, &frontend)?;
+            nodes::write_all(tx, &back, &backend)?;
+            nodes::register(tx, domid, "vbd", id, &front, &back)
+        })
+        .doing(|| format!("announcing disk {}", disk.vdev.name))
+}
+
+/// Lets go of what stood behind a disk that is gone.
+pub(crate) fn release(node: Option<&str>) -> Result<()> {
+    match node.filter(|node| node.starts_with("/dev/loop")) {
+        Some(node) => loopdev::detach(Path::new(node)).doing(|| format!("letting go of {node}")),
+        None => Ok(()),
+    }
+}
+
+impl Error {
+    fn in_step(self, step: String) -> Error {
+        let mut text = self.to_string();
+        text.insert_str(0, ": ");
+        Error::new(step, text.trim_start_matches(": "))
+    }
+}

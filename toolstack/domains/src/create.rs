@@ -1,0 +1,209 @@
+//! Making a domain, in libxl's order, and taking all of it back if a step fails.
+
+use crate::error::{Doing, Error, Result};
+use crate::hyper::Affinity;
+use crate::nodes;
+use crate::pv::{self, Built, Channels, Payload};
+use crate::{Toolstack, block, grants, network};
+use ferroxen_abi::domctl::{self, SchedCredit};
+use ferroxen_abi::memory::{E820Entry, E820Type};
+use ferroxen_abi::sysctl::physcap;
+use ferroxen_words::DomId;
+use ferroxen_xlconfig::{CpuList, DomainConfig, DomainType, TscMode};
+use uuid::Uuid;
+
+/// What the hypervisor lets a domain have beyond its memory, as libxl does (KiB).
+const SLACK_KIB: u64 = 1024;
+
+/// Fills in what a configuration leaves to chance, so that building it again gives the same domain.
+pub fn settle(config: &mut DomainConfig) {
+    config.uuid.get_or_insert_with(Uuid::new_v4);
+}
+
+/// Checks what can be checked before anything is made.
+pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
+    let what = || format!("creating \"{}\"", config.name);
+    let kind = match config.kind {
+        DomainType::Pv => None,
+        DomainType::Pvh => Some("PVH"),
+        DomainType::Hvm => Some("HVM"),
+    };
+    if let Some(kind) = kind {
+        return Err(Error::new(what(), format!("domains of type {kind} are not available yet"))
+            .way_out("use type = \"pv\" with a kernel that supports Xen PV"));
+    }
+    if let Some(taken) = nodes::find(&tools.store, &config.name).doing(what)? {
+        return Err(Error::new(what(), format!("a domain of that name exists (domid {})", taken.raw()))
+            .way_out("choose another `name`, or destroy that one"));
+    }
+    if config.pool.as_deref().is_some_and(|pool| pool != "Pool-0") {
+        return Err(Error::new(what(), "CPU pools other than Pool-0 are not supported yet").way_out("leave `pool` out"));
+    }
+    Ok(())
+}
+
+/// Makes a domain, complete and paused.
+pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
+    check(tools, config)?;
+    let Some(kernel) = &config.kernel else {
+        return Err(Error::new(format!("creating \"{}\"", config.name), "no `kernel` is set")
+            .way_out("name a kernel's file in Domain 0, such as kernel = \"/boot/vmlinuz\""));
+    };
+    let payload = Payload::read(kernel, config.ramdisk.as_deref())?;
+    let layout = payload.plan(config.memory_mib)?;
+    let uuid = config.uuid.unwrap_or_else(Uuid::new_v4);
+    let mut config = config.clone();
+    config.uuid = Some(uuid);
+
+    let domid = make(tools, &config, &uuid)?;
+    let unfinished = Unfinished { tools, domid };
+    limits(tools, domid, &config)?;
+    nodes::create(&tools.store, domid, &uuid, &config)?;
+    let channels = channels(tools, domid)?;
+    let claimed = claim(tools, domid, layout.frames)?;
+    let built = pv::build(&tools.hypervisor, domid, &payload, &layout, config.cmdline.as_deref().unwrap_or(""), channels)?;
+    if claimed {
+        tools.hypervisor.claim_pages(domid, 0).doing(|| "ending the claim on memory".to_owned())?;
+    }
+    introduce(tools, domid, &config, &built, channels)?;
+    for disk in &config.disks {
+        block::attach(tools, domid, disk)?;
+    }
+    for (index, vif) in (0..).zip(&config.vifs) {
+        network::attach(tools, domid, &uuid, vif, index)?;
+    }
+    unfinished.keep();
+    Ok(domid)
+}
+
+/// A domain that goes away again unless it is finished.
+struct Unfinished<'a> {
+    tools: &'a Toolstack,
+    domid: DomId,
+}
+
+impl Unfinished<'_> {
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // The complaint that led here is the one worth reading.
+        let _ = self.tools.destroy(self.domid);
+    }
+}
+
+fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> {
+    let info = tools.hypervisor.physinfo().doing(|| "asking about the host".to_owned())?;
+    let limit = |limit: Option<u32>| limit.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(-1);
+    let request = domctl::Createdomain {
+        handle: *uuid.as_bytes(),
+        max_vcpus: config.maxvcpus,
+        max_evtchn_port: config.max_event_channels,
+        max_grant_frames: limit(config.max_grant_frames),
+        max_maptrack_frames: limit(config.max_maptrack_frames),
+        grant_opts: if info.capabilities & physcap::GNTTAB_V2 != 0 { 2 } else { 1 },
+        arch: domctl::ArchDomainconfig {
+            emulation_flags: 0,
+            misc_flags: if config.msr_relaxed { domctl::MSR_RELAXED } else { 0 },
+        },
+        ..Default::default()
+    };
+    tools.hypervisor.create_domain(&request).doing(|| format!("making a domain for \"{}\"", config.name))
+}
+
+fn limits(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
+    let hypervisor = &tools.hypervisor;
+    hypervisor
+        .set_max_vcpus(domid, config.maxvcpus)
+        .doing(|| format!("giving the domain {} vcpus", config.maxvcpus))?;
+    affinities(tools, domid, config)?;
+    hypervisor
+        .set_max_memory_kib(domid, config.memory_mib * 1024 + SLACK_KIB)
+        .doing(|| format!("limiting the domain to {} MiB", config.memory_mib))?;
+    if config.maxmem_mib > config.memory_mib {
+        let map = [E820Entry { addr: 0, size: config.maxmem_mib << 20, type_: E820Type::RAM.0 }];
+        hypervisor.set_memory_map(domid, &map).doing(|| "telling the domain its largest size".to_owned())?;
+    }
+    let mode = match config.tsc_mode {
+        TscMode::Default => 0,
+        TscMode::AlwaysEmulate => 1,
+        TscMode::Native => 2,
+    };
+    hypervisor.set_tsc_mode(domid, mode).doing(|| "choosing the time stamp counter's mode".to_owned())?;
+    let offset = config.rtc_timeoffset + if config.localtime { local_offset_seconds() } else { 0 };
+    if offset != 0 {
+        hypervisor.set_time_offset(domid, offset).doing(|| "setting the clock's offset".to_owned())?;
+    }
+    if config.cpu_weight.is_some() || config.cap.is_some() {
+        let old = hypervisor.sched_credit(domid).doing(|| "reading the scheduling parameters".to_owned())?;
+        let credit = SchedCredit { weight: config.cpu_weight.unwrap_or(old.weight), cap: config.cap.unwrap_or(old.cap) };
+        hypervisor.set_sched_credit(domid, &credit).doing(|| format!("setting weight {} and cap {}", credit.weight, credit.cap))?;
+    }
+    Ok(())
+}
+
+fn affinities(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
+    for (kind, lists) in [(Affinity::Hard, &config.cpus), (Affinity::Soft, &config.cpus_soft)] {
+        for vcpu in 0..config.maxvcpus {
+            let list = if lists.len() == 1 { lists.first() } else { lists.get(vcpu as usize) };
+            if let Some(CpuList::These(cpus)) = list {
+                tools
+                    .hypervisor
+                    .set_affinity(domid, vcpu, kind, cpus)
+                    .doing(|| format!("pinning vcpu {vcpu} to CPUs {cpus:?}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Seconds that local time is ahead of UTC. Only the `TZ` of a fixed offset would be known without reading time
+/// zone files, so the C library's idea is asked for through `date`.
+fn local_offset_seconds() -> i64 {
+    let output = std::process::Command::new("date").arg("+%z").output();
+    let text = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
+    let text = text.trim();
+    let (sign, digits) = match text.split_at_checked(1) {
+        Some(("-", digits)) => (-1, digits),
+        Some(("+", digits)) => (1, digits),
+        _ => return 0,
+    };
+    match (digits.get(..2).and_then(|h| h.parse::<i64>().ok()), digits.get(2..4).and_then(|m| m.parse::<i64>().ok())) {
+        (Some(hours), Some(minutes)) => sign * (hours * 3600 + minutes * 60),
+        _ => 0,
+    }
+}
+
+fn channels(tools: &Toolstack, domid: DomId) -> Result<Channels> {
+    let port = |what: &str| {
+        tools.hypervisor.alloc_unbound_port(domid).doing(|| format!("making the event channel for the {what}"))
+    };
+    Ok(Channels { store: port("xenstore ring")?, console: port("console")? })
+}
+
+/// Whether memory was set aside; a hypervisor without claims builds just as well.
+fn claim(tools: &Toolstack, domid: DomId, frames: u64) -> Result<bool> {
+    match tools.hypervisor.claim_pages(domid, frames) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(38 | 95)) => Ok(false),
+        Err(error) => {
+            let free = tools.hypervisor.physinfo().map_or(0, |info| info.free_pages.saturating_sub(info.outstanding_pages));
+            Err::<(), _>(error).doing(|| format!("setting {} MiB of {} MiB aside", frames / 256, free / 256)).map_err(|error| {
+                error.way_out("ask for less `memory`, shut a domain down, or give Domain 0 less (`xl mem-set 0 MIB`)")
+            })?;
+            Ok(false)
+        }
+    }
+}
+
+fn introduce(tools: &Toolstack, domid: DomId, config: &DomainConfig, built: &Built, channels: Channels) -> Result<()> {
+    grants::seed(&tools.hypervisor, domid, built)?;
+    nodes::complete(&tools.store, domid, config, built, channels)?;
+    tools
+        .store
+        .introduce(domid.raw(), built.store.raw(), channels.store.raw())
+        .doing(|| format!("introducing domain {} to xenstore", domid.raw()))
+}

@@ -1,0 +1,200 @@
+//! A domain's xenstore nodes, in libxl's layout, so that libxl's tools and the guest's drivers find them.
+//!
+//! Upstream: docs/misc/xenstore-paths.
+
+use crate::error::{Doing, Result};
+use crate::pv::{Built, Channels};
+use ferroxen_words::DomId;
+use ferroxen_xenstore::{Client, Permission, Result as StoreResult, Rights, Store, Transaction};
+use ferroxen_xlconfig::DomainConfig;
+use uuid::Uuid;
+
+/// `/local/domain/N`
+pub fn domain(domid: DomId) -> String {
+    format!("/local/domain/{}", domid.raw())
+}
+
+/// `/vm/UUID`
+pub fn vm(uuid: &Uuid) -> String {
+    format!("/vm/{uuid}")
+}
+
+/// `/libxl/N`
+pub fn libxl(domid: DomId) -> String {
+    format!("/libxl/{}", domid.raw())
+}
+
+/// The guest's directory of a device.
+pub fn frontend(domid: DomId, kind: &str, id: u32) -> String {
+    format!("/local/domain/{}/device/{kind}/{id}", domid.raw())
+}
+
+/// Domain 0's directory of a guest's device.
+pub fn backend(domid: DomId, kind: &str, id: u32) -> String {
+    format!("/local/domain/0/backend/{kind}/{}/{id}", domid.raw())
+}
+
+/// Bytes of console output kept for a domain that nobody watches, as libxl has it.
+const CONSOLE_LIMIT: &str = "1048576";
+
+fn entry(rights: Rights, domid: DomId) -> Permission {
+    Permission { rights, domid: domid.raw() }
+}
+
+/// Domain 0's, and the guest may read.
+pub fn readable(domid: DomId) -> [Permission; 2] {
+    [entry(Rights::None, DomId::DOM0), entry(Rights::Read, domid)]
+}
+
+/// The guest's own.
+pub fn writable(domid: DomId) -> [Permission; 1] {
+    [entry(Rights::None, domid)]
+}
+
+/// `owner`'s, and `reader` may read: a frontend's or a backend's directory.
+pub fn shared(owner: DomId, reader: DomId) -> [Permission; 2] {
+    [entry(Rights::None, owner), entry(Rights::Read, reader)]
+}
+
+/// Makes a directory with these permissions.
+pub fn make(store: &impl Store, path: &str, permissions: &[Permission]) -> StoreResult<()> {
+    store.mkdir(path)?;
+    store.set_permissions(path, permissions)
+}
+
+/// Writes values below a directory.
+pub fn write_all(store: &impl Store, directory: &str, values: &[(&str, String)]) -> StoreResult<()> {
+    values.iter().try_for_each(|(name, value)| store.write(&format!("{directory}/{name}"), value))
+}
+
+/// Makes the directories of a new domain.
+pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) -> Result<()> {
+    store
+        .transaction(|tx| {
+            let (home, vm) = (domain(domid), vm(uuid));
+            for path in [&home, &vm, &libxl(domid)] {
+                tx.rm(path)?;
+            }
+            make(tx, &home, &readable(domid))?;
+            make(tx, &vm, &readable(domid))?;
+            make(tx, &libxl(domid), &[entry(Rights::None, DomId::DOM0)])?;
+            tx.write(&format!("{}/type", libxl(domid)), "pv")?;
+            let values = [("vm", vm.clone()), ("name", config.name.clone()), ("domid", domid.raw().to_string())];
+            write_all(tx, &home, &values)?;
+            for name in ["cpu", "memory", "device", "control"] {
+                make(tx, &format!("{home}/{name}"), &readable(domid))?;
+            }
+            for name in [
+                "control/shutdown",
+                "control/feature-poweroff",
+                "control/feature-reboot",
+                "control/feature-suspend",
+                "control/sysrq",
+                "device/suspend/event-channel",
+                "data",
+                "drivers",
+                "feature",
+                "attr",
+                "error",
+            ] {
+                make(tx, &format!("{home}/{name}"), &writable(domid))?;
+            }
+            for name in ["platform-feature-multiprocessor-suspend", "platform-feature-xs_reset_watches"] {
+                tx.write(&format!("{home}/control/{name}"), "1")?;
+            }
+            vm_nodes(tx, &vm, uuid, config)
+        })
+        .doing(|| format!("making the xenstore directories of domain {}", domid.raw()))
+}
+
+fn vm_nodes(tx: &Transaction<'_>, vm: &str, uuid: &Uuid, config: &DomainConfig) -> StoreResult<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let values = [
+        ("uuid", uuid.to_string()),
+        ("name", config.name.clone()),
+        ("start_time", format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10)),
+        ("image/ostype", "linux".to_owned()),
+        ("image/kernel", path(&config.kernel)),
+        ("image/ramdisk", path(&config.ramdisk)),
+        ("image/cmdline", config.cmdline.clone().unwrap_or_default()),
+    ];
+    write_all(tx, vm, &values)
+}
+
+/// Adds what is known only once the domain is built.
+pub fn complete(
+    store: &Client,
+    domid: DomId,
+    config: &DomainConfig,
+    built: &Built,
+    channels: Channels,
+) -> Result<()> {
+    store
+        .transaction(|tx| {
+            let home = domain(domid);
+            let values = [
+                ("memory/static-max", (config.maxmem_mib * 1024).to_string()),
+                ("memory/target", (config.memory_mib * 1024).to_string()),
+                ("memory/videoram", "0".to_owned()),
+                ("store/port", channels.store.raw().to_string()),
+                ("store/ring-ref", built.store.raw().to_string()),
+            ];
+            write_all(tx, &home, &values)?;
+            for cpu in 0..config.maxvcpus {
+                let availability = if cpu < config.vcpus { "online" } else { "offline" };
+                tx.write(&format!("{home}/cpu/{cpu}/availability"), availability)?;
+            }
+            console(tx, domid, built, channels)
+        })
+        .doing(|| format!("writing the xenstore nodes of domain {}", domid.raw()))
+}
+
+fn console(tx: &Transaction<'_>, domid: DomId, built: &Built, channels: Channels) -> StoreResult<()> {
+    let front = format!("{}/console", domain(domid));
+    let back = backend(domid, "console", 0);
+    make(tx, &front, &readable(domid))?;
+    make(tx, &back, &shared(DomId::DOM0, domid))?;
+    let values = [
+        ("backend", back.clone()),
+        ("backend-id", "0".to_owned()),
+        ("limit", CONSOLE_LIMIT.to_owned()),
+        ("type", "xenconsoled".to_owned()),
+        ("output", "pty".to_owned()),
+        ("tty", String::new()),
+        ("port", channels.console.raw().to_string()),
+        ("ring-ref", built.console.raw().to_string()),
+    ];
+    write_all(tx, &front, &values)?;
+    let values = [
+        ("frontend", front.clone()),
+        ("frontend-id", domid.raw().to_string()),
+        ("online", "1".to_owned()),
+        ("state", "1".to_owned()),
+        ("protocol", "vt100".to_owned()),
+    ];
+    write_all(tx, &back, &values)?;
+    register(tx, domid, "console", 0, &front, &back)
+}
+
+/// Notes a device where libxl looks for a domain's devices.
+pub fn register(store: &impl Store, domid: DomId, kind: &str, id: u32, front: &str, back: &str) -> StoreResult<()> {
+    let note = format!("{}/device/{kind}/{id}", libxl(domid));
+    write_all(store, &note, &[("frontend", front.to_owned()), ("backend", back.to_owned())])
+}
+
+/// A domain's name, if it has one.
+pub fn name(store: &Client, domid: DomId) -> StoreResult<Option<String>> {
+    store.read_opt(&format!("{}/name", domain(domid)))
+}
+
+/// The domain of that name.
+pub fn find(store: &Client, wanted: &str) -> StoreResult<Option<DomId>> {
+    for id in store.directory_opt("/local/domain")? {
+        let Some(domid) = id.parse().ok().and_then(DomId::new) else { continue };
+        if name(store, domid)?.as_deref() == Some(wanted) {
+            return Ok(Some(domid));
+        }
+    }
+    Ok(None)
+}
