@@ -139,7 +139,7 @@ pub(crate) const ARITHMETIC: u64 = flag::CF | flag::PF | flag::AF | flag::ZF | f
 pub(crate) fn result_flags(result: u64, bytes: usize) -> u64 {
     let result = result & mask(bytes);
     let mut flags = 0;
-    if (result as u8).count_ones() % 2 == 0 {
+    if (result as u8).count_ones().is_multiple_of(2) {
         flags |= flag::PF;
     }
     if result == 0 {
