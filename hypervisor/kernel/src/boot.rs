@@ -2,7 +2,7 @@
 
 use crate::console::Level;
 use crate::firmware::{self, Platform};
-use crate::{cpu, dom0, irq, memory, sched, time};
+use crate::{cpu, dom0, entry, irq, memory, time};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,7 +12,7 @@ use ferroxen_loader::options::{self, Options, Serial};
 use ferroxen_machine::apic::ApicId;
 use ferroxen_machine::uart::{Parity, Settings};
 use ferroxen_machine::ports::PciFunction;
-use ferroxen_machine::{Handoff, apic, heap, ioapic, pic, power, report, rtc, serial, smp, vga};
+use ferroxen_machine::{GuestFrame, Handoff, apic, heap, ioapic, pic, power, report, rtc, serial, smp, vga};
 use ferroxen_words::{CpuId, Gsi, Maddr};
 
 static COMMAND_LINE: spin::Once<Vec<u8>> = spin::Once::new();
@@ -75,7 +75,6 @@ pub fn start(handoff: Handoff) -> ! {
         heap::free_bytes() >> 10
     );
 
-    sched::init();
     start_cpus(platform, &options);
     irq::init_permissions(map.regions());
 
@@ -85,16 +84,22 @@ pub fn start(handoff: Handoff) -> ! {
     crate::info!("heap: {} KiB free; {} MiB free for domains", heap::free_bytes() >> 10, memory::free_pages() >> 8);
     domain.unpause();
     drop(domain);
-    sched::run_idle()
+    run_guests()
+}
+
+/// This CPU looks for a guest to run, for ever. The stack it came on is forgotten.
+fn run_guests() -> ! {
+    cpu::request(cpu::work::RESCHEDULE);
+    let mut frame = GuestFrame::default();
+    entry::before_return(&mut frame);
+    ferroxen_machine::frame::enter(frame)
 }
 
 /// A further CPU joins. Called once on each.
-pub fn secondary(this: CpuId) -> ! {
+pub fn secondary(_: CpuId) -> ! {
     cpu::init_this();
     apic::init_this_cpu();
-    sched::init_cpu(this);
-    time::init_cpu();
-    sched::run_idle()
+    run_guests()
 }
 
 fn start_console(options: &Options<'_>) {
@@ -219,9 +224,10 @@ fn start_cpus(platform: &Platform, options: &Options<'_>) {
     crate::info!("clock: {}.{:03} MHz", hz / 1_000_000, hz / 1000 % 1000);
     let has_rtc = platform.fadt.is_none_or(|fadt| !fadt.lacks_rtc);
     let seconds = if has_rtc { rtc::read_seconds(None) } else { None };
-    time::init(seconds);
-    sched::init_cpu(CpuId(0));
-    time::init_cpu();
+    match seconds {
+        Some(seconds) => time::set_wallclock(seconds, 0, time::now()),
+        None => crate::warn!("no clock keeps the date: it begins at 1970"),
+    }
     let own = apic::id();
     let limit = options.maxcpus.unwrap_or(u32::MAX).max(1) as usize;
     let others: Vec<smp::ApicId> = platform

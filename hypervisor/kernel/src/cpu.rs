@@ -19,6 +19,8 @@ pub mod work {
     pub const RELOAD_ROOT: u32 = 1 << 2;
     /// The running vcpu (or its domain) was told to stop or die.
     pub const STOP_CURRENT: u32 = 1 << 3;
+    /// Ring the global virtual interrupts that were asked for.
+    pub const EVENTS: u32 = 1 << 4;
 }
 
 /// One CPU's own state.

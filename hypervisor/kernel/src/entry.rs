@@ -117,6 +117,9 @@ pub fn before_return(frame: &mut GuestFrame) {
 
 #[cold]
 fn do_work(owed: u32, frame: &mut GuestFrame) {
+    if owed & work::EVENTS != 0 {
+        crate::hypercall::event_channel::deliver_global_virqs();
+    }
     if owed & work::TIMERS != 0 {
         crate::time::run_timers();
     }

@@ -46,6 +46,8 @@ pub enum Rank {
     Heap = 55,
     /// Interrupt descriptors and vectors.
     Vectors = 60,
+    /// A vcpu's (or a domain's) timers: which are armed, and where.
+    VcpuTimers = 65,
     /// A CPU's run queue.
     RunQueue = 70,
     /// A CPU's timers.

@@ -99,6 +99,8 @@ pub struct Domain {
     pub time_offset: AtomicU64,
     /// CPUID and MSR policy.
     pub policy: Lock<crate::pv::policy::DomainPolicy>,
+    /// Scheduling.
+    pub sched: crate::sched::DomainSched,
     life: AtomicU8,
     shutdown: AtomicU8,
     pause_count: AtomicU32,
@@ -120,11 +122,6 @@ impl Domain {
         for vcpu in 0..ferroxen_abi::xen::LEGACY_MAX_VCPUS {
             shared_page.store_u8_at(shared_info::VCPU_INFO + vcpu * vcpu_info::SIZE + vcpu_info::UPCALL_MASK, 1);
         }
-        let ports = ferroxen_evtchn::Limits {
-            max_port: limits.evtchn_port,
-            vcpus: limits.vcpus,
-            pirqs: crate::irq::pirq_limit(is_privileged),
-        };
         Ok(Domain {
             id,
             is_privileged,
@@ -132,7 +129,7 @@ impl Domain {
             handle: Lock::new(Rank::Control, handle),
             shared_info: shared_page,
             vcpus: spin::Once::new(),
-            ports: Lock::new(Rank::Events, PortTable::new(ports).map_err(|_| Errno::ENOMEM)?),
+            ports: Lock::new(Rank::Events, PortTable::new(port_limits(limits)).map_err(|_| Errno::ENOMEM)?),
             grants: Lock::new(
                 Rank::Grants,
                 GrantTable::new(limits.grant_frames, limits.maptrack_frames).map_err(|_| Errno::ENOMEM)?,
@@ -146,6 +143,7 @@ impl Domain {
             vm_assist: AtomicU64::new(0),
             time_offset: AtomicU64::new(0),
             policy: Lock::new(Rank::Vcpu, crate::pv::policy::DomainPolicy::new(is_privileged)),
+            sched: crate::sched::DomainSched::new(),
             life: AtomicU8::new(Life::Alive as u8),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
             pause_count: AtomicU32::new(1),
@@ -318,6 +316,13 @@ impl Domain {
 
 /// A bound on what one vcpu takes from the heap beside its place in the list: trap table, FPU state.
 const HEAP_PER_VCPU: usize = 16 * 1024;
+
+/// Pirqs that a domain can bind to ports: those of the lines and messages of one machine.
+const PIRQS: u32 = 1024;
+
+fn port_limits(limits: Limits) -> ferroxen_evtchn::Limits {
+    ferroxen_evtchn::Limits { max_port: limits.evtchn_port, vcpus: limits.vcpus, pirqs: PIRQS }
+}
 
 /// `SHUTDOWN_poweroff`
 pub const SHUTDOWN_POWEROFF: u8 = 0;

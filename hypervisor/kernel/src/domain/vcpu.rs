@@ -72,6 +72,11 @@ impl InfoArea {
         self.page.store_u8_at(self.offset + vcpu_info::UPCALL_MASK, u8::from(masked));
     }
 
+    /// `arch.cr2`.
+    pub fn cr2(&self) -> u64 {
+        self.page.load_u64_at(self.offset + vcpu_info::CR2)
+    }
+
     /// Sets `arch.cr2`.
     #[inline]
     pub fn set_cr2(&self, cr2: u64) {

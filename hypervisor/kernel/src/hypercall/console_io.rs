@@ -1,9 +1,10 @@
 //! `console_io`: the hypervisor's own console, for Domain 0 (`hvc0` of a Linux there).
 
 use super::{Answer, Call, Outcome};
-use crate::console;
+use crate::{access, console};
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
+use ferroxen_access::Operation;
 
 const WRITE: u64 = 0;
 const READ: u64 = 1;
@@ -13,9 +14,7 @@ const PIECE: usize = 128;
 
 /// `console_io(cmd, count, buffer)`: `EPERM` for anyone but Domain 0.
 pub fn console_io(call: &mut Call<'_>) -> Answer {
-    if !call.caller.domain().is_privileged {
-        return Err(Errno::EPERM);
-    }
+    access::to_host(call.caller.domain(), Operation::Console)?;
     let [command, count, buffer, ..] = call.args;
     let count = u32::try_from(count).map_err(|_| Errno::E2BIG)?;
     match command {

@@ -4,6 +4,7 @@
 //! command gives back is written at the end.
 
 use super::{Answer, Call, Outcome};
+use crate::access;
 use crate::cpu::CpuBitmap;
 use crate::domain::death::{self, Progress};
 use crate::domain::{self, Domain, Life, Limits, VcpuRef, context};
@@ -15,6 +16,7 @@ use core::sync::atomic::Ordering;
 use ferroxen_abi::domctl::{self as abi, Domctl, DomctlCmd, cdf, dominf};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::VcpuGuestContext;
+use ferroxen_access::Operation;
 use ferroxen_words::{DomId, Mfn, RawDomId, VcpuId};
 use zerocopy::FromZeros;
 
@@ -23,9 +25,8 @@ use zerocopy::FromZeros;
 /// `EPERM` for anyone but Domain 0, `EACCES` for another interface version, `ESRCH` where there is no such
 /// domain, `ENOSYS` for commands that we do not know.
 pub fn domctl(call: &mut Call<'_>) -> Answer {
-    if !call.caller.domain().is_privileged {
-        return Err(Errno::EPERM);
-    }
+    // Before anything is looked up: a guest shall not even learn which domains there are.
+    access::to_host(call.caller.domain(), Operation::ControlHost)?;
     let at = GuestPtr::<Domctl>::new(call.args[0]);
     let mut request = at.read()?;
     if request.interface_version != abi::DOMCTL_INTERFACE_VERSION {

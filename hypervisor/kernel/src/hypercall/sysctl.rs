@@ -2,18 +2,17 @@
 
 use super::{Answer, Call, Outcome, domctl};
 use crate::guest::GuestPtr;
-use crate::{console, domain, memory, sched};
+use crate::{access, console, domain, memory, sched};
 use ferroxen_abi::domctl::SchedulerId;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::sysctl::{self as abi, Sysctl, SysctlCmd, physcap};
+use ferroxen_access::Operation;
 use ferroxen_machine::cpu;
 use ferroxen_words::{CpuId, DomId};
 
 /// `sysctl(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version.
 pub fn sysctl(call: &mut Call<'_>) -> Answer {
-    if !call.caller.domain().is_privileged {
-        return Err(Errno::EPERM);
-    }
+    access::to_host(call.caller.domain(), Operation::ControlHost)?;
     let at = GuestPtr::<Sysctl>::new(call.args[0]);
     let mut request = at.read()?;
     if request.interface_version != abi::SYSCTL_INTERFACE_VERSION {

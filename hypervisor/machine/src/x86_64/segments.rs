@@ -207,3 +207,20 @@ pub fn load_user_gs(selector: u16) -> bool {
     super::cpu::swap_guest_gs();
     loaded
 }
+
+/// Whether a code selector, looked up in the loaded tables, names a 64-bit segment.
+pub fn is_64_bit_code(selector: u16) -> bool {
+    const LDT: u16 = 1 << 2;
+    if selector & LDT != 0 {
+        // The LDT's pages are mapped when they are first used, by a fault that this place cannot take.
+        return false;
+    }
+    const LONG: u32 = 1 << 21;
+    let mut rights = 0u32;
+    // SAFETY: LAR reads a descriptor, changes only its destination and the flags, and does not fault on a
+    // selector that is no good. The GDT is mapped whole.
+    unsafe {
+        asm!("lar {rights:e}, {selector:e}", rights = inout(reg) rights, selector = in(reg) u32::from(selector), options(nostack));
+    }
+    rights & LONG != 0
+}
