@@ -85,7 +85,13 @@ mod tests {
 
     #[test]
     fn noon_and_midnight_on_a_twelve_hour_clock() {
-        let noon = Registers { hour: 0x92, minute: 0, second: 0, status_b: 0, ..BCD_24 };
+        let noon = Registers {
+            hour: 0x92,
+            minute: 0,
+            second: 0,
+            status_b: 0,
+            ..BCD_24
+        };
         let midnight = Registers { hour: 0x12, ..noon };
         assert_eq!(seconds(&noon).unwrap() - seconds(&midnight).unwrap(), 12 * 3600);
         assert_eq!(seconds(&midnight).unwrap() % 86400, 0);
@@ -93,7 +99,16 @@ mod tests {
 
     #[test]
     fn without_a_century_byte_the_year_falls_between_1970_and_2069() {
-        let year = |short| seconds(&Registers { year: short, century: None, day: 1, month: 1, ..BCD_24 }).unwrap();
+        let year = |short| {
+            seconds(&Registers {
+                year: short,
+                century: None,
+                day: 1,
+                month: 1,
+                ..BCD_24
+            })
+            .unwrap()
+        };
         assert_eq!(year(0x70), 12 * 3600 + 34 * 60 + 56);
         assert!(year(0x69) > year(0x99));
     }

@@ -127,7 +127,10 @@ impl Message {
         if to.0 > 0xfe {
             return None;
         }
-        Some(Message { address: 0xfee0_0000 | (to.0 as u64) << 12, data: vector.0 as u32 })
+        Some(Message {
+            address: 0xfee0_0000 | (to.0 as u64) << 12,
+            data: vector.0 as u32,
+        })
     }
 }
 
@@ -145,19 +148,35 @@ mod tests {
 
     #[test]
     fn a_level_low_route_starts_masked() {
-        let route = Route { vector: VECTOR, to: ApicId(5), trigger: Trigger::Level, polarity: Polarity::Low };
+        let route = Route {
+            vector: VECTOR,
+            to: ApicId(5),
+            trigger: Trigger::Level,
+            polarity: Polarity::Low,
+        };
         assert_eq!(route.entry(), Some((0x0001_a041, 0x0500_0000)));
     }
 
     #[test]
     fn an_isa_route_sets_neither_bit() {
-        let route = Route { vector: VECTOR, to: ApicId(0), trigger: Trigger::Edge, polarity: Polarity::High };
+        let route = Route {
+            vector: VECTOR,
+            to: ApicId(0),
+            trigger: Trigger::Edge,
+            polarity: Polarity::High,
+        };
         assert_eq!(route.entry(), Some((0x0001_0041, 0)));
     }
 
     #[test]
     fn a_message_names_the_cpu_in_its_address_and_the_vector_in_its_data() {
-        assert_eq!(Message::compose(VECTOR, ApicId(3)), Some(Message { address: 0xfee0_3000, data: 0x41 }));
+        assert_eq!(
+            Message::compose(VECTOR, ApicId(3)),
+            Some(Message {
+                address: 0xfee0_3000,
+                data: 0x41
+            })
+        );
     }
 
     #[test]

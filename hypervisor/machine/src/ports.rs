@@ -98,7 +98,10 @@ mod tests {
 
     #[test]
     fn configuration_addresses_name_bus_device_function_and_dword() {
-        let function = PciFunction { bus: 2, devfn: 0x1f << 3 | 1 };
+        let function = PciFunction {
+            bus: 2,
+            devfn: 0x1f << 3 | 1,
+        };
         assert_eq!(function.address(0x47), 0x8002_f944);
     }
 }

@@ -17,7 +17,10 @@ pub struct TimeScale {
 
 impl TimeScale {
     /// One to one.
-    pub const UNITY: TimeScale = TimeScale { mul_frac: 1 << 31, shift: 1 };
+    pub const UNITY: TimeScale = TimeScale {
+        mul_frac: 1 << 31,
+        shift: 1,
+    };
 
     /// The scale that turns ticks of a clock with so many `hz` into nanoseconds.
     ///
@@ -41,7 +44,10 @@ impl TimeScale {
         loop {
             let mul_frac = ((numerator as u128) << (32 - shift)) / denominator as u128;
             if mul_frac < 1 << 32 {
-                return Some(TimeScale { mul_frac: mul_frac as u32, shift });
+                return Some(TimeScale {
+                    mul_frac: mul_frac as u32,
+                    shift,
+                });
             }
             shift += 1;
         }
@@ -67,7 +73,9 @@ const FASTEST_PERIOD: u32 = 1_000_000;
 /// The frequency of a clock with a period of so many femtoseconds, if any HPET may have it.
 pub fn hz_from_period(femtoseconds: u32) -> Option<u64> {
     let plausible = FASTEST_PERIOD..=SLOWEST_PERIOD;
-    plausible.contains(&femtoseconds).then(|| 1_000_000_000_000_000 / u64::from(femtoseconds))
+    plausible
+        .contains(&femtoseconds)
+        .then(|| 1_000_000_000_000_000 / u64::from(femtoseconds))
 }
 
 /// Works out a frequency from two clocks that ran side by side.
@@ -110,11 +118,22 @@ mod tests {
 
     #[test]
     fn common_frequencies_scale_to_within_a_part_in_two_thousand_million() {
-        for hz in [1_000_000, 100_000_000, 999_999_999, 1_000_000_000, 1_000_000_001, 2_399_987_654, 5_000_000_000] {
+        for hz in [
+            1_000_000,
+            100_000_000,
+            999_999_999,
+            1_000_000_000,
+            1_000_000_001,
+            2_399_987_654,
+            5_000_000_000,
+        ] {
             let scale = TimeScale::to_nanoseconds(hz).unwrap();
             assert!(scale.mul_frac >= 1 << 31, "{hz}: {scale:?} wastes bits");
             let ten_seconds = scale.apply(hz * 10);
-            assert!(ten_seconds <= 10 * SECOND && ten_seconds >= 10 * SECOND - 10, "{hz}: {ten_seconds}");
+            assert!(
+                ten_seconds <= 10 * SECOND && ten_seconds >= 10 * SECOND - 10,
+                "{hz}: {ten_seconds}"
+            );
         }
     }
 
@@ -130,8 +149,10 @@ mod tests {
 
     #[test]
     fn the_way_back_comes_out_just_short_never_beyond() {
-        let (there, back) =
-            (TimeScale::to_nanoseconds(2_712_345_678).unwrap(), TimeScale::from_nanoseconds(2_712_345_678).unwrap());
+        let (there, back) = (
+            TimeScale::to_nanoseconds(2_712_345_678).unwrap(),
+            TimeScale::from_nanoseconds(2_712_345_678).unwrap(),
+        );
         for ns in [1, 1_000, 999_999_999, 100 * SECOND] {
             let again = there.apply(back.apply(ns));
             assert!(again <= ns && ns - again <= 1 + ns / (1 << 30), "{ns} became {again}");

@@ -43,7 +43,11 @@ impl Settings {
     };
 
     /// COM2.
-    pub const COM2: Settings = Settings { base: 0x2f8, irq: 3, ..Settings::COM1 };
+    pub const COM2: Settings = Settings {
+        base: 0x2f8,
+        irq: 3,
+        ..Settings::COM1
+    };
 
     /// Applies an option's text on top of `self`. An error names the part that makes no sense.
     pub fn with_option<'a>(mut self, text: &'a str) -> Result<Settings, &'a str> {
@@ -68,7 +72,10 @@ impl Settings {
                 .ok_or(base)?;
         }
         if let Some(irq) = parts.next().filter(|part| !part.is_empty()) {
-            self.irq = number(irq).filter(|irq| *irq < 16).and_then(|irq| u8::try_from(irq).ok()).ok_or(irq)?;
+            self.irq = number(irq)
+                .filter(|irq| *irq < 16)
+                .and_then(|irq| u8::try_from(irq).ok())
+                .ok_or(irq)?;
         }
         match parts.next() {
             Some(extra) => Err(extra),
@@ -77,7 +84,9 @@ impl Settings {
     }
 
     fn with_shape(mut self, dps: &str) -> Option<Settings> {
-        let [data, parity, stop] = dps.as_bytes() else { return None };
+        let [data, parity, stop] = dps.as_bytes() else {
+            return None;
+        };
         self.data_bits = data.checked_sub(b'0').filter(|bits| (5..=8).contains(bits))?;
         self.parity = match parity {
             b'n' => Parity::None,
@@ -140,7 +149,13 @@ mod tests {
         assert_eq!((full.base, full.irq), (0x2e8, 5));
         assert_eq!(Settings::COM2.with_option("115200"), Ok(Settings::COM2));
         assert_eq!(Settings::COM1.with_option("auto").map(|s| s.baud), Ok(None));
-        assert_eq!(Settings::COM1.with_option(",,0x3e8"), Ok(Settings { base: 0x3e8, ..Settings::COM1 }));
+        assert_eq!(
+            Settings::COM1.with_option(",,0x3e8"),
+            Ok(Settings {
+                base: 0x3e8,
+                ..Settings::COM1
+            })
+        );
     }
 
     #[test]
@@ -154,6 +169,9 @@ mod tests {
     #[test]
     fn line_control_packs_bits_parity_and_stops() {
         assert_eq!(Settings::COM1.line_control(), 0x03);
-        assert_eq!(Settings::COM1.with_option("9600,7e2").unwrap().line_control(), 0b0001_1110);
+        assert_eq!(
+            Settings::COM1.with_option("9600,7e2").unwrap().line_control(),
+            0b0001_1110
+        );
     }
 }

@@ -123,7 +123,14 @@ pub fn init_this_cpu() {
     }
     write(LVT_TIMER, LVT_MASKED | u32::from(vectors::TIMER.number()));
     write(LVT_LINT0, LVT_MASKED);
-    write(LVT_LINT1, if cpu::cpu_id() == CpuId(0) { LVT_NMI } else { LVT_NMI | LVT_MASKED });
+    write(
+        LVT_LINT1,
+        if cpu::cpu_id() == CpuId(0) {
+            LVT_NMI
+        } else {
+            LVT_NMI | LVT_MASKED
+        },
+    );
     let last_entry = read(VERSION) >> 16 & 0xff;
     if last_entry >= 4 {
         write(LVT_PERFORMANCE, LVT_MASKED | u32::from(vectors::PERFORMANCE.number()));
@@ -171,7 +178,11 @@ fn acknowledge_left_overs() {
 /// The shape that [`init`] chose.
 #[inline]
 pub fn shape() -> Shape {
-    if SHAPE.load(Ordering::Relaxed) == IN_MSRS { Shape::X2Apic } else { Shape::XApic }
+    if SHAPE.load(Ordering::Relaxed) == IN_MSRS {
+        Shape::X2Apic
+    } else {
+        Shape::XApic
+    }
 }
 
 /// This CPU's APIC id, as the APIC itself says.
@@ -228,7 +239,10 @@ fn command(to: ApicId, what: u32) {
         // SAFETY: the callers vouch for what the command does; fences only order.
         unsafe {
             asm!("mfence", "lfence", options(nostack, preserves_flags));
-            write_msr(MSR_X2APIC + u32::from(COMMAND.0 >> 4), u64::from(to.0) << 32 | u64::from(what));
+            write_msr(
+                MSR_X2APIC + u32::from(COMMAND.0 >> 4),
+                u64::from(to.0) << 32 | u64::from(what),
+            );
         }
         return;
     }
@@ -351,7 +365,9 @@ fn read(register: Register) -> u32 {
         }
         return low;
     }
-    REGISTERS.get().map_or(0, |registers| registers.read32(usize::from(register.0)))
+    REGISTERS
+        .get()
+        .map_or(0, |registers| registers.read32(usize::from(register.0)))
 }
 
 #[inline]

@@ -40,5 +40,7 @@ pub fn start(base: Maddr) -> Option<u64> {
 
 /// The counter, modulo 2^32. Zero before [`start`].
 pub fn read() -> u32 {
-    REGISTERS.get().map_or(0, |(registers, block)| registers.read32(block + COUNTER))
+    REGISTERS
+        .get()
+        .map_or(0, |(registers, block)| registers.read32(block + COUNTER))
 }

@@ -54,7 +54,11 @@ pub enum Unusable {
 /// Takes the controllers into use and masks every pin. Controllers that do not answer are left out; the last such is
 /// the error, and the others work nevertheless.
 pub fn init(described: &[Described]) -> Result<(), Unusable> {
-    let mut trouble = if described.len() > MAX { Err(Unusable::TooMany) } else { Ok(()) };
+    let mut trouble = if described.len() > MAX {
+        Err(Unusable::TooMany)
+    } else {
+        Ok(())
+    };
     CONTROLLERS.call_once(|| {
         let mut controllers = [const { None }; MAX];
         for (slot, described) in controllers.iter_mut().zip(described) {
@@ -75,13 +79,20 @@ impl Controller {
             return None;
         }
         let registers = paging::map_mmio(described.base.mfn().maddr(), 1);
-        let mut controller = Controller { described, pins: 0, offset, registers: Mutex::new(registers) };
+        let mut controller = Controller {
+            described,
+            pins: 0,
+            offset,
+            registers: Mutex::new(registers),
+        };
         let version = controller.read(VERSION);
         if version == u32::MAX {
             return None;
         }
         // 240 entries would reach the end of the register space.
-        controller.pins = u8::try_from((version >> 16 & 0xff) + 1).ok().filter(|pins| *pins <= 120)?;
+        controller.pins = u8::try_from((version >> 16 & 0xff) + 1)
+            .ok()
+            .filter(|pins| *pins <= 120)?;
         for pin in 0..controller.pins {
             controller.write_entry(pin, RTE_MASKED, 0);
         }
@@ -98,7 +109,11 @@ impl Controller {
     fn write_entry(&self, pin: u8, low: u32, high: u32) {
         let registers = lock(&self.registers);
         let (low_register, high_register) = (entry(pin), entry(pin) + 1);
-        for (register, value) in [(low_register, low | RTE_MASKED), (high_register, high), (low_register, low)] {
+        for (register, value) in [
+            (low_register, low | RTE_MASKED),
+            (high_register, high),
+            (low_register, low),
+        ] {
             registers.write32(self.offset + SELECT, u32::from(register));
             registers.write32(self.offset + WINDOW, value);
         }
@@ -137,7 +152,13 @@ fn find(gsi: Gsi) -> Option<(&'static Controller, u8)> {
 /// One more than the highest interrupt number that any controller has a pin for.
 pub fn gsi_count() -> u32 {
     controllers()
-        .map(|controller| controller.described.first_gsi.raw().saturating_add(u32::from(controller.pins)))
+        .map(|controller| {
+            controller
+                .described
+                .first_gsi
+                .raw()
+                .saturating_add(u32::from(controller.pins))
+        })
         .max()
         .unwrap_or(0)
 }
@@ -150,7 +171,9 @@ pub fn has(gsi: Gsi) -> bool {
 /// Routes a line, leaving it masked. `false` if there is no such pin or eight bits cannot address the CPU.
 #[must_use]
 pub fn route(gsi: Gsi, route: Route) -> bool {
-    let (Some((controller, pin)), Some((low, high))) = (find(gsi), route.entry()) else { return false };
+    let (Some((controller, pin)), Some((low, high))) = (find(gsi), route.entry()) else {
+        return false;
+    };
     controller.write_entry(pin, low, high);
     true
 }

@@ -52,7 +52,11 @@ impl TablePage {
     pub fn mask(&self, index: usize, masked: bool) {
         let control = index * ENTRY + CONTROL;
         let old = self.0.read32(control);
-        let new = if masked { old | CONTROL_MASKED } else { old & !CONTROL_MASKED };
+        let new = if masked {
+            old | CONTROL_MASKED
+        } else {
+            old & !CONTROL_MASKED
+        };
         self.0.write32(control, new);
         let _posted = self.0.read32(control);
     }

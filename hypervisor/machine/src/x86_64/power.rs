@@ -5,9 +5,9 @@ use core::arch::asm;
 use ferroxen_words::Maddr;
 use spin::Once;
 
+use super::paging::{self, Mmio};
 use super::port::{self, PciFunction, Width, inb, inw, outb, outw};
 use super::{apic, cpu, ioapic};
-use super::paging::{self, Mmio};
 
 /// A register wherever ACPI puts it ("generic address structure").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,8 +71,12 @@ pub enum StaysAwake {
 ///
 /// Does not return if the machine goes off. Every line is masked first, so this is for good.
 pub fn sleep(pm1a: u16, pm1b: u16) -> StaysAwake {
-    let Some(firmware) = FIRMWARE.get() else { return StaysAwake::NoRegister };
-    let Some(pm1a_port) = firmware.pm1a_control else { return StaysAwake::NoRegister };
+    let Some(firmware) = FIRMWARE.get() else {
+        return StaysAwake::NoRegister;
+    };
+    let Some(pm1a_port) = firmware.pm1a_control else {
+        return StaysAwake::NoRegister;
+    };
     ioapic::mask_all();
     // SAFETY: clears the wake status and writes the control registers that the FADT names; what follows is the end.
     unsafe {

@@ -1,6 +1,6 @@
 //! A 16550 serial port: polled output through its FIFO, and an interrupt when something is typed.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use spin::Mutex;
 
@@ -33,6 +33,8 @@ const TRANSMIT_POLLS: u32 = 200_000;
 
 /// First port of the console's UART; 0 while there is none.
 static BASE: AtomicU16 = AtomicU16::new(0);
+/// Its ISA interrupt; 0 for none.
+static IRQ: AtomicU8 = AtomicU8::new(0);
 /// How many bytes the transmitter takes at a time.
 static BURST: AtomicU32 = AtomicU32::new(1);
 static TRANSMITTER: Mutex<()> = Mutex::new(());
@@ -58,6 +60,7 @@ pub fn init(settings: Settings) -> bool {
         outb(base + LINE_CONTROL, settings.line_control());
         outb(base + MODEM_CONTROL, MODEM_READY);
     }
+    IRQ.store(settings.irq, Ordering::Relaxed);
     BASE.store(base, Ordering::Release);
     true
 }
@@ -76,6 +79,12 @@ fn answers(base: u16) -> bool {
 /// The console's I/O ports, eight from this one on; `None` while there is no console.
 pub fn base() -> Option<u16> {
     Some(BASE.load(Ordering::Acquire)).filter(|base| *base != 0)
+}
+
+/// The console's ISA interrupt; `None` while there is no console, or it is to be polled.
+pub fn irq() -> Option<u8> {
+    base()?;
+    Some(IRQ.load(Ordering::Relaxed)).filter(|irq| *irq != 0)
 }
 
 /// Writes bytes as they are. Waits for the port, but not for ever: bytes that a stuck port will not take are dropped.

@@ -19,23 +19,43 @@ pub fn find(address: u64) -> Option<(&'static str, u64)> {
     if address < image || address >= addr_of!(__text_end) as u64 {
         return None;
     }
+    look_up(table(), (address - image) as u32).map(|(name, distance)| (name, distance.into()))
+}
+
+/// A function by its number, in order of address, and where it begins.
+pub fn by_number(number: u32) -> Option<(&'static str, u64)> {
+    let (name, offset) = entry(table(), number as usize)?;
+    Some((name, addr_of!(__image_start) as u64 + u64::from(offset)))
+}
+
+fn table() -> &'static [u8] {
     let start = addr_of!(__symbols_start);
     // SAFETY: between the linker's two symbols lie bytes that nobody writes.
-    let table = unsafe { slice::from_raw_parts(start, addr_of!(__symbols_end) as usize - start as usize) };
-    look_up(table, (address - image) as u32).map(|(name, distance)| (name, distance.into()))
+    unsafe { slice::from_raw_parts(start, addr_of!(__symbols_end) as usize - start as usize) }
 }
 
 fn look_up(table: &[u8], offset: u32) -> Option<(&str, u32)> {
-    let word = |at: usize| Some(u32::from_le_bytes(*table.get(at..)?.first_chunk()?));
-    let count = word(0)? as usize;
-    let (mut low, mut high) = (0, count);
+    let (mut low, mut high) = (0, word(table, 0)? as usize);
     while low < high {
         let middle = low + (high - low) / 2;
-        if word(4 + 8 * middle)? <= offset { low = middle + 1 } else { high = middle }
+        if word(table, 4 + 8 * middle)? <= offset { low = middle + 1 } else { high = middle }
     }
-    let found = low.checked_sub(1)?;
-    let name_start = if found == 0 { 0 } else { word(4 + 8 * found - 4)? } as usize;
-    let name_end = word(4 + 8 * found + 4)? as usize;
+    let (name, start) = entry(table, low.checked_sub(1)?)?;
+    Some((name, offset - start))
+}
+
+/// The name of function `number`, and its distance from the image's start.
+fn entry(table: &[u8], number: usize) -> Option<(&str, u32)> {
+    let count = word(table, 0)? as usize;
+    if number >= count {
+        return None;
+    }
+    let name_start = if number == 0 { 0 } else { word(table, 4 + 8 * number - 4)? } as usize;
+    let name_end = word(table, 4 + 8 * number + 4)? as usize;
     let name = table.get(4 + 8 * count..)?.get(name_start..name_end)?;
-    Some((core::str::from_utf8(name).ok()?, offset - word(4 + 8 * found)?))
+    Some((core::str::from_utf8(name).ok()?, word(table, 4 + 8 * number)?))
+}
+
+fn word(table: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*table.get(at..)?.first_chunk()?))
 }

@@ -113,7 +113,11 @@ pub fn init(clocks: Clocks) -> Option<Reference> {
             return None;
         }
         set_clock(start.tsc, 0, hz)?;
-        MEASURED.call_once(|| Measured { reference, reference_hz, start });
+        MEASURED.call_once(|| Measured {
+            reference,
+            reference_hz,
+            start,
+        });
         Some(reference)
     })
 }
@@ -123,11 +127,20 @@ pub fn init(clocks: Clocks) -> Option<Reference> {
 /// Called once, by the boot CPU, before other CPUs or guests read the clock and before any timer is armed.
 /// Answers the frequency of the time stamp counter.
 pub fn refine() -> u64 {
-    let Some(Measured { reference, reference_hz, start }) = MEASURED.get() else { return 0 };
+    let Some(Measured {
+        reference,
+        reference_hz,
+        start,
+    }) = MEASURED.get()
+    else {
+        return 0;
+    };
     let passed = now_ns();
     let more = REFINED_NS.saturating_sub(passed);
     let now = sample(*reference);
-    let Some(end) = wait(*reference, *reference_hz, now, more) else { return tsc_hz() };
+    let Some(end) = wait(*reference, *reference_hz, now, more) else {
+        return tsc_hz();
+    };
     let counted = end.tsc.wrapping_sub(start.tsc);
     let rough = u128::from(tsc_to_ns(counted)) * u128::from(*reference_hz) / u128::from(SECOND);
     let rough = u64::try_from(rough).unwrap_or(u64::MAX);
@@ -164,7 +177,9 @@ impl Reference {
     fn start(self, clocks: Clocks) -> Option<u64> {
         match self {
             Reference::Hpet => clocks.hpet.and_then(hpet::start),
-            Reference::PmTimer => clocks.pm_timer.and_then(|port| pmtimer::start(port).then_some(pmtimer::HZ)),
+            Reference::PmTimer => clocks
+                .pm_timer
+                .and_then(|port| pmtimer::start(port).then_some(pmtimer::HZ)),
             Reference::Pit => pit::start().then_some(pit::HZ),
         }
     }
@@ -196,7 +211,10 @@ fn sample(reference: Reference) -> Sample {
         let took = cpu::tsc().wrapping_sub(before);
         if took < least {
             least = took;
-            best = Sample { tsc: before.wrapping_add(took / 2), reference: shown };
+            best = Sample {
+                tsc: before.wrapping_add(took / 2),
+                reference: shown,
+            };
         }
     }
     best
@@ -241,7 +259,10 @@ const fn pack(scale: TimeScale) -> u64 {
 }
 
 const fn unpack(packed: u64) -> TimeScale {
-    TimeScale { mul_frac: packed as u32, shift: i8::from_le_bytes([(packed >> 32) as u8]) }
+    TimeScale {
+        mul_frac: packed as u32,
+        shift: i8::from_le_bytes([(packed >> 32) as u8]),
+    }
 }
 
 /// Where the clock stands, for `vcpu_time_info`. The same for every CPU, and after [`refine`] for ever.
@@ -307,17 +328,26 @@ pub fn tsc_hz() -> u64 {
     CLOCK.hz.load(Ordering::Relaxed)
 }
 
-/// The time stamp counter when this CPU last began to serve a guest.
+/// The time stamp counter when this was first asked since this CPU last began to serve a guest.
+///
+/// Long operations ask at their start; what comes before is short.
 #[inline]
 pub fn entry_started() -> u64 {
-    // SAFETY: the running CPU's own info; nothing writes it while we read.
-    unsafe { (*percpu::info()).entered_at }
+    // SAFETY: the running CPU's own info, which nobody else touches.
+    unsafe {
+        let info = percpu::info();
+        if (*info).entered_at == 0 {
+            (*info).entered_at = cpu::tsc().max(1);
+        }
+        (*info).entered_at
+    }
 }
 
 /// Tells whether this CPU has served its guest for long enough that a long operation should give way.
 #[inline]
 pub fn entry_budget_spent() -> bool {
-    cpu::tsc().wrapping_sub(entry_started()) > CLOCK.entry_budget.load(Ordering::Relaxed)
+    let started = entry_started();
+    cpu::tsc().wrapping_sub(started) > CLOCK.entry_budget.load(Ordering::Relaxed)
 }
 
 /// Waits at least `microseconds`, for hardware that needs a pause; serves no requests meanwhile.

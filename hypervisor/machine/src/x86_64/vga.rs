@@ -36,8 +36,13 @@ struct Screen {
 }
 
 static MEMORY: Once<Mmio> = Once::new();
-static STATE: Mutex<Screen> =
-    Mutex::new(Screen { cells: [BLANK; SCREEN], top: 0, row: 0, column: 0, is_ours: false });
+static STATE: Mutex<Screen> = Mutex::new(Screen {
+    cells: [BLANK; SCREEN],
+    top: 0,
+    row: 0,
+    column: 0,
+    is_ours: false,
+});
 
 /// Takes the screen into use and clears it. `false` if there is no colour adapter.
 pub fn init() -> bool {
@@ -145,12 +150,16 @@ impl Screen {
 
     /// Writes two neighbouring cells to video memory at once.
     fn draw_pair(&self, pair: usize) {
-        let (Some(memory), Some(&[left, right])) =
-            (MEMORY.get(), self.cells.get(pair * 2..).and_then(|cells| cells.first_chunk::<2>()))
-        else {
+        let (Some(memory), Some(&[left, right])) = (
+            MEMORY.get(),
+            self.cells.get(pair * 2..).and_then(|cells| cells.first_chunk::<2>()),
+        ) else {
             return;
         };
-        memory.write32(self.top * COLUMNS * 2 + pair * 4, u32::from(right) << 16 | u32::from(left));
+        memory.write32(
+            self.top * COLUMNS * 2 + pair * 4,
+            u32::from(right) << 16 | u32::from(left),
+        );
     }
 
     fn show_cursor(&self) {
