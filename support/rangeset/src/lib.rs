@@ -36,7 +36,10 @@ pub struct RangeSet {
 impl RangeSet {
     /// An empty set that may come to hold so many ranges.
     pub const fn new(most: usize) -> RangeSet {
-        RangeSet { ranges: Vec::new(), most }
+        RangeSet {
+            ranges: Vec::new(),
+            most,
+        }
     }
 
     /// Adds every number from `first` to `last`. An empty run (`first` above `last`) adds nothing.
@@ -45,8 +48,12 @@ impl RangeSet {
             return Ok(());
         }
         // Everything that overlaps or touches becomes one range.
-        let from = self.ranges.partition_point(|range| range.last.saturating_add(1) < first);
-        let to = self.ranges.partition_point(|range| range.first <= last.saturating_add(1));
+        let from = self
+            .ranges
+            .partition_point(|range| range.last.saturating_add(1) < first);
+        let to = self
+            .ranges
+            .partition_point(|range| range.first <= last.saturating_add(1));
         let swallowed = self.ranges.get(from..to).unwrap_or(&[]);
         if swallowed.is_empty() && self.ranges.len() >= self.most {
             return Err(Full);
@@ -66,9 +73,17 @@ impl RangeSet {
         }
         let from = self.ranges.partition_point(|range| range.last < first);
         let to = self.ranges.partition_point(|range| range.first <= last);
-        let Some(cut) = self.ranges.get(from..to).filter(|cut| !cut.is_empty()) else { return Ok(()) };
-        let below = cut.first().filter(|range| range.first < first).map(|range| Range { last: first - 1, ..*range });
-        let above = cut.last().filter(|range| range.last > last).map(|range| Range { first: last + 1, ..*range });
+        let Some(cut) = self.ranges.get(from..to).filter(|cut| !cut.is_empty()) else {
+            return Ok(());
+        };
+        let below = cut.first().filter(|range| range.first < first).map(|range| Range {
+            last: first - 1,
+            ..*range
+        });
+        let above = cut.last().filter(|range| range.last > last).map(|range| Range {
+            first: last + 1,
+            ..*range
+        });
         let grows = below.is_some() && above.is_some() && to - from == 1;
         if grows && self.ranges.len() >= self.most {
             return Err(Full);
@@ -88,7 +103,9 @@ impl RangeSet {
             return true;
         }
         let at = self.ranges.partition_point(|range| range.last < first);
-        self.ranges.get(at).is_some_and(|range| range.first <= first && last <= range.last)
+        self.ranges
+            .get(at)
+            .is_some_and(|range| range.first <= first && last <= range.last)
     }
 
     /// Tells whether any number from `first` to `last` is in the set.
@@ -116,7 +133,11 @@ impl RangeSet {
             return Err("an empty range");
         }
         let apart = |pair: &[Range]| matches!(pair, [a, b] if a.last.checked_add(1).is_some_and(|next| next < b.first));
-        if self.ranges.windows(2).all(apart) { Ok(()) } else { Err("ranges out of order, or touching") }
+        if self.ranges.windows(2).all(apart) {
+            Ok(())
+        } else {
+            Err("ranges out of order, or touching")
+        }
     }
 }
 

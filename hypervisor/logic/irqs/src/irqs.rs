@@ -117,7 +117,10 @@ enum User {
     Nobody,
     /// The hypervisor, which knows it by this token.
     Hypervisor(u32),
-    Guests { shares: bool, guests: Vec<Guest> },
+    Guests {
+        shares: bool,
+        guests: Vec<Guest>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -290,7 +293,12 @@ impl Irqs {
                 let line = line_by_firmware(number, lines);
                 let is_settled = number < ISA;
                 let source = Source::Line { line, is_settled };
-                Some(Descriptor { source, place: None, former: None, user: User::Nobody })
+                Some(Descriptor {
+                    source,
+                    place: None,
+                    former: None,
+                    user: User::Nobody,
+                })
             })
             .collect();
         Irqs {
@@ -322,7 +330,11 @@ impl Irqs {
     pub fn set_aside(&mut self, domain: DomId, kind: FreeKind) -> Result<Pirq, Refused> {
         let table = self.table_mut(domain)?;
         let first = table.free(kind)?;
-        let count = if let FreeKind::Messages(count) = kind { count.max(1) } else { 1 };
+        let count = if let FreeKind::Messages(count) = kind {
+            count.max(1)
+        } else {
+            1
+        };
         for number in first.raw()..first.raw().saturating_add(count) {
             table.set_aside(Pirq::new(number));
         }
@@ -331,13 +343,31 @@ impl Irqs {
 
     /// The irq that a line's number means.
     pub fn line_irq(&self, number: u32) -> Result<Irq, Refused> {
-        if number < self.lines { Ok(Irq(number)) } else { Err(Refused::NoSuchNumber) }
+        if number < self.lines {
+            Ok(Irq(number))
+        } else {
+            Err(Refused::NoSuchNumber)
+        }
+    }
+
+    /// The irq that a pin carries.
+    pub fn irq_by_gsi(&self, gsi: Gsi) -> Option<Irq> {
+        let carries = |descriptor: &Option<Descriptor>| {
+            descriptor
+                .as_ref()
+                .and_then(Descriptor::line)
+                .is_some_and(|line| line.gsi == gsi)
+        };
+        let number = self.descriptors.iter().take(self.lines as usize).position(carries)?;
+        u32::try_from(number).ok().map(Irq)
     }
 
     /// Settles how a line signals, before anybody uses it.
     pub fn set_up_line(&mut self, irq: Irq, trigger: Trigger, polarity: Polarity) -> Result<(), Refused> {
         let descriptor = self.get_mut(irq)?;
-        let Source::Line { line, is_settled } = &mut descriptor.source else { return Err(Refused::NoSuchNumber) };
+        let Source::Line { line, is_settled } = &mut descriptor.source else {
+            return Err(Refused::NoSuchNumber);
+        };
         let line = line.as_mut().ok_or(Refused::NoPin)?;
         if *is_settled || descriptor.user != User::Nobody {
             return Err(Refused::AlreadySetUp);
@@ -372,7 +402,11 @@ impl Irqs {
         }
         let table = self.table_mut(domain)?;
         if let Some(had) = table.find(irq) {
-            return if wanted.is_none_or(|wanted| wanted == had) { Ok(had) } else { Err(Refused::IrqTaken) };
+            return if wanted.is_none_or(|wanted| wanted == had) {
+                Ok(had)
+            } else {
+                Err(Refused::IrqTaken)
+            };
         }
         let pirq = match wanted {
             Some(pirq) => pirq,
@@ -402,7 +436,11 @@ impl Irqs {
             Some(pirq) => pirq,
             None => table.free(FreeKind::Messages(u32::from(count)))?,
         };
-        let pirqs = first_pirq.raw()..first_pirq.checked_add(u32::from(count)).ok_or(Refused::NoSuchNumber)?.raw();
+        let pirqs = first_pirq.raw()
+            ..first_pirq
+                .checked_add(u32::from(count))
+                .ok_or(Refused::NoSuchNumber)?
+                .raw();
         for pirq in pirqs.clone() {
             table.check_free(Pirq::new(pirq))?;
         }
@@ -412,7 +450,15 @@ impl Irqs {
         for ((irq, index), vector) in irqs.iter().zip(0..).zip(place.vector..) {
             let source = Source::Message { index, count };
             let place = Some(Place { vector, ..place });
-            self.put(*irq, Descriptor { source, place, former: None, user: User::Nobody });
+            self.put(
+                *irq,
+                Descriptor {
+                    source,
+                    place,
+                    former: None,
+                    user: User::Nobody,
+                },
+            );
         }
         let table = self.table_mut(domain)?;
         for (pirq, irq) in pirqs.zip(irqs) {
@@ -428,7 +474,11 @@ impl Irqs {
             Source::Line { .. } => {
                 let stopped = self.unbind(domain, pirq).unwrap_or(Stopped::Nothing);
                 self.table_mut(domain)?.unmap(pirq);
-                Ok(Unmapped { irq, stopped, messages: 0 })
+                Ok(Unmapped {
+                    irq,
+                    stopped,
+                    messages: 0,
+                })
             }
             Source::Message { index: 0, count } => {
                 let mut stopped = Stopped::Nothing;
@@ -440,7 +490,11 @@ impl Irqs {
                     self.table_mut(domain)?.unmap(member);
                     self.release_irq(member_irq);
                 }
-                Ok(Unmapped { irq, stopped, messages: count })
+                Ok(Unmapped {
+                    irq,
+                    stopped,
+                    messages: count,
+                })
             }
             Source::Message { .. } => Err(Refused::NotTheFirst),
         }
@@ -478,7 +532,12 @@ impl Irqs {
             Source::Line { line, .. } => Some(line.ok_or(Refused::NoPin)?),
             Source::Message { .. } => None,
         };
-        let guest = Guest { domain, pirq, port, owes_eoi: false };
+        let guest = Guest {
+            domain,
+            pirq,
+            port,
+            owes_eoi: false,
+        };
         let started = match &descriptor.user {
             User::Hypervisor(_) => return Err(Refused::HypervisorsOwn),
             User::Guests { shares, .. } if !*shares || !will_share => return Err(Refused::NotShared),
@@ -491,7 +550,12 @@ impl Irqs {
         };
         match &mut self.get_mut(irq)?.user {
             User::Guests { guests, .. } => guests.push(guest),
-            user => *user = User::Guests { shares: will_share, guests: Vec::from([guest]) },
+            user => {
+                *user = User::Guests {
+                    shares: will_share,
+                    guests: Vec::from([guest]),
+                }
+            }
         }
         self.table_mut(domain)?.set_port(pirq, Some(port));
         Ok(started)
@@ -504,7 +568,9 @@ impl Irqs {
         self.table_mut(domain)?.set_port(pirq, None);
         let descriptor = self.get_mut(irq)?;
         let awaited = descriptor.awaits_eoi();
-        let User::Guests { guests, .. } = &mut descriptor.user else { return Err(Refused::NotBound) };
+        let User::Guests { guests, .. } = &mut descriptor.user else {
+            return Err(Refused::NotBound);
+        };
         guests.retain(|guest| (guest.domain, guest.pirq) != (domain, pirq));
         if !guests.is_empty() {
             return Ok(match descriptor.line() {
@@ -524,8 +590,12 @@ impl Irqs {
 
     /// Decides what an interrupt that arrived at `place` means.
     pub fn arrived(&mut self, place: Place) -> Arrival {
-        let Some(irq) = self.vectors.owner(place) else { return Arrival::Stray };
-        let Ok(descriptor) = self.get_mut(irq) else { return Arrival::Stray };
+        let Some(irq) = self.vectors.owner(place) else {
+            return Arrival::Stray;
+        };
+        let Ok(descriptor) = self.get_mut(irq) else {
+            return Arrival::Stray;
+        };
         let is_level = descriptor.is_level();
         let acknowledge = match descriptor.line() {
             Some(line) if is_level => Acknowledge::MaskAndEnd(line.gsi),
@@ -540,7 +610,11 @@ impl Irqs {
                 let mut targets = [None; MAX_SHARERS];
                 for (slot, guest) in targets.iter_mut().zip(guests.iter_mut()) {
                     guest.owes_eoi = is_level;
-                    *slot = Some(Target { domain: guest.domain, pirq: guest.pirq, port: guest.port });
+                    *slot = Some(Target {
+                        domain: guest.domain,
+                        pirq: guest.pirq,
+                        port: guest.port,
+                    });
                 }
                 Arrival::Guests(acknowledge, targets)
             }
@@ -551,14 +625,20 @@ impl Irqs {
     pub fn eoi(&mut self, domain: DomId, pirq: Pirq) -> Result<Eoi, Refused> {
         let (irq, _) = self.table(domain)?.get(pirq).ok_or(Refused::NotMapped)?;
         let descriptor = self.get_mut(irq)?;
-        let Some(line) = descriptor.line() else { return Ok(Eoi::Nothing) };
+        let Some(line) = descriptor.line() else {
+            return Ok(Eoi::Nothing);
+        };
         let mut owed = false;
         for guest in descriptor.guests_mut() {
             if (guest.domain, guest.pirq) == (domain, pirq) {
                 owed = core::mem::take(&mut guest.owes_eoi);
             }
         }
-        Ok(if owed && !descriptor.awaits_eoi() { Eoi::Unmask(line.gsi) } else { Eoi::Nothing })
+        Ok(if owed && !descriptor.awaits_eoi() {
+            Eoi::Unmask(line.gsi)
+        } else {
+            Eoi::Nothing
+        })
     }
 
     /// What a domain may know about a pirq; nothing is needed for one that stands for nothing.
@@ -602,7 +682,9 @@ impl Irqs {
     pub fn move_to(&mut self, irq: Irq, cpu: CpuId) -> Result<Moved, Refused> {
         let descriptor = self.get(irq)?;
         let (line, is_masked) = (descriptor.line(), descriptor.awaits_eoi());
-        let Some(place) = descriptor.place else { return Ok(Moved::Nowhere) };
+        let Some(place) = descriptor.place else {
+            return Ok(Moved::Nowhere);
+        };
         let in_block = matches!(descriptor.source, Source::Message { count: 2.., .. });
         if place.cpu == cpu || in_block {
             return Ok(Moved::Nowhere);
@@ -615,7 +697,11 @@ impl Irqs {
             self.vectors.give_back(oldest);
         }
         Ok(match line {
-            Some(line) => Moved::Line { line, place: new, is_masked },
+            Some(line) => Moved::Line {
+                line,
+                place: new,
+                is_masked,
+            },
             None => Moved::Message(irq, new),
         })
     }
@@ -668,11 +754,17 @@ impl Irqs {
     }
 
     fn get(&self, irq: Irq) -> Result<&Descriptor, Refused> {
-        self.descriptors.get(irq.0 as usize).and_then(Option::as_ref).ok_or(Refused::NoSuchNumber)
+        self.descriptors
+            .get(irq.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or(Refused::NoSuchNumber)
     }
 
     fn get_mut(&mut self, irq: Irq) -> Result<&mut Descriptor, Refused> {
-        self.descriptors.get_mut(irq.0 as usize).and_then(Option::as_mut).ok_or(Refused::NoSuchNumber)
+        self.descriptors
+            .get_mut(irq.0 as usize)
+            .and_then(Option::as_mut)
+            .ok_or(Refused::NoSuchNumber)
     }
 
     fn table(&self, domain: DomId) -> Result<&Pirqs, Refused> {
@@ -686,7 +778,9 @@ impl Irqs {
     /// Checks what is always true; an error names what is not.
     pub fn audit(&self) -> Result<(), &'static str> {
         for (place, irq) in self.vectors.taken() {
-            let descriptor = self.get(irq).map_err(|_| "a vector belongs to an irq that is not there")?;
+            let descriptor = self
+                .get(irq)
+                .map_err(|_| "a vector belongs to an irq that is not there")?;
             if descriptor.place != Some(place) && descriptor.former != Some(place) {
                 return Err("a vector's irq does not name it back");
             }
@@ -702,8 +796,13 @@ impl Irqs {
         }
         for (domain, table) in &self.domains {
             for (pirq, irq, port) in table.iter() {
-                let descriptor = self.get(irq).map_err(|_| "a pirq stands for an irq that is not there")?;
-                let heard = descriptor.guests().iter().find(|guest| (guest.domain, guest.pirq) == (*domain, pirq));
+                let descriptor = self
+                    .get(irq)
+                    .map_err(|_| "a pirq stands for an irq that is not there")?;
+                let heard = descriptor
+                    .guests()
+                    .iter()
+                    .find(|guest| (guest.domain, guest.pirq) == (*domain, pirq));
                 if heard.map(|guest| guest.port) != port {
                     return Err("a pirq's port and its irq's guest disagree");
                 }
@@ -757,9 +856,17 @@ fn line_by_firmware(number: u32, lines: &Lines) -> Option<Line> {
         return None;
     }
     Some(if number < ISA {
-        Line { gsi: own, trigger: Trigger::Edge, polarity: Polarity::High }
+        Line {
+            gsi: own,
+            trigger: Trigger::Edge,
+            polarity: Polarity::High,
+        }
     } else {
-        Line { gsi: own, trigger: Trigger::Level, polarity: Polarity::Low }
+        Line {
+            gsi: own,
+            trigger: Trigger::Level,
+            polarity: Polarity::Low,
+        }
     })
 }
 

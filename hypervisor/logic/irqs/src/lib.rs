@@ -29,8 +29,8 @@ mod pirqs;
 pub mod vectors;
 
 pub use irqs::{
-    Acknowledge, Arrival, Eoi, Irq, Irqs, Line, Lines, MAX_SHARERS, Moved, Override, Polarity, Started, Status, Stopped,
-    Target, Trigger, Unmapped,
+    Acknowledge, Arrival, Eoi, Irq, Irqs, Line, Lines, MAX_SHARERS, Moved, Override, Polarity, Started, Status,
+    Stopped, Target, Trigger, Unmapped,
 };
 pub use pirqs::FreeKind;
 pub use vectors::Place;

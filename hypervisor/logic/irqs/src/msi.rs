@@ -55,7 +55,11 @@ pub fn decodes_memory(device: &impl Configuration) -> bool {
 /// Keeps a device from using its interrupt line beside messages, or lets it again.
 pub fn set_intx(device: &mut impl Configuration, enabled: bool) {
     let command = device.read16(COMMAND);
-    let new = if enabled { command & !COMMAND_NO_INTX } else { command | COMMAND_NO_INTX };
+    let new = if enabled {
+        command & !COMMAND_NO_INTX
+    } else {
+        command | COMMAND_NO_INTX
+    };
     if new != command {
         device.write16(COMMAND, new);
     }
@@ -125,7 +129,12 @@ impl Msi {
         if self.is_64_bit {
             device.write32(self.at + 8, high);
         }
-        device.write16(self.data_register(), data.to_le_bytes().first_chunk().map_or(0, |low| u16::from_le_bytes(*low)));
+        device.write16(
+            self.data_register(),
+            data.to_le_bytes()
+                .first_chunk()
+                .map_or(0, |low| u16::from_le_bytes(*low)),
+        );
         let log2 = u16::try_from(count.max(1).next_power_of_two().trailing_zeros().min(5)).unwrap_or(0);
         let control = device.read16(self.at + 2) & !(7 << 4);
         device.write16(self.at + 2, control | log2 << 4);
@@ -134,7 +143,11 @@ impl Msi {
     /// Lets the device send messages, or not.
     pub fn enable(self, device: &mut impl Configuration, enabled: bool) {
         let control = device.read16(self.at + 2);
-        let new = if enabled { control | MSI_ENABLE } else { control & !MSI_ENABLE };
+        let new = if enabled {
+            control | MSI_ENABLE
+        } else {
+            control & !MSI_ENABLE
+        };
         if new != control {
             device.write16(self.at + 2, new);
         }
@@ -171,13 +184,22 @@ impl MsiX {
         let control = device.read16(at + 2);
         let table = device.read32(at + 4);
         let region = (table & 7) as u8;
-        (region < 6).then_some(MsiX { at, entries: (control & 0x7ff) + 1, region, offset: table & !7 })
+        (region < 6).then_some(MsiX {
+            at,
+            entries: (control & 0x7ff) + 1,
+            region,
+            offset: table & !7,
+        })
     }
 
     /// Lets the device send messages, or not; messages whose entries are masked stay so.
     pub fn enable(self, device: &mut impl Configuration, enabled: bool) {
         let control = device.read16(self.at + 2);
-        let new = if enabled { (control | MSIX_ENABLE) & !MSIX_MASK_ALL } else { control & !MSIX_ENABLE };
+        let new = if enabled {
+            (control | MSIX_ENABLE) & !MSIX_MASK_ALL
+        } else {
+            control & !MSIX_ENABLE
+        };
         if new != control {
             device.write16(self.at + 2, new);
         }

@@ -37,7 +37,11 @@ pub(crate) struct Pirqs {
 impl Pirqs {
     /// An empty table: numbers below `limit`, of which those below `lines` are for lines.
     pub(crate) fn new(limit: u32, lines: u32) -> Pirqs {
-        Pirqs { limit, lines: lines.min(limit), meanings: BTreeMap::new() }
+        Pirqs {
+            limit,
+            lines: lines.min(limit),
+            meanings: BTreeMap::new(),
+        }
     }
 
     /// The irq behind a pirq, and its port.
@@ -72,7 +76,9 @@ impl Pirqs {
             FreeKind::Messages(count) => {
                 let count = count.max(1);
                 let last = self.limit.checked_sub(count).ok_or(Refused::NoneFree)?;
-                (LEGACY..=last).rev().find(|first| (*first..*first + count).all(|number| is_free(&number)))
+                (LEGACY..=last)
+                    .rev()
+                    .find(|first| (*first..*first + count).all(|number| is_free(&number)))
             }
         };
         found.map(Pirq::new).ok_or(Refused::NoneFree)

@@ -44,14 +44,24 @@ struct Table {
 impl Vectors {
     /// The vectors of so many CPUs, all free.
     pub fn new(cpus: u32) -> Vectors {
-        let table = || Table { owners: Box::new([None; 256]), next: 0 };
-        Vectors { cpus: (0..cpus).map(|_| table()).collect() }
+        let table = || Table {
+            owners: Box::new([None; 256]),
+            next: 0,
+        };
+        Vectors {
+            cpus: (0..cpus).map(|_| table()).collect(),
+        }
     }
 
     /// Whose a vector is.
     #[inline]
     pub fn owner(&self, place: Place) -> Option<Irq> {
-        self.cpus.get(place.cpu.0 as usize)?.owners.get(usize::from(place.vector)).copied().flatten()
+        self.cpus
+            .get(place.cpu.0 as usize)?
+            .owners
+            .get(usize::from(place.vector))
+            .copied()
+            .flatten()
     }
 
     /// Takes a vector, on `preferred` if it has one left, else on another CPU.
@@ -61,13 +71,18 @@ impl Vectors {
 
     /// Takes vectors for a block of irqs, next to each other on one CPU and aligned as a device counts them.
     pub fn take_block(&mut self, irqs: &[Irq], preferred: CpuId) -> Option<Place> {
-        let count = u8::try_from(irqs.len()).ok().filter(|count| (1..=MAX_BLOCK).contains(count))?;
+        let count = u8::try_from(irqs.len())
+            .ok()
+            .filter(|count| (1..=MAX_BLOCK).contains(count))?;
         let first = preferred.0 as usize;
         let order = core::iter::once(first).chain((0..self.cpus.len()).filter(|cpu| *cpu != first));
         for cpu in order {
             let Some(table) = self.cpus.get_mut(cpu) else { continue };
             if let Some(vector) = table.take(irqs, count) {
-                return Some(Place { cpu: CpuId(u32::try_from(cpu).ok()?), vector });
+                return Some(Place {
+                    cpu: CpuId(u32::try_from(cpu).ok()?),
+                    vector,
+                });
             }
         }
         None
@@ -75,8 +90,10 @@ impl Vectors {
 
     /// Gives a vector back.
     pub fn give_back(&mut self, place: Place) {
-        if let Some(owner) =
-            self.cpus.get_mut(place.cpu.0 as usize).and_then(|table| table.owners.get_mut(usize::from(place.vector)))
+        if let Some(owner) = self
+            .cpus
+            .get_mut(place.cpu.0 as usize)
+            .and_then(|table| table.owners.get_mut(usize::from(place.vector)))
         {
             *owner = None;
         }
@@ -85,11 +102,15 @@ impl Vectors {
     /// Every vector that somebody has.
     pub fn taken(&self) -> impl Iterator<Item = (Place, Irq)> + '_ {
         self.cpus.iter().zip(0u32..).flat_map(|(table, cpu)| {
-            table
-                .owners
-                .iter()
-                .zip(0u8..=255)
-                .filter_map(move |(owner, vector)| Some((Place { cpu: CpuId(cpu), vector }, (*owner)?)))
+            table.owners.iter().zip(0u8..=255).filter_map(move |(owner, vector)| {
+                Some((
+                    Place {
+                        cpu: CpuId(cpu),
+                        vector,
+                    },
+                    (*owner)?,
+                ))
+            })
         })
     }
 }
@@ -115,9 +136,8 @@ impl Table {
 
     /// A device that was given fewer messages than a power of two still may send the others: they stay free of use.
     fn is_free(&self, first: u8, count: u8) -> bool {
-        (first..first.saturating_add(count)).all(|vector| {
-            vector <= LAST && !RESERVED.contains(&vector) && self.owners[usize::from(vector)].is_none()
-        })
+        (first..first.saturating_add(count))
+            .all(|vector| vector <= LAST && !RESERVED.contains(&vector) && self.owners[usize::from(vector)].is_none())
     }
 }
 
@@ -130,7 +150,9 @@ mod tests {
     #[test]
     fn neighbours_in_time_lie_in_different_classes() {
         let mut vectors = Vectors::new(1);
-        let places: Vec<u8> = (0..11).map(|n| vectors.take(Irq::new(n), CPU).unwrap().vector).collect();
+        let places: Vec<u8> = (0..11)
+            .map(|n| vectors.take(Irq::new(n), CPU).unwrap().vector)
+            .collect();
         let classes: alloc::collections::BTreeSet<u8> = places.iter().map(|vector| vector / 16).collect();
         assert_eq!(classes.len(), 11, "0x80 itself is never handed out");
     }

@@ -10,8 +10,18 @@ fn pc() -> Irqs {
         count: 24,
         absent: Vec::new(),
         overrides: Vec::from([
-            Override { isa: 0, gsi: Gsi::new(2), trigger: Trigger::Edge, polarity: Polarity::High },
-            Override { isa: 9, gsi: Gsi::new(9), trigger: Trigger::Level, polarity: Polarity::High },
+            Override {
+                isa: 0,
+                gsi: Gsi::new(2),
+                trigger: Trigger::Edge,
+                polarity: Polarity::High,
+            },
+            Override {
+                isa: 9,
+                gsi: Gsi::new(9),
+                trigger: Trigger::Level,
+                polarity: Polarity::High,
+            },
         ]),
     };
     let mut irqs = Irqs::new(4, &lines);
@@ -37,9 +47,18 @@ fn bind_line(irqs: &mut Irqs, number: u32, share: bool) -> Place {
 fn a_level_line_stays_masked_until_its_domain_has_answered() {
     let mut irqs = pc();
     let place = bind_line(&mut irqs, 16, true);
-    let Arrival::Guests(acknowledge, targets) = irqs.arrived(place) else { panic!() };
+    let Arrival::Guests(acknowledge, targets) = irqs.arrived(place) else {
+        panic!()
+    };
     assert_eq!(acknowledge, Acknowledge::MaskAndEnd(Gsi::new(16)));
-    assert_eq!(targets[0], Some(Target { domain: ONE, pirq: Pirq::new(16), port: Port::new(7) }));
+    assert_eq!(
+        targets[0],
+        Some(Target {
+            domain: ONE,
+            pirq: Pirq::new(16),
+            port: Port::new(7)
+        })
+    );
     assert_eq!(irqs.eoi(ONE, Pirq::new(16)), Ok(Eoi::Unmask(Gsi::new(16))));
     assert_eq!(irqs.eoi(ONE, Pirq::new(16)), Ok(Eoi::Nothing), "twice is once");
 }
@@ -71,7 +90,9 @@ fn a_domain_that_leaves_without_answering_lets_the_others_go_on() {
 fn an_edge_needs_no_answer() {
     let mut irqs = pc();
     let place = bind_line(&mut irqs, 4, false);
-    let Arrival::Guests(acknowledge, _) = irqs.arrived(place) else { panic!() };
+    let Arrival::Guests(acknowledge, _) = irqs.arrived(place) else {
+        panic!()
+    };
     assert_eq!(acknowledge, Acknowledge::End);
     assert!(!irqs.status(ONE, Pirq::new(4)).needs_eoi);
     assert_eq!(irqs.eoi(ONE, Pirq::new(4)), Ok(Eoi::Nothing));
@@ -89,7 +110,9 @@ fn the_timers_pin_is_not_the_cascades() {
 #[test]
 fn what_the_hypervisor_uses_no_domain_gets() {
     let mut irqs = pc();
-    let Ok(Started::Line(_, place)) = irqs.claim(Irq::new(4), 99, CPU) else { panic!() };
+    let Ok(Started::Line(_, place)) = irqs.claim(Irq::new(4), 99, CPU) else {
+        panic!()
+    };
     assert_eq!(irqs.map_line(ONE, None, Irq::new(4)), Err(Refused::HypervisorsOwn));
     assert_eq!(irqs.arrived(place), Arrival::Hypervisors(99, Acknowledge::End));
 }
@@ -97,10 +120,19 @@ fn what_the_hypervisor_uses_no_domain_gets() {
 #[test]
 fn firmwares_word_on_isa_lines_stands_and_pci_lines_are_settled_once() {
     let mut irqs = pc();
-    assert_eq!(irqs.set_up_line(Irq::new(9), Trigger::Edge, Polarity::High), Err(Refused::AlreadySetUp));
+    assert_eq!(
+        irqs.set_up_line(Irq::new(9), Trigger::Edge, Polarity::High),
+        Err(Refused::AlreadySetUp)
+    );
     assert_eq!(irqs.set_up_line(Irq::new(20), Trigger::Edge, Polarity::High), Ok(()));
-    assert_eq!(irqs.set_up_line(Irq::new(20), Trigger::Level, Polarity::Low), Err(Refused::AlreadySetUp));
-    assert_eq!(irqs.set_up_line(Irq::new(24), Trigger::Level, Polarity::Low), Err(Refused::NoSuchNumber));
+    assert_eq!(
+        irqs.set_up_line(Irq::new(20), Trigger::Level, Polarity::Low),
+        Err(Refused::AlreadySetUp)
+    );
+    assert_eq!(
+        irqs.set_up_line(Irq::new(24), Trigger::Level, Polarity::Low),
+        Err(Refused::NoSuchNumber)
+    );
 }
 
 #[test]
@@ -109,7 +141,10 @@ fn a_block_of_messages_comes_and_goes_as_a_whole() {
     let (first, irq, place) = irqs.map_messages(ONE, None, 4, CPU).unwrap();
     assert_eq!(place.vector % 4, 0);
     let third = Pirq::new(first.raw() + 2);
-    assert_eq!(irqs.bind(ONE, third, Port::new(9), false, CPU), Ok(Started::Message(Irq::new(irq.raw() + 2))));
+    assert_eq!(
+        irqs.bind(ONE, third, Port::new(9), false, CPU),
+        Ok(Started::Message(Irq::new(irq.raw() + 2)))
+    );
     assert_eq!(irqs.unmap(ONE, third), Err(Refused::NotTheFirst));
     let gone = irqs.unmap(ONE, first).unwrap();
     assert_eq!((gone.messages, gone.stopped), (4, Stopped::Message(irq)));
@@ -121,7 +156,14 @@ fn a_block_of_messages_comes_and_goes_as_a_whole() {
 fn an_interrupt_on_its_way_to_the_old_cpu_is_not_lost_by_a_move() {
     let mut irqs = pc();
     let before = bind_line(&mut irqs, 5, false);
-    let Ok(Moved::Line { place, is_masked: false, .. }) = irqs.move_to(Irq::new(5), CpuId(3)) else { panic!() };
+    let Ok(Moved::Line {
+        place,
+        is_masked: false,
+        ..
+    }) = irqs.move_to(Irq::new(5), CpuId(3))
+    else {
+        panic!()
+    };
     assert_eq!(place.cpu, CpuId(3));
     assert!(matches!(irqs.arrived(before), Arrival::Guests(..)));
     assert!(matches!(irqs.arrived(place), Arrival::Guests(..)));
@@ -132,7 +174,10 @@ fn a_line_that_waits_for_an_eoi_moves_masked() {
     let mut irqs = pc();
     let place = bind_line(&mut irqs, 18, false);
     let _ = irqs.arrived(place);
-    assert!(matches!(irqs.move_to(Irq::new(18), CpuId(1)), Ok(Moved::Line { is_masked: true, .. })));
+    assert!(matches!(
+        irqs.move_to(Irq::new(18), CpuId(1)),
+        Ok(Moved::Line { is_masked: true, .. })
+    ));
 }
 
 #[test]
@@ -222,7 +267,11 @@ impl Pins {
         for descriptor in irqs.descriptors.iter().flatten() {
             let Some(line) = descriptor.line() else { continue };
             let in_use = descriptor.user != User::Nobody;
-            assert_eq!(self.unmasked.contains(&line.gsi.raw()), in_use && !descriptor.awaits_eoi(), "{descriptor:?}");
+            assert_eq!(
+                self.unmasked.contains(&line.gsi.raw()),
+                in_use && !descriptor.awaits_eoi(),
+                "{descriptor:?}"
+            );
         }
     }
 }
