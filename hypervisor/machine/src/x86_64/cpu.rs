@@ -70,6 +70,7 @@ pub fn halt_until_interrupt() {
 
 /// What this host's processors can do, as far as the hypervisor cares.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "most are CPUID's own words")]
 pub struct Features {
     pub nx: bool,
     pub pge: bool,

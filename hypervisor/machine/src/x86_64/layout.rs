@@ -13,8 +13,6 @@ pub const LAST_SLOT: usize = 271;
 
 /// Where guests read the machine-to-phys table (public ABI: `MACH2PHYS_VIRT_START`).
 pub const M2P: u64 = 0xffff_8000_0000_0000;
-/// Its greatest size: slot 256 by half, as upstream has it.
-pub const M2P_BYTES: u64 = 256 << 30;
 
 /// Address at which physical address 0 would lie by the image's mapping.
 pub const IMAGE_OFFSET: u64 = 0xffff_82d0_4000_0000;

@@ -20,7 +20,8 @@ pub struct CpuInfo {
     pub cpu: u32,
     /// Its APIC id.
     pub apic_id: u32,
-    /// TSC when this CPU last began to serve a guest.
+    /// TSC when a long operation first asked for the time since this CPU was entered from a guest; entries
+    /// only set it to 0, since most of them are over before anyone asks.
     pub entered_at: u64,
     /// The frame number in CR3, as [`super::paging`] last loaded it.
     pub root: u64,

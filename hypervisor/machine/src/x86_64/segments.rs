@@ -129,6 +129,7 @@ pub fn gdt_window_offset(fault: Vaddr) -> Option<usize> {
 
 /// Selectors of the data segment registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "registers by their own names")]
 pub struct Selectors {
     pub ds: u16,
     pub es: u16,

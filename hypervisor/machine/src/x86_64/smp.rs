@@ -65,9 +65,18 @@ impl CpuSet {
     }
 
     /// Those that are in, in order.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = CpuId> + '_ {
-        self.words.iter().enumerate().flat_map(|(at, &word)| {
-            (0..64u32).filter(move |bit| word >> bit & 1 != 0).map(move |bit| CpuId(at as u32 * 64 + bit))
+        let mut at = 0;
+        let mut rest = self.words[0];
+        core::iter::from_fn(move || {
+            while rest == 0 {
+                at += 1;
+                rest = *self.words.get(at)?;
+            }
+            let bit = rest.trailing_zeros();
+            rest &= rest - 1;
+            Some(CpuId(at as u32 * 64 + bit))
         })
     }
 }
@@ -130,20 +139,22 @@ pub fn request(targets: CpuSet, what: Request) {
             1 << (FIRST_CALL + u32::from(slot))
         }
     };
-    let others = || targets.iter().filter(|&target| target != this && target.0 < online);
-    let mut tickets = [0u64; MAX_CPUS];
-    for target in others() {
+    let mut others = targets;
+    others.remove(this);
+    for target in others.iter().take_while(|target| target.0 < online) {
         let mailbox = &MAILBOXES[target.0 as usize];
         mailbox.bits.fetch_or(bits, Ordering::SeqCst);
-        tickets[target.0 as usize] = mailbox.wanted.fetch_add(1, Ordering::SeqCst) + 1;
+        mailbox.wanted.fetch_add(1, Ordering::SeqCst);
         send(target, vectors::REQUEST);
     }
     if targets.contains(this) {
         serve(bits);
     }
-    for target in others() {
+    for target in others.iter().take_while(|target| target.0 < online) {
+        // This count includes our request; others' that came since only make the wait a little longer.
         let mailbox = &MAILBOXES[target.0 as usize];
-        while mailbox.done.load(Ordering::Acquire) < tickets[target.0 as usize] {
+        let wanted = mailbox.wanted.load(Ordering::Relaxed);
+        while mailbox.done.load(Ordering::Acquire) < wanted {
             service_requests();
             cpu::relax();
         }
