@@ -1,0 +1,182 @@
+//! Showing a guest's console on our own terminal.
+
+use crate::SOCKET;
+use anyhow::{Context, Result, bail};
+use ferroxen_xenstore::{Client, Store};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+
+/// How to attach.
+#[derive(Default)]
+pub struct AttachOptions {
+    /// The key that detaches; `None` is Ctrl-].
+    pub escape: Option<u8>,
+    /// Called once the console is ours, before anything is shown: the moment to start a paused guest.
+    pub on_attached: Option<Box<dyn FnOnce() -> Result<()>>>,
+}
+
+/// Why a console is no longer shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The person at the keyboard pressed the escape key.
+    Detached,
+    /// The domain has gone.
+    DomainGone,
+}
+
+const CTRL_BRACKET: u8 = 0x1d;
+
+/// Shows a domain's console and sends it what is typed, until the escape key or the domain's end.
+///
+/// Waits for xenconsoled to serve the console, if it does not yet. Ends of standard input (a pipe, `/dev/null`)
+/// end the typing only.
+pub fn attach(domid: u16, options: AttachOptions) -> Result<Ended> {
+    let store = Client::connect()?;
+    let Some(tty) = wait_for_terminal(&store, domid)? else {
+        return Ok(Ended::DomainGone);
+    };
+    let line = connect(domid, &tty)?;
+    let stdin = io::stdin();
+    let raw = RawMode::enter(&stdin)?;
+    if let Some(on_attached) = options.on_attached {
+        on_attached()?;
+    }
+    let ended = carry(&line, options.escape.unwrap_or(CTRL_BRACKET), &store, domid);
+    drop(raw);
+    ended
+}
+
+/// Waits until xenconsoled has said which terminal shows the console. `None`: the domain has gone.
+fn wait_for_terminal(store: &Client, domid: u16) -> Result<Option<String>> {
+    let home = format!("/local/domain/{domid}");
+    let path = format!("{home}/console/tty");
+    if !store.exists(&home)? {
+        bail!("there is no domain {domid}");
+    }
+    store.watch(&path, "tty")?;
+    store.watch(&home, "home")?;
+    loop {
+        if let Some(tty) = store.read_opt(&path)?.filter(|tty| !tty.is_empty()) {
+            store.unwatch(&path, "tty")?;
+            store.unwatch(&home, "home")?;
+            return Ok(Some(tty));
+        }
+        if !store.exists(&home)? {
+            return Ok(None);
+        }
+        store.next_event(None)?;
+    }
+}
+
+/// By our xenconsoled's socket if it serves this console, else by the terminal.
+fn connect(domid: u16, tty: &str) -> Result<File> {
+    if let Ok(mut socket) = UnixStream::connect(SOCKET) {
+        let mut answer = [0];
+        socket.write_all(format!("{domid}\n").as_bytes())?;
+        if socket.read_exact(&mut answer).is_ok() && answer == *b"+" {
+            return Ok(File::from(OwnedFd::from(socket)));
+        }
+    }
+    let no_controlling_terminal = rustix::fs::OFlags::NOCTTY.bits() as i32;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(no_controlling_terminal)
+        .open(tty);
+    file.with_context(|| format!("cannot open {tty}, the console of domain {domid}"))
+}
+
+/// Carries bytes both ways.
+fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
+    let (mut stdin, mut stdout) = (io::stdin(), io::stdout());
+    let mut bytes = [0; 4096];
+    let mut is_typing = true;
+    // A terminal whose domain has gone may stay open: the store tells.
+    let home = format!("/local/domain/{domid}");
+    store
+        .watch("@releaseDomain", "gone")
+        .or_else(|_| store.watch(&home, "gone"))?;
+    loop {
+        let typing = if is_typing { PollFlags::IN } else { PollFlags::empty() };
+        let stdin_fd = stdin.as_fd();
+        let mut fds = [
+            PollFd::new(line, PollFlags::IN),
+            PollFd::new(store, PollFlags::IN),
+            PollFd::from_borrowed_fd(stdin_fd, typing),
+        ];
+        // Without a reader of what is typed, do not spin on its end.
+        let fds = if is_typing { &mut fds[..] } else { &mut fds[..2] };
+        match poll(fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        let is_ready = |i: usize| fds.get(i).is_some_and(|fd| !fd.revents().is_empty());
+        let (from_line, from_store, from_stdin) = (is_ready(0), is_ready(1), is_ready(2));
+        if from_line {
+            match (&*line).read(&mut bytes) {
+                Ok(0) => return Ok(Ended::DomainGone),
+                Ok(count) => {
+                    stdout.write_all(&bytes[..count])?;
+                    stdout.flush()?;
+                    // Last words before anything else.
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The other end of the terminal has closed.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    return Ok(Ended::DomainGone);
+                }
+                Err(error) => return Err(error).context("cannot read the console"),
+            }
+        }
+        if from_stdin {
+            let count = stdin.read(&mut bytes)?;
+            is_typing = count > 0;
+            let typed = &bytes[..count];
+            let end = typed.iter().position(|byte| *byte == escape);
+            (&*line)
+                .write_all(&typed[..end.unwrap_or(count)])
+                .context("cannot write to the console")?;
+            if end.is_some() {
+                return Ok(Ended::Detached);
+            }
+        }
+        if from_store {
+            while store.try_event()?.is_some() {}
+            if !store.exists(&home)? {
+                return Ok(Ended::DomainGone);
+            }
+        }
+    }
+}
+
+/// Our terminal in raw mode, put back when dropped.
+struct RawMode(Option<Termios>);
+
+impl RawMode {
+    fn enter(stdin: &io::Stdin) -> Result<RawMode> {
+        if !isatty(stdin) {
+            return Ok(RawMode(None));
+        }
+        let before = tcgetattr(stdin).map_err(io::Error::from)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin, OptionalActions::Now, &raw).map_err(io::Error::from)?;
+        Ok(RawMode(Some(before)))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // There is nobody left to tell if this fails.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `xenconsole DOMID`: shows a guest's console.
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use ferroxen_consoled::{AttachOptions, Ended, attach};
+use std::process::ExitCode;
+
+/// Shows a guest's console. Ctrl-] detaches.
+#[derive(Parser, Debug)]
+#[command(name = "xenconsole", version)]
+struct Options {
+    /// The letter that detaches, with Ctrl
+    #[arg(short, long, default_value = "]")]
+    escape: char,
+    /// The domain's number
+    domid: u16,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let Some(escape) = control(options.escape) else {
+        eprintln!("xenconsole: {:?} has no control character", options.escape);
+        return ExitCode::FAILURE;
+    };
+    match attach(
+        options.domid,
+        AttachOptions {
+            escape: Some(escape),
+            on_attached: None,
+        },
+    ) {
+        Ok(Ended::Detached) => {
+            println!();
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::DomainGone) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xenconsole: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The byte that Ctrl and a letter make.
+fn control(letter: char) -> Option<u8> {
+    let letter = u8::try_from(letter.to_ascii_uppercase()).ok()?;
+    (b'@'..=b'_').contains(&letter).then(|| letter - b'@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_found() {
+        assert_eq!(control(']'), Some(0x1d));
+        assert_eq!(control('a'), Some(1));
+        assert_eq!(control('1'), None);
+    }
+}
