@@ -68,7 +68,7 @@ const fn bits(list: &[u32]) -> u32 {
 }
 
 /// Leaf 1, edx: all but VME, PSE, MTRR, PGE, PSE36 and what watches the processor. HTT is set by hand.
-const LEAF1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 23, 24, 25, 26]);
+const LEAF1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 22, 23, 24, 25, 26, 27]);
 /// Leaf 1, ecx: SSE3, PCLMUL, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
 const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
 /// Leaf 1, ecx: what goes away when there is no XSAVE.
@@ -80,13 +80,23 @@ const HTT: u32 = 1 << 28;
 const LEAF7_EBX: u32 = bits(&[0, 3, 5, 8, 9, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31]);
 const LEAF7_EBX_NEEDS_XSAVE: u32 = bits(&[5, 16, 17, 21, 28, 30, 31]);
 const FSGSBASE: u32 = 1 << 0;
-/// Leaf 7, ecx: AVX512-VBMI, VBMI2, GFNI, VAES, VPCLMUL, VNNI, BITALG, VPOPCNTDQ, RDPID.
-const LEAF7_ECX: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 22]);
+/// Leaf 7, ecx: AVX512-VBMI, VBMI2, GFNI, VAES, VPCLMUL, VNNI, BITALG, VPOPCNTDQ. Not RDPID: see [`LEAFE1_EDX`].
+const LEAF7_ECX: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14]);
 const LEAF7_ECX_NEEDS_XSAVE: u32 = bits(&[1, 6, 9, 10, 11, 12, 14]);
+/// Leaf 7, edx: AVX512-4VNNIW, 4FMAPS, FSRM, SERIALIZE. What steers speculation needs registers that we do not
+/// give to guests.
+const LEAF7_EDX: u32 = bits(&[2, 3, 4, 14]);
+const LEAF7_EDX_NEEDS_XSAVE: u32 = bits(&[2, 3]);
+/// Leaf 7 subleaf 1, eax: AVX-VNNI, AVX512-BF16, and the short and empty string moves.
+const LEAF7_1_EAX: u32 = bits(&[4, 5, 10, 11, 12]);
+const LEAF7_1_EAX_NEEDS_XSAVE: u32 = bits(&[4, 5]);
 /// Leaf 0xd subleaf 1, eax: XSAVEOPT and XSAVEC.
 const LEAFD1_EAX: u32 = bits(&[0, 1]);
-/// Leaf 0x80000001, edx: the copies of leaf 1 that AMD gives, SYSCALL, NX, MMXEXT, FFXSR, RDTSCP, LM, 3DNOW.
-const LEAFE1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 22, 23, 24, 25, 27, 29, 30, 31]);
+/// Leaf 0x80000001, edx: the copies of leaf 1 that AMD gives, SYSCALL, NX, MMXEXT, FFXSR, LM, 3DNOW.
+///
+/// RDTSCP and RDPID stay hidden for as long as their register (TSC_AUX) is not switched with the vcpu: a kernel that
+/// sees one of them writes it.
+const LEAFE1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 20, 22, 23, 24, 25, 29, 30, 31]);
 /// Leaf 0x80000001, ecx: LAHF, CMP_LEGACY, ABM, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
 const LEAFE1_ECX: u32 = bits(&[0, 1, 5, 6, 7, 8, 11, 16, 21]);
 const LEAFE1_ECX_NEEDS_XSAVE: u32 = bits(&[11, 16]);
@@ -123,7 +133,12 @@ fn basic(host: &impl HostCpuid, view: &View, leaf: u32, subleaf: u32) -> [u32; 4
             if view.osxsave && ecx & 1 << 26 != 0 {
                 ecx |= OSXSAVE;
             }
-            [a, b & 0xff00 | b & 0xff | logical << 16 | apic_id << 24, ecx, d & LEAF1_EDX | HTT]
+            [
+                a,
+                b & 0xff00 | b & 0xff | logical << 16 | apic_id << 24,
+                ecx,
+                d & LEAF1_EDX | HTT,
+            ]
         }
         // Caches: as the host has them, but shared with nobody.
         2 => [a, b, c, d],
@@ -133,7 +148,12 @@ fn basic(host: &impl HostCpuid, view: &View, leaf: u32, subleaf: u32) -> [u32; 4
             if !view.fsgsbase {
                 ebx &= !FSGSBASE;
             }
-            [0, ebx, c & LEAF7_ECX & !without_xsave(LEAF7_ECX_NEEDS_XSAVE), 0]
+            let ecx = c & LEAF7_ECX & !without_xsave(LEAF7_ECX_NEEDS_XSAVE);
+            let edx = d & LEAF7_EDX & !without_xsave(LEAF7_EDX_NEEDS_XSAVE);
+            [a.min(1), ebx, ecx, edx]
+        }
+        7 if subleaf == 1 && host.cpuid(7, 0)[0] >= 1 => {
+            [a & LEAF7_1_EAX & !without_xsave(LEAF7_1_EAX_NEEDS_XSAVE), 0, 0, 0]
         }
         0xd if view.xcr0 != 0 => xsave(host, view, subleaf, [a, b, c, d]),
         _ => [0; 4],
@@ -144,10 +164,12 @@ fn xsave(host: &impl HostCpuid, view: &View, subleaf: u32, [a, b, c, _]: [u32; 4
     match subleaf {
         0 => {
             // The area's size: the end of the last state that may be handled, and at least the header's.
-            let size = (2..63).filter(|state| view.xcr0 >> state & 1 != 0).fold(576, |size: u32, state| {
-                let [bytes, offset, ..] = host.cpuid(0xd, state);
-                size.max(offset.saturating_add(bytes))
-            });
+            let size = (2..63)
+                .filter(|state| view.xcr0 >> state & 1 != 0)
+                .fold(576, |size: u32, state| {
+                    let [bytes, offset, ..] = host.cpuid(0xd, state);
+                    size.max(offset.saturating_add(bytes))
+                });
             [view.xcr0 as u32, size, size, (view.xcr0 >> 32) as u32]
         }
         1 => [a & LEAFD1_EAX, if a & 2 != 0 { b } else { 0 }, 0, 0],
@@ -178,7 +200,12 @@ fn extended(host: &impl HostCpuid, view: &View, leaf: u32) -> [u32; 4] {
 
 fn hypervisor(view: &View, index: u32, subleaf: u32) -> [u32; 4] {
     match index {
-        0 => [HYPERVISOR_LEAF + HYPERVISOR_LEAVES, word(b"XenV"), word(b"MMXe"), word(b"nVMM")],
+        0 => [
+            HYPERVISOR_LEAF + HYPERVISOR_LEAVES,
+            word(b"XenV"),
+            word(b"MMXe"),
+            word(b"nVMM"),
+        ],
         1 => [4 << 16 | 17, 0, 0, 0],
         // One hypercall page; its register; MMU_PT_UPDATE_PRESERVE_AD.
         2 => [1, HYPERVISOR_LEAF, 1, 0],
@@ -222,13 +249,20 @@ mod tests {
         xcr0: 7,
         fsgsbase: true,
         machine_bits: 40,
-        tsc: Tsc { khz: 1_000_000, mul: 1 << 31, shift: 1 },
+        tsc: Tsc {
+            khz: 1_000_000,
+            mul: 1 << 31,
+            shift: 1,
+        },
     };
 
     #[test]
     fn the_signature_is_xens() {
         let [max, b, c, d] = pv_cpuid(&Full, &VIEW, HYPERVISOR_LEAF, 0);
-        assert_eq!((max, b, c, d), (0x4000_0005, word(b"XenV"), word(b"MMXe"), word(b"nVMM")));
+        assert_eq!(
+            (max, b, c, d),
+            (0x4000_0005, word(b"XenV"), word(b"MMXe"), word(b"nVMM"))
+        );
     }
 
     #[test]
@@ -242,14 +276,35 @@ mod tests {
         }
         assert_eq!(pv_cpuid(&Full, &VIEW, 0x8000_0001, 0)[2] >> 2 & 1, 0, "SVM");
         assert_eq!(pv_cpuid(&Full, &VIEW, 0x8000_000a, 0), [0; 4], "SVM leaf");
+        assert_eq!(pv_cpuid(&Full, &VIEW, 0x8000_0001, 0)[3] >> 27 & 1, 0, "RDTSCP");
+        assert_eq!(pv_cpuid(&Full, &VIEW, 7, 0)[2] >> 22 & 1, 0, "RDPID");
     }
 
     #[test]
     fn without_xsave_nothing_that_needs_it_is_shown() {
-        let view = View { xcr0: 0, osxsave: true, ..VIEW };
+        let view = View {
+            xcr0: 0,
+            osxsave: true,
+            ..VIEW
+        };
         assert_eq!(pv_cpuid(&Full, &view, 1, 0)[2] & (LEAF1_ECX_NEEDS_XSAVE | OSXSAVE), 0);
         assert_eq!(pv_cpuid(&Full, &view, 7, 0)[1] & LEAF7_EBX_NEEDS_XSAVE, 0);
+        assert_eq!(pv_cpuid(&Full, &view, 7, 0)[3] & LEAF7_EDX_NEEDS_XSAVE, 0);
+        assert_eq!(pv_cpuid(&Full, &view, 7, 1)[0] & LEAF7_1_EAX_NEEDS_XSAVE, 0);
         assert_eq!(pv_cpuid(&Full, &view, 0xd, 0), [0; 4]);
+    }
+
+    #[test]
+    fn leaf_7_ends_with_the_subleaf_that_it_names() {
+        assert_eq!(pv_cpuid(&Full, &VIEW, 7, 0)[0], 1);
+        assert_ne!(pv_cpuid(&Full, &VIEW, 7, 1), [0; 4]);
+        assert_eq!(pv_cpuid(&Full, &VIEW, 7, 2), [0; 4]);
+        let speculation = [10, 26, 27, 28, 29, 31];
+        assert!(
+            speculation
+                .iter()
+                .all(|bit| pv_cpuid(&Full, &VIEW, 7, 0)[3] >> bit & 1 == 0)
+        );
     }
 
     #[test]
