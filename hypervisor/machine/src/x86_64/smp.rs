@@ -143,9 +143,12 @@ pub fn request(targets: CpuSet, what: Request) {
     others.remove(this);
     for target in others.iter().take_while(|target| target.0 < online) {
         let mailbox = &MAILBOXES[target.0 as usize];
-        mailbox.bits.fetch_or(bits, Ordering::SeqCst);
+        let before = mailbox.bits.fetch_or(bits, Ordering::SeqCst);
         mailbox.wanted.fetch_add(1, Ordering::SeqCst);
-        send(target, vectors::REQUEST);
+        if before == 0 {
+            // Else the interrupt of an earlier request is still on its way.
+            send(target, vectors::REQUEST);
+        }
     }
     if targets.contains(this) {
         serve(bits);
