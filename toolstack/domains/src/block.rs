@@ -26,15 +26,27 @@ struct Device {
 /// Gives a disk to a domain.
 pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
     let what = || format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
-    if disk.backend.as_deref().is_some_and(|backend| !matches!(backend, "0" | "Domain-0")) {
-        return Err(Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out"));
+    if disk
+        .backend
+        .as_deref()
+        .is_some_and(|backend| !matches!(backend, "0" | "Domain-0"))
+    {
+        return Err(
+            Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
+        );
     }
-    if disk.script.as_deref().is_some_and(|script| !matches!(script, "block" | "/etc/xen/scripts/block")) {
+    if disk
+        .script
+        .as_deref()
+        .is_some_and(|script| !matches!(script, "block" | "/etc/xen/scripts/block"))
+    {
         return Err(Error::new(what(), "hotplug scripts are not supported yet").way_out("leave `script` out"));
     }
     if let DiskFormat::Other(format) = disk.format {
-        return Err(Error::new(what(), format!("images in {format} format are not supported yet"))
-            .way_out(format!("convert it: qemu-img convert -O raw IMAGE.{format} IMAGE.raw")));
+        return Err(
+            Error::new(what(), format!("images in {format} format are not supported yet"))
+                .way_out(format!("convert it: qemu-img convert -O raw IMAGE.{format} IMAGE.raw")),
+        );
     }
     let Some(target) = &disk.target else {
         return Err(Error::new(what(), "empty drives are not supported for PV yet").way_out("name an image"));
@@ -47,7 +59,11 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()>
         // The complaint about the nodes is the one worth reading.
         let _ = loopdev::detach(&device.path);
     }
-    written.and_then(|()| tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback").map_err(|e| e.in_step(what())))
+    written.and_then(|()| {
+        tools
+            .wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
+            .map_err(|e| e.in_step(what()))
+    })
 }
 
 /// `phy:hda1` meant `/dev/hda1` to `xm`.
@@ -63,13 +79,19 @@ fn open(target: &Path, disk: &Disk) -> Result<Device> {
     let what = || format!("opening {} for disk {}", target.display(), disk.vdev.name);
     let kind = std::fs::metadata(target).doing(what)?.file_type();
     if kind.is_block_device() {
-        return Ok(Device { number: device_number(target).doing(what)?, path: target.to_owned(), looped: false });
+        return Ok(Device {
+            number: device_number(target).doing(what)?,
+            path: target.to_owned(),
+            looped: false,
+        });
     }
     if !kind.is_file() {
         return Err(Error::new(what(), "it is neither an image file nor a block device"));
     }
     if disk.format == DiskFormat::Phy {
-        return Err(Error::new(what(), "it is an image file, not a device").way_out(format!("write file:{}", target.display())));
+        return Err(
+            Error::new(what(), "it is an image file, not a device").way_out(format!("write file:{}", target.display()))
+        );
     }
     let access = match disk.access {
         DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
@@ -82,7 +104,11 @@ fn open(target: &Path, disk: &Disk) -> Result<Device> {
             _ => error,
         })?;
     match device_number(&path) {
-        Ok(number) => Ok(Device { path, number, looped: true }),
+        Ok(number) => Ok(Device {
+            path,
+            number,
+            looped: true,
+        }),
         Err(error) => {
             let _ = loopdev::detach(&path);
             Err(error).doing(what)
@@ -92,7 +118,11 @@ fn open(target: &Path, disk: &Disk) -> Result<Device> {
 
 fn device_number(path: &Path) -> std::io::Result<String> {
     let number = std::fs::metadata(path)?.rdev();
-    Ok(format!("{:x}:{:x}", rustix::fs::major(number), rustix::fs::minor(number)))
+    Ok(format!(
+        "{:x}:{:x}",
+        rustix::fs::major(number),
+        rustix::fs::minor(number)
+    ))
 }
 
 /// Two domains writing to one file system destroy it, so that has to be asked for (`w!`).
@@ -102,7 +132,11 @@ fn refuse_shared(tools: &Toolstack, target: &Path, disk: &Disk) -> Result<()> {
         return Ok(());
     }
     let same = |other: &str| {
-        let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino(), meta.rdev()));
+        let identity = |path: &Path| {
+            std::fs::metadata(path)
+                .ok()
+                .map(|meta| (meta.dev(), meta.ino(), meta.rdev()))
+        };
         Path::new(other) == target || identity(Path::new(other)).is_some_and(|other| Some(other) == identity(target))
     };
     let store = &tools.store;
@@ -114,9 +148,14 @@ fn refuse_shared(tools: &Toolstack, target: &Path, disk: &Disk) -> Result<()> {
             let written = read("mode")?.as_deref() != Some("r") || disk.access != DiskAccess::ReadOnly;
             if written && same(&params) {
                 let owner = domain.parse().ok().and_then(DomId::new);
-                let owner = owner.and_then(|domid| nodes::name(store, domid).ok().flatten()).unwrap_or(domain.clone());
-                return Err(Error::new(what(), format!("{} is in use by \"{owner}\" (domid {domain})", target.display()))
-                    .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it"));
+                let owner = owner
+                    .and_then(|domid| nodes::name(store, domid).ok().flatten())
+                    .unwrap_or(domain.clone());
+                return Err(Error::new(
+                    what(),
+                    format!("{} is in use by \"{owner}\" (domid {domain})", target.display()),
+                )
+                .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it"));
             }
         }
     }

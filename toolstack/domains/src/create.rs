@@ -13,7 +13,7 @@ use ferroxen_xlconfig::{CpuList, DomainConfig, DomainType, TscMode};
 use uuid::Uuid;
 
 /// What the hypervisor lets a domain have beyond its memory, as libxl does (KiB).
-const SLACK_KIB: u64 = 1024;
+pub(crate) const SLACK_KIB: u64 = 1024;
 
 /// Fills in what a configuration leaves to chance, so that building it again gives the same domain.
 pub fn settle(config: &mut DomainConfig) {
@@ -29,12 +29,16 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
         DomainType::Hvm => Some("HVM"),
     };
     if let Some(kind) = kind {
-        return Err(Error::new(what(), format!("domains of type {kind} are not available yet"))
-            .way_out("use type = \"pv\" with a kernel that supports Xen PV"));
+        return Err(
+            Error::new(what(), format!("domains of type {kind} are not available yet"))
+                .way_out("use type = \"pv\" with a kernel that supports Xen PV"),
+        );
     }
     if let Some(taken) = nodes::find(&tools.store, &config.name).doing(what)? {
-        return Err(Error::new(what(), format!("a domain of that name exists (domid {})", taken.raw()))
-            .way_out("choose another `name`, or destroy that one"));
+        return Err(
+            Error::new(what(), format!("a domain of that name exists (domid {})", taken.raw()))
+                .way_out("choose another `name`, or destroy that one"),
+        );
     }
     if config.pool.as_deref().is_some_and(|pool| pool != "Pool-0") {
         return Err(Error::new(what(), "CPU pools other than Pool-0 are not supported yet").way_out("leave `pool` out"));
@@ -46,8 +50,10 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
 pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     check(tools, config)?;
     let Some(kernel) = &config.kernel else {
-        return Err(Error::new(format!("creating \"{}\"", config.name), "no `kernel` is set")
-            .way_out("name a kernel's file in Domain 0, such as kernel = \"/boot/vmlinuz\""));
+        return Err(
+            Error::new(format!("creating \"{}\"", config.name), "no `kernel` is set")
+                .way_out("name a kernel's file in Domain 0, such as kernel = \"/boot/vmlinuz\""),
+        );
     };
     let payload = Payload::read(kernel, config.ramdisk.as_deref())?;
     let layout = payload.plan(config.memory_mib)?;
@@ -61,9 +67,19 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     nodes::create(&tools.store, domid, &uuid, &config)?;
     let channels = channels(tools, domid)?;
     let claimed = claim(tools, domid, layout.frames)?;
-    let built = pv::build(&tools.hypervisor, domid, &payload, &layout, config.cmdline.as_deref().unwrap_or(""), channels)?;
+    let built = pv::build(
+        &tools.hypervisor,
+        domid,
+        &payload,
+        &layout,
+        config.cmdline.as_deref().unwrap_or(""),
+        channels,
+    )?;
     if claimed {
-        tools.hypervisor.claim_pages(domid, 0).doing(|| "ending the claim on memory".to_owned())?;
+        tools
+            .hypervisor
+            .claim_pages(domid, 0)
+            .doing(|| "ending the claim on memory".to_owned())?;
     }
     introduce(tools, domid, &config, &built, channels)?;
     for disk in &config.disks {
@@ -96,7 +112,10 @@ impl Drop for Unfinished<'_> {
 }
 
 fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> {
-    let info = tools.hypervisor.physinfo().doing(|| "asking about the host".to_owned())?;
+    let info = tools
+        .hypervisor
+        .physinfo()
+        .doing(|| "asking about the host".to_owned())?;
     let limit = |limit: Option<u32>| limit.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(-1);
     let request = domctl::Createdomain {
         handle: *uuid.as_bytes(),
@@ -104,14 +123,21 @@ fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> 
         max_evtchn_port: config.max_event_channels,
         max_grant_frames: limit(config.max_grant_frames),
         max_maptrack_frames: limit(config.max_maptrack_frames),
-        grant_opts: if info.capabilities & physcap::GNTTAB_V2 != 0 { 2 } else { 1 },
+        grant_opts: if info.capabilities & physcap::GNTTAB_V2 != 0 {
+            2
+        } else {
+            1
+        },
         arch: domctl::ArchDomainconfig {
             emulation_flags: 0,
             misc_flags: if config.msr_relaxed { domctl::MSR_RELAXED } else { 0 },
         },
         ..Default::default()
     };
-    tools.hypervisor.create_domain(&request).doing(|| format!("making a domain for \"{}\"", config.name))
+    tools
+        .hypervisor
+        .create_domain(&request)
+        .doing(|| format!("making a domain for \"{}\"", config.name))
 }
 
 fn limits(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
@@ -124,23 +150,40 @@ fn limits(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> 
         .set_max_memory_kib(domid, config.memory_mib * 1024 + SLACK_KIB)
         .doing(|| format!("limiting the domain to {} MiB", config.memory_mib))?;
     if config.maxmem_mib > config.memory_mib {
-        let map = [E820Entry { addr: 0, size: config.maxmem_mib << 20, type_: E820Type::RAM.0 }];
-        hypervisor.set_memory_map(domid, &map).doing(|| "telling the domain its largest size".to_owned())?;
+        let map = [E820Entry {
+            addr: 0,
+            size: config.maxmem_mib << 20,
+            type_: E820Type::RAM.0,
+        }];
+        hypervisor
+            .set_memory_map(domid, &map)
+            .doing(|| "telling the domain its largest size".to_owned())?;
     }
     let mode = match config.tsc_mode {
         TscMode::Default => 0,
         TscMode::AlwaysEmulate => 1,
         TscMode::Native => 2,
     };
-    hypervisor.set_tsc_mode(domid, mode).doing(|| "choosing the time stamp counter's mode".to_owned())?;
+    hypervisor
+        .set_tsc_mode(domid, mode)
+        .doing(|| "choosing the time stamp counter's mode".to_owned())?;
     let offset = config.rtc_timeoffset + if config.localtime { local_offset_seconds() } else { 0 };
     if offset != 0 {
-        hypervisor.set_time_offset(domid, offset).doing(|| "setting the clock's offset".to_owned())?;
+        hypervisor
+            .set_time_offset(domid, offset)
+            .doing(|| "setting the clock's offset".to_owned())?;
     }
     if config.cpu_weight.is_some() || config.cap.is_some() {
-        let old = hypervisor.sched_credit(domid).doing(|| "reading the scheduling parameters".to_owned())?;
-        let credit = SchedCredit { weight: config.cpu_weight.unwrap_or(old.weight), cap: config.cap.unwrap_or(old.cap) };
-        hypervisor.set_sched_credit(domid, &credit).doing(|| format!("setting weight {} and cap {}", credit.weight, credit.cap))?;
+        let old = hypervisor
+            .sched_credit(domid)
+            .doing(|| "reading the scheduling parameters".to_owned())?;
+        let credit = SchedCredit {
+            weight: config.cpu_weight.unwrap_or(old.weight),
+            cap: config.cap.unwrap_or(old.cap),
+        };
+        hypervisor
+            .set_sched_credit(domid, &credit)
+            .doing(|| format!("setting weight {} and cap {}", credit.weight, credit.cap))?;
     }
     Ok(())
 }
@@ -148,7 +191,11 @@ fn limits(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> 
 fn affinities(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
     for (kind, lists) in [(Affinity::Hard, &config.cpus), (Affinity::Soft, &config.cpus_soft)] {
         for vcpu in 0..config.maxvcpus {
-            let list = if lists.len() == 1 { lists.first() } else { lists.get(vcpu as usize) };
+            let list = if lists.len() == 1 {
+                lists.first()
+            } else {
+                lists.get(vcpu as usize)
+            };
             if let Some(CpuList::These(cpus)) = list {
                 tools
                     .hypervisor
@@ -164,14 +211,20 @@ fn affinities(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<
 /// zone files, so the C library's idea is asked for through `date`.
 fn local_offset_seconds() -> i64 {
     let output = std::process::Command::new("date").arg("+%z").output();
-    let text = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
+    let text = output
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .unwrap_or_default();
     let text = text.trim();
     let (sign, digits) = match text.split_at_checked(1) {
         Some(("-", digits)) => (-1, digits),
         Some(("+", digits)) => (1, digits),
         _ => return 0,
     };
-    match (digits.get(..2).and_then(|h| h.parse::<i64>().ok()), digits.get(2..4).and_then(|m| m.parse::<i64>().ok())) {
+    match (
+        digits.get(..2).and_then(|h| h.parse::<i64>().ok()),
+        digits.get(2..4).and_then(|m| m.parse::<i64>().ok()),
+    ) {
         (Some(hours), Some(minutes)) => sign * (hours * 3600 + minutes * 60),
         _ => 0,
     }
@@ -179,9 +232,15 @@ fn local_offset_seconds() -> i64 {
 
 fn channels(tools: &Toolstack, domid: DomId) -> Result<Channels> {
     let port = |what: &str| {
-        tools.hypervisor.alloc_unbound_port(domid).doing(|| format!("making the event channel for the {what}"))
+        tools
+            .hypervisor
+            .alloc_unbound_port(domid)
+            .doing(|| format!("making the event channel for the {what}"))
     };
-    Ok(Channels { store: port("xenstore ring")?, console: port("console")? })
+    Ok(Channels {
+        store: port("xenstore ring")?,
+        console: port("console")?,
+    })
 }
 
 /// Whether memory was set aside; a hypervisor without claims builds just as well.
@@ -190,10 +249,17 @@ fn claim(tools: &Toolstack, domid: DomId, frames: u64) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(38 | 95)) => Ok(false),
         Err(error) => {
-            let free = tools.hypervisor.physinfo().map_or(0, |info| info.free_pages.saturating_sub(info.outstanding_pages));
-            Err::<(), _>(error).doing(|| format!("setting {} MiB of {} MiB aside", frames / 256, free / 256)).map_err(|error| {
-                error.way_out("ask for less `memory`, shut a domain down, or give Domain 0 less (`xl mem-set 0 MIB`)")
-            })?;
+            let free = tools
+                .hypervisor
+                .physinfo()
+                .map_or(0, |info| info.free_pages.saturating_sub(info.outstanding_pages));
+            Err::<(), _>(error)
+                .doing(|| format!("setting {} MiB of {} MiB aside", frames / 256, free / 256))
+                .map_err(|error| {
+                    error.way_out(
+                        "ask for less `memory`, shut a domain down, or give Domain 0 less (`xl mem-set 0 MIB`)",
+                    )
+                })?;
             Ok(false)
         }
     }

@@ -23,7 +23,11 @@ impl Toolstack {
     /// Pulls the plug on a domain and removes all that belongs to it. What fails on the way is remembered, but
     /// the rest is done all the same.
     pub fn destroy(&self, domid: DomId) -> Result<()> {
-        let uuid = self.store.read_opt(&format!("{}/vm", nodes::domain(domid))).ok().flatten();
+        let uuid = self
+            .store
+            .read_opt(&format!("{}/vm", nodes::domain(domid)))
+            .ok()
+            .flatten();
         // Stopped, it cannot fight back while its devices go away; it may be gone already.
         let _ = self.hypervisor.pause(domid);
         let devices = self.take_devices(domid);
@@ -34,7 +38,10 @@ impl Toolstack {
         };
         // xenstored forgets the domain by itself when it dies; asking twice does no harm.
         let _ = self.store.release(domid.raw());
-        let forgotten = self.forget(domid, uuid.as_deref()).doing(|| format!("removing the xenstore nodes of domain {}", domid.raw()));
+        let forgotten = self
+            .forget(domid, uuid.as_deref())
+            .doing(|| format!("removing the xenstore nodes of domain {}", domid.raw()));
+        crate::keep::forget(domid);
         ended.and(devices).and(forgotten)
     }
 
@@ -44,12 +51,17 @@ impl Toolstack {
         for device in &devices {
             // Told to close and without its frontend, a backend lets go by itself.
             for (name, value) in [("online", "0"), ("state", "5")] {
-                self.store.write(&format!("{}/{name}", device.back), value).doing(doing)?;
+                self.store
+                    .write(&format!("{}/{name}", device.back), value)
+                    .doing(doing)?;
             }
             self.store.rm(&device.front).doing(doing)?;
         }
         let deadline = Instant::now() + PATIENCE;
-        for device in devices.iter().filter(|device| matches!(device.kind.as_str(), "vbd" | "vif")) {
+        for device in devices
+            .iter()
+            .filter(|device| matches!(device.kind.as_str(), "vbd" | "vif"))
+        {
             self.wait_closed(&device.back, deadline).doing(doing)?;
         }
         let mut result = Ok(());
@@ -72,7 +84,12 @@ impl Toolstack {
                     "console" if id == "0" => format!("{}/console", nodes::domain(domid)),
                     kind => format!("{}/device/{kind}/{id}", nodes::domain(domid)),
                 };
-                devices.push(Device { front, back, kind: kind.clone(), node });
+                devices.push(Device {
+                    front,
+                    back,
+                    kind: kind.clone(),
+                    node,
+                });
             }
         }
         Ok(devices)
@@ -86,7 +103,8 @@ impl Toolstack {
 
     fn forget(&self, domid: DomId, vm: Option<&str>) -> StoreResult<()> {
         for kind in self.store.directory_opt("/local/domain/0/backend")? {
-            self.store.rm(&format!("/local/domain/0/backend/{kind}/{}", domid.raw()))?;
+            self.store
+                .rm(&format!("/local/domain/0/backend/{kind}/{}", domid.raw()))?;
         }
         if let Some(vm) = vm.filter(|vm| vm.starts_with("/vm/")) {
             // A domain that was rebooted shares the directory with its successor.
@@ -100,7 +118,9 @@ impl Toolstack {
 
     fn others_with_vm(&self, domid: DomId, vm: &str) -> StoreResult<Option<DomId>> {
         for id in self.store.directory_opt("/local/domain")? {
-            let Some(other) = id.parse().ok().and_then(DomId::new).filter(|other| *other != domid) else { continue };
+            let Some(other) = id.parse().ok().and_then(DomId::new).filter(|other| *other != domid) else {
+                continue;
+            };
             if self.store.read_opt(&format!("{}/vm", nodes::domain(other)))?.as_deref() == Some(vm) {
                 return Ok(Some(other));
             }
@@ -143,14 +163,25 @@ impl Toolstack {
         let back = nodes::backend(domid, kind, id);
         let what = || format!("waiting for the backend of {kind} {id}");
         let seen = self
-            .wait_for(&format!("{back}/state"), Instant::now() + PATIENCE, |state| state.is_some_and(|state| state != "1"))
+            .wait_for(&format!("{back}/state"), Instant::now() + PATIENCE, |state| {
+                state.is_some_and(|state| state != "1")
+            })
             .doing(what)?;
-        let error = self.store.read_opt(&format!("/local/domain/0/error/backend/{kind}/{}/{id}/error", domid.raw())).doing(what)?;
+        let error = self
+            .store
+            .read_opt(&format!(
+                "/local/domain/0/error/backend/{kind}/{}/{id}/error",
+                domid.raw()
+            ))
+            .doing(what)?;
         match (seen, error) {
             (_, Some(error)) => Err(crate::Error::new(what(), format!("it says: {error}"))),
             (true, None) => Ok(()),
-            (false, None) => Err(crate::Error::new(what(), format!("it did not answer within {} s", PATIENCE.as_secs()))
-                .way_out(format!("is the module loaded? (`modprobe {module}`)"))),
+            (false, None) => Err(crate::Error::new(
+                what(),
+                format!("it did not answer within {} s", PATIENCE.as_secs()),
+            )
+            .way_out(format!("is the module loaded? (`modprobe {module}`)"))),
         }
     }
 }

@@ -44,7 +44,11 @@ pub fn seed(hypervisor: &Hypervisor, domid: DomId, built: &Built) -> Result<()> 
     let doing = || format!("granting Domain 0 the rings of domain {}", domid.raw());
     let table = map(hypervisor, domid).doing(doing)?;
     for (at, frame) in [(CONSOLE, built.console), (XENSTORE, built.store)] {
-        let entry = Entry { flags: PERMIT_ACCESS, domid: DomId::DOM0.raw(), frame: narrow(frame)? };
+        let entry = Entry {
+            flags: PERMIT_ACCESS,
+            domid: DomId::DOM0.raw(),
+            frame: narrow(frame)?,
+        };
         // One aligned 8-byte store: nobody sees half an entry.
         table.write(at * size_of::<Entry>(), entry.as_bytes()).doing(doing)?;
     }
@@ -52,7 +56,8 @@ pub fn seed(hypervisor: &Hypervisor, domid: DomId, built: &Built) -> Result<()> 
 }
 
 fn narrow(frame: Mfn) -> Result<u32> {
-    u32::try_from(frame.raw()).map_err(|_| Error::new("granting a ring", format!("{frame} is beyond what version 1 can name")))
+    u32::try_from(frame.raw())
+        .map_err(|_| Error::new("granting a ring", format!("{frame} is beyond what version 1 can name")))
 }
 
 /// The first page of the domain's grant table; through the older call where the newer is missing.

@@ -347,6 +347,38 @@ impl Hypervisor {
         Ok(answer.sched_id)
     }
 
+    /// CPUs that belong to no pool.
+    pub fn free_cpus(&self) -> io::Result<u32> {
+        let len = (self.physinfo()?.max_cpu_id as usize + 1).div_ceil(8);
+        let buffer = self.privcmd.buffer(len)?;
+        let request = sysctl::CpupoolOp {
+            op: sysctl::CpupoolCmd::FREEINFO,
+            cpumap: XenctlBitmap {
+                bitmap: buffer.handle(),
+                nr_bits: len as u32 * 8,
+                pad: 0,
+            },
+            ..Default::default()
+        };
+        let _: sysctl::CpupoolOp = self.ask_host(SysctlCmd::CPUPOOL_OP, &request)?;
+        let bytes: Vec<u8> = buffer.get_many(0, len)?;
+        Ok(bytes.iter().map(|byte| byte.count_ones()).sum())
+    }
+
+    /// How long the credit2 scheduler lets a vcpu run at least, in microseconds.
+    pub fn ratelimit_us(&self) -> io::Result<u32> {
+        let request = sysctl::SchedulerOp {
+            sched_id: self.scheduler()?,
+            cmd: 1,
+            ..Default::default()
+        };
+        let answer: sysctl::SchedulerOp = self.ask_host(SysctlCmd::SCHEDULER_OP, &request)?;
+        match answer.sched_id {
+            domctl::SchedulerId::CREDIT => Ok(answer.payload::<sysctl::CreditSchedule>().ratelimit_us),
+            _ => Ok(answer.payload::<sysctl::Credit2Schedule>().ratelimit_us),
+        }
+    }
+
     /// Pages that memory sharing has freed, and pages that are shared.
     pub fn sharing(&self) -> (u64, u64) {
         let count = |command: MemoryCmd| {

@@ -5,19 +5,23 @@
 //! - [`nodes`]: a domain's xenstore nodes, in libxl's layout
 //! - [`create`]: making a domain, in libxl's order; every failing step takes back all before it
 //! - `block`, `network`: disks on loop devices or block devices, cards on bridges
-//! - `destroy`: the end
+//! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
+//! - `destroy`: the end; [`keep`]: its configuration, as long as it lives
 //!
 //! Always true: when a call that makes something fails, nothing of it is left: no domain, no node, no loop
 //! device.
 #![forbid(unsafe_code)]
 
 mod block;
+pub mod control;
 pub mod create;
 mod destroy;
 mod error;
 mod grants;
 pub mod hyper;
+pub mod keep;
 pub mod layout;
+pub mod monitor;
 mod netlink;
 pub mod network;
 pub mod nodes;
@@ -44,6 +48,20 @@ impl Toolstack {
         let hypervisor = hyper::Hypervisor::open().doing(|| "reaching the hypervisor".to_owned())?;
         let store = Client::connect().doing(|| "reaching xenstore".to_owned())?;
         Ok(Toolstack { hypervisor, store })
+    }
+
+    /// Stops all vcpus of a domain.
+    pub fn pause(&self, domid: DomId) -> Result<()> {
+        self.hypervisor
+            .pause(domid)
+            .doing(|| format!("pausing domain {}", domid.raw()))
+    }
+
+    /// Lets all vcpus of a domain run again.
+    pub fn unpause(&self, domid: DomId) -> Result<()> {
+        self.hypervisor
+            .unpause(domid)
+            .doing(|| format!("unpausing domain {}", domid.raw()))
     }
 
     /// The domain that a name or a number means. A number is always a domid; it need not exist.

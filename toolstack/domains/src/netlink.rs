@@ -29,7 +29,11 @@ impl Links {
     /// A device's number, if there is a device of that name.
     pub fn index(&self, name: &str) -> io::Result<Option<u32>> {
         match std::fs::read_to_string(std::path::Path::new("/sys/class/net").join(name).join("ifindex")) {
-            Ok(text) => text.trim().parse().map(Some).map_err(|_| io::ErrorKind::InvalidData.into()),
+            Ok(text) => text
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|_| io::ErrorKind::InvalidData.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -39,7 +43,9 @@ impl Links {
     pub fn add_bridge(&mut self, name: &str) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         match self.ask(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL) {
             // Somebody else was quicker.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -22,9 +22,13 @@ const SCRIPT: &str = "/etc/xen/scripts/vif-bridge";
 pub fn mac_of(vif: &Vif, uuid: &Uuid, index: u32) -> Mac {
     vif.mac.unwrap_or_else(|| {
         // FNV-1a, which spreads well enough over three bytes.
-        let hash = uuid.as_bytes().iter().chain(&index.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-        });
+        let hash = uuid
+            .as_bytes()
+            .iter()
+            .chain(&index.to_le_bytes())
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            });
         let [a, b, c, ..] = (hash ^ hash >> 32).to_le_bytes();
         Mac([0x00, 0x16, 0x3e, a & 0x7f, b, c])
     })
@@ -34,11 +38,24 @@ pub fn mac_of(vif: &Vif, uuid: &Uuid, index: u32) -> Mac {
 pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, index: u32) -> Result<()> {
     let id = vif.devid.unwrap_or(index);
     let what = || format!("attaching network card {id}");
-    if vif.backend.as_deref().is_some_and(|backend| !matches!(backend, "0" | "Domain-0")) {
-        return Err(Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out"));
+    if vif
+        .backend
+        .as_deref()
+        .is_some_and(|backend| !matches!(backend, "0" | "Domain-0"))
+    {
+        return Err(
+            Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
+        );
     }
-    if vif.script.as_deref().is_some_and(|script| !script.trim_start_matches("/etc/xen/scripts/").eq("vif-bridge")) {
-        return Err(Error::new(what(), "hotplug scripts other than vif-bridge are not supported yet").way_out("leave `script` out"));
+    if vif
+        .script
+        .as_deref()
+        .is_some_and(|script| !script.trim_start_matches("/etc/xen/scripts/").eq("vif-bridge"))
+    {
+        return Err(
+            Error::new(what(), "hotplug scripts other than vif-bridge are not supported yet")
+                .way_out("leave `script` out"),
+        );
     }
     let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
     let mut links = Links::open().doing(|| "opening a netlink socket".to_owned())?;
@@ -50,16 +67,24 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
     let device = device.ok_or_else(|| Error::new(what(), format!("the backend did not make {made}")))?;
     let name = match &vif.vifname {
         Some(name) => {
-            links.rename(device, name).doing(|| format!("renaming {made} to {name}"))?;
+            links
+                .rename(device, name)
+                .doing(|| format!("renaming {made} to {name}"))?;
             name.clone()
         }
         None => made,
     };
     if let Some(mtu) = vif.mtu {
-        links.set_mtu(device, mtu).doing(|| format!("setting the MTU of {name}"))?;
+        links
+            .set_mtu(device, mtu)
+            .doing(|| format!("setting the MTU of {name}"))?;
     }
-    links.set_mac(device, PORT_MAC).doing(|| format!("setting the address of {name}"))?;
-    links.set_master(device, bridge_index).doing(|| format!("adding {name} to {bridge}"))?;
+    links
+        .set_mac(device, PORT_MAC)
+        .doing(|| format!("setting the address of {name}"))?;
+    links
+        .set_master(device, bridge_index)
+        .doing(|| format!("adding {name} to {bridge}"))?;
     links.set_up(device).doing(|| format!("bringing {name} up"))?;
     let back = nodes::backend(domid, "vif", id);
     let values = [("vif-name", name), ("hotplug-status", "connected".to_owned())];
@@ -69,19 +94,30 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
 fn find_bridge(links: &mut Links, bridge: &str) -> Result<u32> {
     let what = || format!("finding bridge {bridge}");
     if let Some(index) = links.index(bridge).doing(what)? {
-        return match std::path::Path::new("/sys/class/net").join(bridge).join("bridge").exists() {
+        return match std::path::Path::new("/sys/class/net")
+            .join(bridge)
+            .join("bridge")
+            .exists()
+        {
             true => Ok(index),
-            false => Err(Error::new(what(), format!("{bridge} is a network device, but no bridge"))),
+            false => Err(Error::new(
+                what(),
+                format!("{bridge} is a network device, but no bridge"),
+            )),
         };
     }
     if bridge != DEFAULT_BRIDGE {
-        return Err(Error::new(what(), "there is no such bridge")
-            .way_out(format!("make it (`ip link add {bridge} type bridge && ip link set {bridge} up`) or use {DEFAULT_BRIDGE}")));
+        return Err(Error::new(what(), "there is no such bridge").way_out(format!(
+            "make it (`ip link add {bridge} type bridge && ip link set {bridge} up`) or use {DEFAULT_BRIDGE}"
+        )));
     }
-    links.add_bridge(bridge).doing(|| format!("making bridge {bridge}")).map_err(|error| match error.errno() {
-        Some(95) => error.way_out("is the module loaded? (`modprobe bridge`)"),
-        _ => error,
-    })?;
+    links
+        .add_bridge(bridge)
+        .doing(|| format!("making bridge {bridge}"))
+        .map_err(|error| match error.errno() {
+            Some(95) => error.way_out("is the module loaded? (`modprobe bridge`)"),
+            _ => error,
+        })?;
     let index = links.index(bridge).doing(what)?;
     let index = index.ok_or_else(|| Error::new(what(), "it was made, and is gone"))?;
     links.set_up(index).doing(|| format!("bringing {bridge} up"))?;
@@ -140,9 +176,12 @@ mod tests {
 
     #[test]
     fn made_up_addresses_are_xens_and_stay() {
-        let loaded = ferroxen_xlconfig::parse(ferroxen_xlconfig::Source::new("a", "vif = ['', '']"), &[]).expect("is right");
+        let loaded =
+            ferroxen_xlconfig::parse(ferroxen_xlconfig::Source::new("a", "vif = ['', '']"), &[]).expect("is right");
         let uuid = Uuid::from_u128(0x1234);
-        let macs: Vec<_> = (0..2).map(|index| mac_of(&loaded.config.vifs[0], &uuid, index)).collect();
+        let macs: Vec<_> = (0..2)
+            .map(|index| mac_of(&loaded.config.vifs[0], &uuid, index))
+            .collect();
         assert!(macs.iter().all(|mac| mac.0[..3] == [0, 0x16, 0x3e]));
         assert_ne!(macs[0], macs[1]);
         assert_eq!(macs[1], mac_of(&loaded.config.vifs[1], &uuid, 1));

@@ -38,7 +38,10 @@ pub fn backend(domid: DomId, kind: &str, id: u32) -> String {
 const CONSOLE_LIMIT: &str = "1048576";
 
 fn entry(rights: Rights, domid: DomId) -> Permission {
-    Permission { rights, domid: domid.raw() }
+    Permission {
+        rights,
+        domid: domid.raw(),
+    }
 }
 
 /// Domain 0's, and the guest may read.
@@ -64,7 +67,9 @@ pub fn make(store: &impl Store, path: &str, permissions: &[Permission]) -> Store
 
 /// Writes values below a directory.
 pub fn write_all(store: &impl Store, directory: &str, values: &[(&str, String)]) -> StoreResult<()> {
-    values.iter().try_for_each(|(name, value)| store.write(&format!("{directory}/{name}"), value))
+    values
+        .iter()
+        .try_for_each(|(name, value)| store.write(&format!("{directory}/{name}"), value))
 }
 
 /// Makes the directories of a new domain.
@@ -79,7 +84,11 @@ pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) 
             make(tx, &vm, &readable(domid))?;
             make(tx, &libxl(domid), &[entry(Rights::None, DomId::DOM0)])?;
             tx.write(&format!("{}/type", libxl(domid)), "pv")?;
-            let values = [("vm", vm.clone()), ("name", config.name.clone()), ("domid", domid.raw().to_string())];
+            let values = [
+                ("vm", vm.clone()),
+                ("name", config.name.clone()),
+                ("domid", domid.raw().to_string()),
+            ];
             write_all(tx, &home, &values)?;
             for name in ["cpu", "memory", "device", "control"] {
                 make(tx, &format!("{home}/{name}"), &readable(domid))?;
@@ -99,7 +108,10 @@ pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) 
             ] {
                 make(tx, &format!("{home}/{name}"), &writable(domid))?;
             }
-            for name in ["platform-feature-multiprocessor-suspend", "platform-feature-xs_reset_watches"] {
+            for name in [
+                "platform-feature-multiprocessor-suspend",
+                "platform-feature-xs_reset_watches",
+            ] {
                 tx.write(&format!("{home}/control/{name}"), "1")?;
             }
             vm_nodes(tx, &vm, uuid, config)
@@ -108,12 +120,18 @@ pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) 
 }
 
 fn vm_nodes(tx: &Transaction<'_>, vm: &str, uuid: &Uuid, config: &DomainConfig) -> StoreResult<()> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let path =
+        |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let values = [
         ("uuid", uuid.to_string()),
         ("name", config.name.clone()),
-        ("start_time", format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10)),
+        (
+            "start_time",
+            format!("{}.{:02}", now.as_secs(), now.subsec_millis() / 10),
+        ),
         ("image/ostype", "linux".to_owned()),
         ("image/kernel", path(&config.kernel)),
         ("image/ramdisk", path(&config.ramdisk)),
@@ -123,13 +141,7 @@ fn vm_nodes(tx: &Transaction<'_>, vm: &str, uuid: &Uuid, config: &DomainConfig) 
 }
 
 /// Adds what is known only once the domain is built.
-pub fn complete(
-    store: &Client,
-    domid: DomId,
-    config: &DomainConfig,
-    built: &Built,
-    channels: Channels,
-) -> Result<()> {
+pub fn complete(store: &Client, domid: DomId, config: &DomainConfig, built: &Built, channels: Channels) -> Result<()> {
     store
         .transaction(|tx| {
             let home = domain(domid);
@@ -180,7 +192,11 @@ fn console(tx: &Transaction<'_>, domid: DomId, built: &Built, channels: Channels
 /// Notes a device where libxl looks for a domain's devices.
 pub fn register(store: &impl Store, domid: DomId, kind: &str, id: u32, front: &str, back: &str) -> StoreResult<()> {
     let note = format!("{}/device/{kind}/{id}", libxl(domid));
-    write_all(store, &note, &[("frontend", front.to_owned()), ("backend", back.to_owned())])
+    write_all(
+        store,
+        &note,
+        &[("frontend", front.to_owned()), ("backend", back.to_owned())],
+    )
 }
 
 /// A domain's name, if it has one.
@@ -191,7 +207,9 @@ pub fn name(store: &Client, domid: DomId) -> StoreResult<Option<String>> {
 /// The domain of that name.
 pub fn find(store: &Client, wanted: &str) -> StoreResult<Option<DomId>> {
     for id in store.directory_opt("/local/domain")? {
-        let Some(domid) = id.parse().ok().and_then(DomId::new) else { continue };
+        let Some(domid) = id.parse().ok().and_then(DomId::new) else {
+            continue;
+        };
         if name(store, domid)?.as_deref() == Some(wanted) {
             return Ok(Some(domid));
         }

@@ -40,6 +40,8 @@ pub struct Loaded {
     pub config: DomainConfig,
     /// Warnings and remarks, in the order of the file.
     pub notices: Vec<Notice>,
+    /// The file with the overrides behind it: what to keep for building the domain again.
+    pub text: String,
 }
 
 /// Reads a file. Each of `overrides` is a `KEY=VALUE` as if it stood at the end of the file; a value that is
@@ -65,10 +67,14 @@ pub fn parse(source: Source, overrides: &[String]) -> Result<Loaded, Problem> {
         Ok(settings) => settings,
         Err(_) => script::run(&source)?,
     };
-    for text in overrides {
-        settings.extend(plain::parse_override(text)?);
+    let mut text = source.text().to_owned();
+    for line in overrides {
+        let (set, literal) = plain::parse_override(line)?;
+        settings.extend(set);
+        text.extend(["\n", &literal]);
     }
-    model::build(&source, settings)
+    let (config, notices) = model::build(&source, settings)?;
+    Ok(Loaded { config, notices, text })
 }
 
 /// A bare name is looked for here first, then in `/etc/xen`, as `xm` did.

@@ -1,6 +1,5 @@
 //! From named values to a domain's description.
 
-use crate::Loaded;
 use crate::cpus::{CpuList, parse_cpu_list};
 use crate::disk::{self, Disk, SpecError};
 use crate::keys::{self, Fate};
@@ -143,7 +142,7 @@ const DEFAULT_MEMORY_MIB: u64 = 128;
 /// The hypervisor's own limit for PV.
 const MAX_VCPUS: u32 = 8192;
 
-pub fn build(source: &Source, settings: Settings) -> Result<Loaded, Problem> {
+pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<Notice>), Problem> {
     let mut reader = Reader {
         settings,
         notices: Vec::new(),
@@ -214,8 +213,7 @@ pub fn build(source: &Source, settings: Settings) -> Result<Loaded, Problem> {
         msr_relaxed: reader.truth("msr_relaxed")?.unwrap_or(false),
         hardware: Vec::new(),
     };
-    let (config, notices) = reader.leftovers(config)?;
-    Ok(Loaded { config, notices })
+    reader.leftovers(config)
 }
 
 fn to_u32(number: u64) -> u32 {

@@ -46,22 +46,30 @@ pub fn parse(source: &Source) -> Result<Settings, Problem> {
     }
 }
 
-/// One `KEY=VALUE` of a command line, where quotes round a value may be missing.
-pub fn parse_override(text: &str) -> Result<Settings, Problem> {
+/// One `KEY=VALUE` of a command line, where quotes round a value may be missing; also as a line for a file.
+pub fn parse_override(text: &str) -> Result<(Settings, String), Problem> {
     let source = Source::new("command line", text);
-    parse(&source).or_else(|problem| {
-        let (key, value) = text.split_once('=').ok_or(problem.clone())?;
-        let is_name = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !is_name || value.starts_with(['[', '"', '\'']) {
-            return Err(problem);
-        }
-        let place = Some(source.at(0..key.len()));
-        let setting = Setting {
-            value: Value::Text(value.to_owned()),
-            place,
-        };
-        Ok(Settings::from([(key.to_owned(), setting)]))
-    })
+    parse(&source)
+        .map(|settings| (settings, text.to_owned()))
+        .or_else(|problem| {
+            let (key, value) = text.split_once('=').ok_or(problem.clone())?;
+            let is_name = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let quote = ['"', '\''].into_iter().find(|quote| !value.contains(*quote));
+            let Some(quote) =
+                quote.filter(|_| is_name && !value.starts_with(['[', '"', '\'']) && !value.contains('\n'))
+            else {
+                return Err(problem);
+            };
+            let place = Some(source.at(0..key.len()));
+            let setting = Setting {
+                value: Value::Text(value.to_owned()),
+                place,
+            };
+            Ok((
+                Settings::from([(key.to_owned(), setting)]),
+                format!("{key} = {quote}{value}{quote}"),
+            ))
+        })
 }
 
 fn add(old: Value, new: Value) -> Result<Value, String> {

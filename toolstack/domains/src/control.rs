@@ -1,0 +1,209 @@
+//! What is asked of a domain that runs, and what it tells of its end.
+
+use crate::error::{Doing, Error, Result};
+use crate::{Toolstack, nodes};
+use ferroxen_abi::domctl::{Getdomaininfo, INVALID_MAX_VCPU_ID, dominf};
+use ferroxen_words::DomId;
+use ferroxen_xenstore::Store;
+use std::time::Instant;
+
+/// What to ask of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Shut down and stay off.
+    PowerOff,
+    /// Shut down and start again.
+    Reboot,
+}
+
+/// Why a domain stopped (`SHUTDOWN_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// It shut down.
+    PowerOff,
+    /// It wants to be started again.
+    Reboot,
+    /// It was saved or migrated.
+    Suspend,
+    /// It crashed.
+    Crash,
+    /// Its watchdog ran out.
+    Watchdog,
+    /// It wants to be reset in place.
+    SoftReset,
+    /// Something we have no name for.
+    Other(u8),
+}
+
+impl Reason {
+    /// Of a domain's state, if it has stopped.
+    pub fn of(info: &Getdomaininfo) -> Option<Reason> {
+        if info.flags & dominf::SHUTDOWN == 0 {
+            return None;
+        }
+        let code = info.flags >> dominf::SHUTDOWNSHIFT & dominf::SHUTDOWNMASK;
+        Some(match code {
+            0 => Reason::PowerOff,
+            1 => Reason::Reboot,
+            2 => Reason::Suspend,
+            3 => Reason::Crash,
+            4 => Reason::Watchdog,
+            5 => Reason::SoftReset,
+            other => Reason::Other(other as u8),
+        })
+    }
+
+    /// Its number.
+    pub fn code(self) -> u8 {
+        match self {
+            Reason::PowerOff => 0,
+            Reason::Reboot => 1,
+            Reason::Suspend => 2,
+            Reason::Crash => 3,
+            Reason::Watchdog => 4,
+            Reason::SoftReset => 5,
+            Reason::Other(code) => code,
+        }
+    }
+}
+
+/// How a wait for a domain's end came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It stopped, and is still there.
+    Stopped(Reason),
+    /// It is no more.
+    Gone,
+    /// It still runs, but we were not to wait longer.
+    StillThere,
+}
+
+impl Toolstack {
+    /// Asks a guest to shut down; when it does is its own affair.
+    pub fn request(&self, domid: DomId, request: Request) -> Result<()> {
+        let word = match request {
+            Request::PowerOff => "poweroff",
+            Request::Reboot => "reboot",
+        };
+        let path = format!("{}/control/shutdown", nodes::domain(domid));
+        self.store
+            .write(&path, word)
+            .doing(|| format!("asking domain {} for a {word}", domid.raw()))
+    }
+
+    /// Waits until a domain stops or goes away.
+    pub fn wait_end(&self, domid: DomId, deadline: Option<Instant>) -> Result<End> {
+        let doing = || format!("waiting for the end of domain {}", domid.raw());
+        let token = format!("end-{}", domid.raw());
+        // The event comes at once to begin with, so that nothing that happened before is missed.
+        self.store.watch("@releaseDomain", &token).doing(doing)?;
+        let end = loop {
+            if let Some(end) = self.end(domid).doing(doing)? {
+                break end;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                break End::StillThere;
+            }
+            self.store.next_event(left).doing(doing)?;
+        };
+        self.store.unwatch("@releaseDomain", &token).doing(doing)?;
+        Ok(end)
+    }
+
+    fn end(&self, domid: DomId) -> std::io::Result<Option<End>> {
+        Ok(match self.hypervisor.domain(domid)? {
+            None => Some(End::Gone),
+            Some(info) if info.flags & dominf::DYING != 0 => Some(End::Gone),
+            Some(info) => Reason::of(&info).map(End::Stopped),
+        })
+    }
+
+    /// A domain's name, or what stands for it where there is none.
+    pub fn name(&self, domid: DomId) -> String {
+        nodes::name(&self.store, domid)
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| "(null)".to_owned())
+    }
+
+    /// Gives a domain another name.
+    pub fn rename(&self, domid: DomId, name: &str) -> Result<()> {
+        let doing = || format!("renaming domain {} to \"{name}\"", domid.raw());
+        if let Some(taken) = nodes::find(&self.store, name).doing(doing)? {
+            return Err(Error::new(doing(), format!("domain {} has that name", taken.raw())));
+        }
+        self.store
+            .write(&format!("{}/name", nodes::domain(domid)), name)
+            .doing(doing)?;
+        match self
+            .store
+            .read_opt(&format!("{}/vm", nodes::domain(domid)))
+            .doing(doing)?
+        {
+            Some(vm) => self.store.write(&format!("{vm}/name"), name).doing(doing),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks a guest to shrink or grow to `kib`.
+    pub fn set_memory_target(&self, domid: DomId, kib: u64) -> Result<()> {
+        let doing = || format!("setting the memory of domain {} to {} MiB", domid.raw(), kib / 1024);
+        let home = nodes::domain(domid);
+        let limit = self.store.read_opt(&format!("{home}/memory/static-max")).doing(doing)?;
+        if let Some(limit) = limit
+            .and_then(|limit| limit.trim().parse::<u64>().ok())
+            .filter(|limit| kib > *limit)
+        {
+            return Err(Error::new(doing(), format!("it may have {} MiB at most", limit / 1024))
+                .way_out("start it with a larger `maxmem`"));
+        }
+        // The guest must be allowed to grow before it is asked to.
+        self.hypervisor
+            .set_max_memory_kib(domid, kib + crate::create::SLACK_KIB)
+            .doing(doing)?;
+        self.store
+            .write(&format!("{home}/memory/target"), kib.to_string())
+            .doing(doing)
+    }
+
+    /// Sets the most a domain may have.
+    pub fn set_memory_max(&self, domid: DomId, kib: u64) -> Result<()> {
+        let doing = || {
+            format!(
+                "setting the most memory of domain {} to {} MiB",
+                domid.raw(),
+                kib / 1024
+            )
+        };
+        self.hypervisor
+            .set_max_memory_kib(domid, kib + crate::create::SLACK_KIB)
+            .doing(doing)
+    }
+
+    /// Asks a guest to use `count` of its vcpus.
+    pub fn set_vcpus(&self, domid: DomId, count: u32) -> Result<()> {
+        let doing = || format!("setting the vcpus of domain {} to {count}", domid.raw());
+        let info = self.hypervisor.domain(domid).doing(doing)?;
+        let info = info.ok_or_else(|| Error::new(doing(), "there is no such domain"))?;
+        let most = if info.max_vcpu_id == INVALID_MAX_VCPU_ID {
+            0
+        } else {
+            info.max_vcpu_id + 1
+        };
+        if count == 0 || count > most {
+            return Err(
+                Error::new(doing(), format!("it can have 1 to {most}")).way_out("start it with a larger `maxvcpus`")
+            );
+        }
+        let home = nodes::domain(domid);
+        self.store
+            .transaction(|tx| {
+                (0..most).try_for_each(|vcpu| {
+                    let word = if vcpu < count { "online" } else { "offline" };
+                    tx.write(&format!("{home}/cpu/{vcpu}/availability"), word)
+                })
+            })
+            .doing(doing)
+    }
+}
