@@ -23,6 +23,17 @@ pub fn copy_from_guest(from: Vaddr, into: &mut [u8]) -> Result<(), GuestFault> {
     if !is_guest_range(from.raw(), into.len()) {
         return Err(REFUSED);
     }
+    // Most reads are of a word or two; the length is known where this is inlined.
+    if into.len() == 4 {
+        into.copy_from_slice(&load_u32(from.raw()).ok_or(REFUSED)?.to_le_bytes());
+        return Ok(());
+    }
+    if into.len() == 8 || into.len() == 16 {
+        for (i, word) in into.chunks_exact_mut(8).enumerate() {
+            word.copy_from_slice(&load_u64(from.raw() + 8 * i as u64).ok_or(REFUSED)?.to_le_bytes());
+        }
+        return Ok(());
+    }
     // SAFETY: `into` is ours to write; reading guest memory can only fault, which is fixed up.
     let left = unsafe { copy(into.as_mut_ptr() as u64, from.raw(), into.len()) };
     outcome(into.len(), left)
@@ -75,6 +86,36 @@ pub fn read<T: FromBytes + IntoBytes>(from: Vaddr) -> Result<T, GuestFault> {
 pub fn write<T: IntoBytes + Immutable>(to: Vaddr, value: &T) -> Result<(), GuestFault> {
     copy_to_guest(to, value.as_bytes())
 }
+
+macro_rules! load {
+    ($name:ident, $raw:ty, $value:literal) => {
+        /// Reads from an address that is a guest's; `None` if that faults.
+        #[inline]
+        fn $name(from: u64) -> Option<$raw> {
+            let (value, failed): ($raw, u32);
+            // SAFETY: a load can only fault, which is fixed up.
+            unsafe {
+                asm!(
+                    concat!("2: mov {value", $value, "}, [{from}]"),
+                    "3:",
+                    ".pushsection .text.fixup, \"ax\"",
+                    "4: mov {failed:e}, 1",
+                    "jmp 3b",
+                    ".popsection",
+                    ".pushsection .fixups, \"a\"",
+                    ".long 2b - ., 4b - .",
+                    ".popsection",
+                    from = in(reg) from, value = out(reg) value, failed = inout(reg) 0u32 => failed,
+                    options(nostack, readonly, preserves_flags)
+                );
+            }
+            (failed == 0).then_some(value)
+        }
+    };
+}
+
+load!(load_u32, u32, ":e");
+load!(load_u64, u64, ":r");
 
 #[inline]
 fn outcome(len: usize, left: usize) -> Result<(), GuestFault> {

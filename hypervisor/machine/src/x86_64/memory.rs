@@ -40,9 +40,14 @@ pub(super) unsafe fn init_nameable(bits: *mut AtomicU64, limit: u64) {
 pub(super) unsafe fn make_nameable(range: RamRange) {
     let bits = NAMEABLE.load(Ordering::Acquire);
     let limit = LIMIT.load(Ordering::Acquire);
-    for mfn in range.first.raw()..range.first.raw().saturating_add(range.count).min(limit) {
+    let end = range.first.raw().saturating_add(range.count).min(limit);
+    let mut mfn = range.first.raw();
+    while mfn < end {
+        let some = (64 - mfn % 64).min(end - mfn);
+        let mask = (!0u64 >> (64 - some)) << (mfn % 64);
         // SAFETY: below the limit, so the bitmap has this word.
-        unsafe { (*bits.add((mfn / 64) as usize)).fetch_or(1 << (mfn % 64), Ordering::Relaxed) };
+        unsafe { (*bits.add((mfn / 64) as usize)).fetch_or(mask, Ordering::Relaxed) };
+        mfn += some;
     }
 }
 
