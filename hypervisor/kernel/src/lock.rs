@@ -40,6 +40,8 @@ pub enum Rank {
     Vcpu = 45,
     /// Where a vcpu's `vcpu_info` lies.
     VcpuInfo = 47,
+    /// Which ports, frames and interrupts a domain may use.
+    IoPermissions = 48,
     /// A domain's list and count of pages.
     Pages = 50,
     /// The allocator of machine pages.

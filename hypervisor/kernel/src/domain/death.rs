@@ -30,6 +30,7 @@ pub fn destroy(domain: &Arc<Domain>) -> Progress {
     for vcpu in VcpuRef::all(domain) {
         crate::time::stop_all(&vcpu);
         crate::sched::forget(&vcpu);
+        vcpu.release_info();
     }
     crate::hypercall::event_channel::close_all(domain);
     if crate::hypercall::grant_table::release_all(domain) == Progress::More {

@@ -2,6 +2,7 @@
 
 use super::Domain;
 use crate::lock::{Lock, Rank};
+use crate::memory::Held;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::Deref;
@@ -28,6 +29,8 @@ pub struct Vcpu {
     pub time: crate::time::VcpuTime,
     /// Where the guest and we meet (`vcpu_info`).
     info: Lock<Option<InfoArea>>,
+    /// Keeps the page of a registered `vcpu_info` from being freed or becoming a table.
+    info_hold: Lock<Option<Held>>,
     /// Set by `VCPUOP_up` or at creation, cleared by `VCPUOP_down`.
     online: AtomicBool,
     /// Has a context (`setvcpucontext`, `VCPUOP_initialise`).
@@ -201,6 +204,7 @@ impl Vcpu {
             sched: crate::sched::VcpuSched::new(domain.id, id),
             time: crate::time::VcpuTime::new(),
             info: Lock::new(Rank::VcpuInfo, domain.legacy_info(id)),
+            info_hold: Lock::new(Rank::Vcpu, None),
             online: AtomicBool::new(false),
             initialised: AtomicBool::new(false),
             pause_count: AtomicU32::new(0),
@@ -214,9 +218,27 @@ impl Vcpu {
         *self.info.lock()
     }
 
-    /// Moves its `vcpu_info`.
-    pub fn set_info(&self, area: Option<InfoArea>) {
-        *self.info.lock() = area;
+    /// Whether its `vcpu_info` was moved to a page of the guest's.
+    pub fn has_registered_info(&self) -> bool {
+        self.info_hold.lock().is_some()
+    }
+
+    /// Moves its `vcpu_info` to a page that is held; false if it was moved before.
+    pub fn register_info(&self, area: InfoArea, held: Held) -> bool {
+        let mut hold = self.info_hold.lock();
+        if hold.is_some() {
+            return false;
+        }
+        *hold = Some(held);
+        *self.info.lock() = Some(area);
+        true
+    }
+
+    /// Lets the page of a registered `vcpu_info` go: the vcpu never runs again.
+    pub fn release_info(&self) {
+        *self.info.lock() = None;
+        let held = self.info_hold.lock().take();
+        drop(held);
     }
 
     /// Whether the guest has it switched on.

@@ -12,15 +12,29 @@ pub enum Access {
     ReadWrite,
 }
 
-/// The words of the shared table. Each method is one atomic access; entries are 8 bytes.
+/// The words of the shared table. Each method is one atomic access; a frame has 512 entries of 8 bytes.
 pub trait SharedEntries {
-    /// Reads entry `index`.
-    fn load(&self, index: u32) -> u64;
-    /// Replaces entry `index` if it still is `old`.
-    fn replace(&self, index: u32, old: u64, new: u64) -> bool;
+    /// Reads entry `index` of a frame.
+    fn load(&self, frame: Mfn, index: usize) -> u64;
+    /// Replaces entry `index` of a frame if it still is `old`.
+    fn replace(&self, frame: Mfn, index: usize, old: u64, new: u64) -> bool;
     /// Clears bits of the flags (the entry's low 16 bits).
-    fn clear_flags(&self, index: u32, flags: u16);
+    fn clear_flags(&self, frame: Mfn, index: usize, flags: u16);
 }
+
+/// Where an entry lies.
+pub(crate) struct Place<'a, S> {
+    pub shared: &'a S,
+    pub frame: Mfn,
+    pub index: usize,
+}
+
+impl<S> Clone for Place<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<S> Copy for Place<'_, S> {}
 
 /// `grant_entry_v1`: flags, grantee, frame; read as one little-endian word, so never torn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -32,6 +32,8 @@ pub struct Mapping {
     pub access: Access,
     /// Which uses are left.
     pub uses: Use,
+    /// The page-table entry was named by its machine address (`GNTMAP_contains_pte`).
+    pub names_entry: bool,
 }
 
 enum Slot {

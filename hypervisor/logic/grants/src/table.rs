@@ -1,7 +1,7 @@
 //! The owner's side: which entries are in use, by whom, how often.
 
-use crate::entry::{Access, Entry, SharedEntries};
-use crate::maptrack::{MapTrack, Use};
+use crate::entry::{Access, Entry, Place, SharedEntries};
+use crate::maptrack::MapTrack;
 use crate::{NoMemory, Refused};
 use alloc::vec::Vec;
 use ferroxen_words::{DomId, Gref, Mfn};
@@ -90,11 +90,6 @@ impl GrantTable {
         self.frames.push(frame);
     }
 
-    /// Takes the frames out (the domain is dying); entries that are still in use stay known.
-    pub fn take_frames(&mut self) -> Vec<Mfn> {
-        core::mem::take(&mut self.frames)
-    }
-
     /// Whether any entry is in use.
     pub fn is_in_use(&self) -> bool {
         self.active.iter().flatten().any(Active::is_pinned)
@@ -109,14 +104,11 @@ impl GrantTable {
         by: DomId,
         access: Access,
     ) -> Result<Pinned, Refused> {
-        if gref.raw() / ENTRIES_PER_FRAME >= self.frame_count() {
-            return Err(Refused::NoSuchGrant);
-        }
-        let active = self.active_mut(gref).ok_or(Refused::NoSuchGrant)?;
+        let (place, active) = self.place(shared, gref).ok_or(Refused::NoSuchGrant)?;
         let frame = if active.is_pinned() {
-            active.pin_again(shared, gref, by, access)?
+            active.pin_again(place, by, access)?
         } else {
-            let entry = change(shared, gref, |entry| entry.claim(by, access))?;
+            let entry = change(place, |entry| entry.claim(by, access))?;
             *active = Active { frame: entry.frame(), by: by.raw(), readers: 0, writers: 0 };
             entry.frame()
         };
@@ -130,13 +122,36 @@ impl GrantTable {
     /// If there was no such use: the caller's books are wrong.
     #[inline]
     pub fn unpin(&mut self, shared: &impl SharedEntries, gref: Gref, access: Access) {
-        let has_frame = gref.raw() / ENTRIES_PER_FRAME < self.frame_count();
-        let Some(active) = self.active_mut(gref) else { panic!("unpinned a grant beyond the table") };
+        let Some((place, active)) = self.place(shared, gref) else { panic!("unpinned a grant beyond the table") };
         let flags = active.uncount(access);
-        // After its frames are gone nobody can look at the flags any more.
-        if has_frame && flags != 0 {
-            shared.clear_flags(gref.raw(), flags);
+        if flags != 0 {
+            place.shared.clear_flags(place.frame, place.index, flags);
         }
+    }
+
+    /// Exchanges two entries that are not in use.
+    pub fn swap(&mut self, shared: &impl SharedEntries, one: Gref, other: Gref) -> Result<(), Refused> {
+        let (first, active) = self.place(shared, one).ok_or(Refused::NoSuchGrant)?;
+        let first_in_use = active.is_pinned();
+        let (second, active) = self.place(shared, other).ok_or(Refused::NoSuchGrant)?;
+        if first_in_use || active.is_pinned() {
+            return Err(Refused::TooOften);
+        }
+        if one == other {
+            return Ok(());
+        }
+        // The owner asks for this and has promised not to touch them; one that does harms only itself.
+        let (a, b) = (change(first, Ok)?, change(second, Ok)?);
+        let _ = change(first, |_| Ok(b))?;
+        change(second, |_| Ok(a)).map(drop)
+    }
+
+    #[inline]
+    fn place<'a, S: SharedEntries>(&mut self, shared: &'a S, gref: Gref) -> Option<(Place<'a, S>, &mut Active)> {
+        let (which, index) = ((gref.raw() / ENTRIES_PER_FRAME) as usize, (gref.raw() % ENTRIES_PER_FRAME) as usize);
+        let frame = *self.frames.get(which)?;
+        let active = self.active.get_mut(which)?.get_mut(index)?;
+        Some((Place { shared, frame, index }, active))
     }
 
     /// How an entry is used: (reading only, writing), and by whom.
@@ -146,18 +161,13 @@ impl GrantTable {
         active.is_pinned().then_some((active.readers, active.writers, active.by))
     }
 
-    #[inline]
-    fn active_mut(&mut self, gref: Gref) -> Option<&mut Active> {
-        let of_frame = self.active.get_mut((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
-        of_frame.get_mut((gref.raw() % ENTRIES_PER_FRAME) as usize)
-    }
-
     /// Panics if the flags do not tell how the entries are used, or the maps are inconsistent.
     pub fn audit(&self, shared: &impl SharedEntries) {
         assert!(self.frame_count() <= self.max_frames && self.active.len() >= self.frames.len());
         for gref in 0..self.frame_count() * ENTRIES_PER_FRAME {
-            let active = &self.active[(gref / ENTRIES_PER_FRAME) as usize][(gref % ENTRIES_PER_FRAME) as usize];
-            let flags = Entry(shared.load(gref)).flags();
+            let (which, index) = ((gref / ENTRIES_PER_FRAME) as usize, (gref % ENTRIES_PER_FRAME) as usize);
+            let active = &self.active[which][index];
+            let flags = Entry(shared.load(self.frames[which], index)).flags();
             if active.is_pinned() {
                 assert!(flags & Entry::READING != 0, "grant {gref} is in use and does not say so");
             }
@@ -172,10 +182,9 @@ impl Active {
         self.readers != 0 || self.writers != 0
     }
 
-    fn pin_again(
+    fn pin_again<S: SharedEntries>(
         &mut self,
-        shared: &impl SharedEntries,
-        gref: Gref,
+        place: Place<'_, S>,
         by: DomId,
         access: Access,
     ) -> Result<Mfn, Refused> {
@@ -190,7 +199,7 @@ impl Active {
             return Err(Refused::TooOften);
         }
         if access == Access::ReadWrite && self.writers == 0 {
-            change(shared, gref, Entry::claim_writing)?;
+            change(place, Entry::claim_writing)?;
         }
         Ok(self.frame)
     }
@@ -223,26 +232,19 @@ impl Active {
 
 /// Changes an entry in one step, as long as its owner does not change it at the same time again and again.
 #[inline]
-fn change(
-    shared: &impl SharedEntries,
-    gref: Gref,
+fn change<S: SharedEntries>(
+    place: Place<'_, S>,
     step: impl Fn(Entry) -> Result<Entry, Refused>,
 ) -> Result<Entry, Refused> {
+    let Place { shared, frame, index } = place;
     for _ in 0..RETRIES {
-        let old = Entry(shared.load(gref.raw()));
+        let old = Entry(shared.load(frame, index));
         let new = step(old)?;
-        if shared.replace(gref.raw(), old.0, new.0) {
+        if shared.replace(frame, index, old.0, new.0) {
             return Ok(new);
         }
     }
     Err(Refused::Unstable)
-}
-
-impl Use {
-    /// How many pins a mapping holds: one for each of its uses.
-    pub fn pins(self) -> u32 {
-        u32::from(self.host) + u32::from(self.device)
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Mapping;
+use crate::{Mapping, Use};
 use core::cell::RefCell;
 use ferroxen_words::Handle;
 use proptest::prelude::*;
@@ -9,19 +9,25 @@ use std::vec::Vec;
 struct Shared(RefCell<Vec<u64>>);
 
 impl SharedEntries for Shared {
-    fn load(&self, index: u32) -> u64 {
-        self.0.borrow()[index as usize]
+    fn load(&self, _: Mfn, index: usize) -> u64 {
+        self.0.borrow()[index]
     }
-    fn replace(&self, index: u32, old: u64, new: u64) -> bool {
+    fn replace(&self, _: Mfn, index: usize, old: u64, new: u64) -> bool {
         let mut entries = self.0.borrow_mut();
-        let same = entries[index as usize] == old;
+        let same = entries[index] == old;
         if same {
-            entries[index as usize] = new;
+            entries[index] = new;
         }
         same
     }
-    fn clear_flags(&self, index: u32, flags: u16) {
-        self.0.borrow_mut()[index as usize] &= !u64::from(flags);
+    fn clear_flags(&self, _: Mfn, index: usize, flags: u16) {
+        self.0.borrow_mut()[index] &= !u64::from(flags);
+    }
+}
+
+impl Shared {
+    fn entry(&self, gref: u32) -> Entry {
+        Entry(self.0.borrow()[gref as usize])
     }
 }
 
@@ -47,13 +53,13 @@ fn a_grant_in_use_says_so_until_its_last_use_ends() {
     let (mut table, shared) = fresh();
     offer(&shared, 9, 3, Entry::PERMIT_ACCESS, 0x1234);
     assert_eq!(table.pin(&shared, GREF, id(3), Access::ReadOnly), Ok(Pinned { frame: Mfn::new(0x1234) }));
-    assert_eq!(Entry(shared.load(9)).flags(), Entry::PERMIT_ACCESS | Entry::READING);
+    assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS | Entry::READING);
     let _ = table.pin(&shared, GREF, id(3), Access::ReadWrite).unwrap();
-    assert_eq!(Entry(shared.load(9)).flags(), Entry::PERMIT_ACCESS | Entry::READING | Entry::WRITING);
+    assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS | Entry::READING | Entry::WRITING);
     table.unpin(&shared, GREF, Access::ReadWrite);
-    assert_eq!(Entry(shared.load(9)).flags(), Entry::PERMIT_ACCESS | Entry::READING);
+    assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS | Entry::READING);
     table.unpin(&shared, GREF, Access::ReadOnly);
-    assert_eq!(Entry(shared.load(9)).flags(), Entry::PERMIT_ACCESS);
+    assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS);
 }
 
 #[test]
@@ -107,6 +113,17 @@ fn a_table_grows_to_its_limit_and_no_further() {
 }
 
 #[test]
+fn entries_swap_unless_one_is_in_use() {
+    let (mut table, shared) = fresh();
+    offer(&shared, 1, 3, Entry::PERMIT_ACCESS, 0x10);
+    offer(&shared, 2, 4, Entry::PERMIT_ACCESS, 0x20);
+    assert_eq!(table.swap(&shared, Gref::new(1), Gref::new(2)), Ok(()));
+    assert_eq!((shared.entry(1).grantee(), shared.entry(2).grantee()), (4, 3));
+    let _ = table.pin(&shared, Gref::new(1), id(4), Access::ReadOnly).unwrap();
+    assert!(table.swap(&shared, Gref::new(2), Gref::new(1)).is_err());
+}
+
+#[test]
 fn handles_end_at_the_limit() {
     let mut maps = MapTrack::new(1);
     for _ in 0..256 {
@@ -128,6 +145,7 @@ fn a_handle_that_somebody_works_on_is_no_handle_for_others() {
         frame: Mfn::new(1),
         access: Access::ReadOnly,
         uses: Use { host: true, device: false },
+        names_entry: false,
     };
     maps.set(handle, mapping);
     assert_eq!(maps.begin(handle), Ok(mapping));

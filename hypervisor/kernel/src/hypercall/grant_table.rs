@@ -1,0 +1,554 @@
+//! `grant_table_op`: domains lend each other pages.
+//!
+//! A mapping is made in three steps under one lock at a time: the mapper's table hands out a handle, the owner's
+//! table pins the entry, and the mapper's table says what the handle stands for. In between, nobody else finds
+//! the handle. Taken back, a mapping's pin goes only after no CPU can use the translation any more, since the
+//! owner may then use the page for something else.
+
+use super::{Answer, Call, Outcome};
+use crate::domain::death::Progress;
+use crate::domain::list::HEAP_RESERVE;
+use crate::domain::{self, Domain, Life, VcpuRef};
+use crate::guest::GuestPtr;
+use crate::memory::{self, Held};
+use crate::pv::mm::{GrantPlace, NotMapped, flush_after_unmap, map_grant, unmap_grant};
+use alloc::sync::Arc;
+use ferroxen_abi::errno::Errno;
+use ferroxen_abi::grant_table::{self as abi, GrantStatus, gntcopy, gntmap, gnttabop};
+use ferroxen_grants::{Access, Mapping, Refused, SharedEntries, Use};
+use ferroxen_machine::memory::Page;
+use ferroxen_machine::{heap, time};
+use ferroxen_words::{DomId, Gref, Handle, Mfn, PAGE_SIZE, RawDomId};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+fn status(refused: Refused) -> GrantStatus {
+    match refused {
+        Refused::NoSuchGrant => GrantStatus::BAD_GNTREF,
+        Refused::NotOffered | Refused::NotForYou | Refused::ReadOnly | Refused::Unstable | Refused::TooOften => {
+            GrantStatus::GENERAL_ERROR
+        }
+        Refused::NoHandleLeft | Refused::NoMemory => GrantStatus::NO_SPACE,
+        Refused::NoSuchHandle => GrantStatus::BAD_HANDLE,
+    }
+}
+
+/// Why one operation of a batch was not carried out.
+enum Stop {
+    /// The guest is told so, and the batch goes on.
+    Refused(GrantStatus),
+    /// The time is up; nothing was done.
+    NotYet,
+}
+
+impl From<GrantStatus> for Stop {
+    fn from(refused: GrantStatus) -> Self {
+        Stop::Refused(refused)
+    }
+}
+
+impl From<NotMapped> for Stop {
+    fn from(why: NotMapped) -> Self {
+        match why {
+            NotMapped::NotYet => Stop::NotYet,
+            NotMapped::NoEntry | NotMapped::Refused(_) | NotMapped::Mismatch => GrantStatus::GENERAL_ERROR.into(),
+        }
+    }
+}
+
+/// What the guest is told about one operation, unless it is to be tried again.
+fn told(result: Result<(), Stop>) -> Result<GrantStatus, Again> {
+    match result {
+        Ok(()) => Ok(GrantStatus::OKAY),
+        Err(Stop::Refused(refused)) => Ok(refused),
+        Err(Stop::NotYet) => Err(Again),
+    }
+}
+
+/// An operation of a batch is to be tried again later.
+struct Again;
+
+/// The hypercall: a command, and an array of operands with its length.
+pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
+    let [command, at, count, ..] = call.args;
+    let count = u32::try_from(count as i32).map_err(|_| Errno::EINVAL)?;
+    match command {
+        gnttabop::MAP_GRANT_REF => each(call, at, count, |caller, request: &mut abi::MapGrantRef| {
+            request.status = told(map(caller, request).map(|(handle, frame)| {
+                request.handle = handle.raw();
+                request.dev_bus_addr = frame.maddr().raw();
+            }))?;
+            Ok(())
+        }),
+        gnttabop::UNMAP_GRANT_REF => unmap_all(call, at, count),
+        gnttabop::COPY => each(call, at, count, |caller, request: &mut abi::Copy| {
+            request.status = copy(caller, request).err().unwrap_or(GrantStatus::OKAY);
+            Ok(())
+        }),
+        gnttabop::SETUP_TABLE => one(call, at, count, |caller, request: &mut abi::SetupTable| {
+            request.status = setup_table(caller, request).err().unwrap_or(GrantStatus::OKAY);
+            Ok(())
+        }),
+        gnttabop::QUERY_SIZE => one(call, at, count, |caller, request: &mut abi::QuerySize| {
+            request.status = query_size(caller, request).err().unwrap_or(GrantStatus::OKAY);
+            Ok(())
+        }),
+        gnttabop::SET_VERSION => one(call, at, 1, |_, request: &mut abi::SetVersion| {
+            match request.version {
+                1 => Ok(()),
+                // Left out, as if it had never been invented.
+                2 => Err(Errno::ENOSYS),
+                _ => Err(Errno::EINVAL),
+            }
+        }),
+        gnttabop::GET_VERSION => one(call, at, 1, |caller, request: &mut abi::GetVersion| {
+            let subject = domain::resolve(caller.domain(), request.dom)?;
+            if !may_ask(caller, &subject) {
+                return Err(Errno::EPERM);
+            }
+            request.version = 1;
+            Ok(())
+        }),
+        gnttabop::GET_STATUS_FRAMES => one(call, at, count, |_, request: &mut abi::GetStatusFrames| {
+            // Version 1 has none.
+            request.status = GrantStatus::GENERAL_ERROR;
+            Ok(())
+        }),
+        gnttabop::DUMP_TABLE => one(call, at, count, |caller, request: &mut abi::DumpTable| {
+            request.status = dump(caller, request).err().unwrap_or(GrantStatus::OKAY);
+            Ok(())
+        }),
+        gnttabop::SWAP_GRANT_REF => each(call, at, count, |caller, request: &mut abi::SwapGrantRef| {
+            let mut grants = caller.domain().grants.lock();
+            let swapped = grants.swap(&SharedPages, Gref::new(request.ref_a), Gref::new(request.ref_b));
+            request.status = match swapped {
+                Ok(()) => GrantStatus::OKAY,
+                Err(Refused::NoSuchGrant) => GrantStatus::BAD_GNTREF,
+                Err(_) => GrantStatus::EAGAIN,
+            };
+            Ok(())
+        }),
+        // Page transfer and unmap-and-replace are left out; cache maintenance is Arm's.
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// Carries an operation out on each element of an array, and gives way in between if it takes long.
+#[inline]
+fn each<T: FromBytes + IntoBytes + Immutable>(
+    call: &mut Call<'_>,
+    at: u64,
+    count: u32,
+    mut operation: impl FnMut(&VcpuRef, &mut T) -> Result<(), Again>,
+) -> Answer {
+    let array = GuestPtr::<T>::new(at);
+    for index in 0..count {
+        if index != 0 && time::entry_budget_spent() {
+            return again(call, array, index, count);
+        }
+        let element = array.element(u64::from(index))?;
+        let mut request = element.read()?;
+        if let Err(Again) = operation(call.caller, &mut request) {
+            return again(call, array, index, count);
+        }
+        element.write(&request)?;
+    }
+    Ok(Outcome::Done(0))
+}
+
+fn again<T>(call: &Call<'_>, array: GuestPtr<T>, done: u32, count: u32) -> Answer {
+    let mut args = call.args;
+    args[1] = array.element(u64::from(done))?.raw();
+    args[2] = u64::from(count - done);
+    Ok(Outcome::Again(args))
+}
+
+/// Carries out an operation that takes no array.
+fn one<T: FromBytes + IntoBytes + Immutable>(
+    call: &mut Call<'_>,
+    at: u64,
+    count: u32,
+    operation: impl FnOnce(&VcpuRef, &mut T) -> Result<(), Errno>,
+) -> Answer {
+    if count != 1 {
+        return Err(Errno::EINVAL);
+    }
+    let at = GuestPtr::<T>::new(at);
+    let mut request = at.read()?;
+    operation(call.caller, &mut request)?;
+    at.write(&request)?;
+    Ok(Outcome::Done(0))
+}
+
+fn may_ask(caller: &VcpuRef, subject: &Arc<Domain>) -> bool {
+    caller.domain().is_privileged || Arc::ptr_eq(caller.domain(), subject)
+}
+
+fn domain_of(caller: &VcpuRef, id: RawDomId) -> Result<Arc<Domain>, GrantStatus> {
+    domain::resolve(caller.domain(), id).map_err(|_| GrantStatus::BAD_DOMAIN)
+}
+
+/// Shared table frames, accessed through the direct map.
+struct SharedPages;
+
+impl SharedPages {
+    #[inline(always)]
+    fn page(frame: Mfn) -> Page {
+        match Page::new(frame) {
+            Some(page) => page,
+            None => panic!("grant frame {frame} is no page"),
+        }
+    }
+}
+
+impl SharedEntries for SharedPages {
+    #[inline]
+    fn load(&self, frame: Mfn, index: usize) -> u64 {
+        Self::page(frame).load_u64(index)
+    }
+
+    #[inline]
+    fn replace(&self, frame: Mfn, index: usize, old: u64, new: u64) -> bool {
+        Self::page(frame).cas_u64(index, old, new).is_ok()
+    }
+
+    #[inline]
+    fn clear_flags(&self, frame: Mfn, index: usize, flags: u16) {
+        Self::page(frame).fetch_and_u16_at(index * 8, !flags);
+    }
+}
+
+/// A use of another domain's grant: the entry is pinned, the page held.
+struct Borrowed {
+    owner: Arc<Domain>,
+    gref: Gref,
+    access: Access,
+    held: Option<Held>,
+    is_kept: bool,
+}
+
+impl Borrowed {
+    #[inline]
+    fn new(owner: Arc<Domain>, gref: Gref, by: DomId, access: Access) -> Result<(Borrowed, Page), GrantStatus> {
+        let mut grants = owner.grants.lock();
+        if owner.life() != Life::Alive {
+            return Err(GrantStatus::BAD_DOMAIN);
+        }
+        let frame = grants.pin(&SharedPages, gref, by, access).map_err(status)?.frame;
+        drop(grants);
+        let held = hold(&owner, frame, access);
+        let mut borrowed = Borrowed { owner, gref, access, held: None, is_kept: false };
+        // On refusal the drop gives the pin back.
+        let held = held?;
+        let page = held.page();
+        borrowed.held = Some(held);
+        Ok((borrowed, page))
+    }
+
+    /// Leaves pin and page to a mapping, which gives them back by [`give_back`].
+    #[inline]
+    fn keep(mut self) {
+        core::mem::forget(self.held.take());
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Borrowed {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.owner.grants.lock().unpin(&SharedPages, self.gref, self.access);
+        }
+    }
+}
+
+#[inline]
+fn hold(owner: &Domain, frame: Mfn, access: Access) -> Result<Held, GrantStatus> {
+    let held = match access {
+        Access::ReadOnly => memory::hold(owner, frame),
+        Access::ReadWrite => memory::hold_writable(owner, frame),
+    };
+    held.map_err(|_| GrantStatus::BAD_PAGE)
+}
+
+fn access_of(flags: u32) -> Access {
+    if flags & gntmap::READONLY != 0 { Access::ReadOnly } else { Access::ReadWrite }
+}
+
+#[inline]
+fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), Stop> {
+    let flags = request.flags;
+    let uses = Use { host: flags & gntmap::HOST_MAP != 0, device: flags & gntmap::DEVICE_MAP != 0 };
+    if !uses.host && !uses.device {
+        return Err(GrantStatus::BAD_GNTREF.into());
+    }
+    let owner = DomId::new(request.dom.0).and_then(domain::by_id).ok_or(GrantStatus::BAD_DOMAIN)?;
+    let mapper = caller.domain();
+    let handle = take_handle(mapper)?;
+    match map_at(caller, owner, request, uses) {
+        Ok(mapping) => {
+            mapper.grants.lock().maps.set(handle, mapping);
+            Ok((handle, mapping.frame))
+        }
+        Err(stop) => {
+            mapper.grants.lock().maps.free(handle);
+            Err(stop)
+        }
+    }
+}
+
+#[inline]
+fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses: Use) -> Result<Mapping, Stop> {
+    let (granter, gref, access) = (owner.id, Gref::new(request.gref), access_of(request.flags));
+    let (borrowed, page) = Borrowed::new(owner, gref, caller.domain().id, access)?;
+    let names_entry = request.flags & gntmap::CONTAINS_PTE != 0;
+    if uses.host {
+        map_grant(caller, place(request.host_addr, names_entry), granter, page.mfn(), request.flags)?;
+    }
+    borrowed.keep();
+    Ok(Mapping { owner: granter, gref, frame: page.mfn(), access, uses, names_entry })
+}
+
+fn place(at: u64, names_entry: bool) -> GrantPlace {
+    if names_entry { GrantPlace::Entry(at) } else { GrantPlace::Address(at) }
+}
+
+/// Hands out a handle. What a guest can make us remember must not eat the memory that others need.
+#[inline]
+fn take_handle(mapper: &Domain) -> Result<Handle, GrantStatus> {
+    let mut grants = mapper.grants.lock();
+    if grants.maps.must_grow() && !may_use_heap(mapper) {
+        return Err(GrantStatus::NO_SPACE);
+    }
+    grants.maps.take().map_err(status)
+}
+
+fn may_use_heap(domain: &Domain) -> bool {
+    let reserve = if domain.is_privileged { HEAP_RESERVE } else { 4 * HEAP_RESERVE };
+    heap::free_bytes() > reserve
+}
+
+/// How many mappings are taken back between two flushes.
+const BATCH: usize = 32;
+
+/// A mapping that the mapper has let go of, but some CPU may still use.
+#[derive(Clone, Copy)]
+struct LetGo {
+    handle: Handle,
+    mapping: Mapping,
+    /// Uses that were taken back.
+    gone: Use,
+}
+
+fn unmap_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
+    let array = GuestPtr::<abi::UnmapGrantRef>::new(at);
+    let mut index = 0;
+    while index < count {
+        if index != 0 && time::entry_budget_spent() {
+            return again(call, array, index, count);
+        }
+        let mut let_go = [None; BATCH];
+        let mut stopped = Ok(Ok(()));
+        for slot in let_go.iter_mut().take((count - index) as usize) {
+            stopped = unmap_element(call.caller, array, index, slot);
+            if !matches!(stopped, Ok(Ok(()))) {
+                break;
+            }
+            index += 1;
+        }
+        settle(call.caller, &let_go);
+        if let Err(Again) = stopped? {
+            return again(call, array, index, count);
+        }
+    }
+    Ok(Outcome::Done(0))
+}
+
+#[inline]
+fn unmap_element(
+    caller: &VcpuRef,
+    array: GuestPtr<abi::UnmapGrantRef>,
+    index: u32,
+    slot: &mut Option<LetGo>,
+) -> Result<Result<(), Again>, Errno> {
+    let element = array.element(u64::from(index))?;
+    let mut request = element.read()?;
+    let done = let_go_of(caller, &request).map(|let_go| *slot = let_go);
+    request.status = match told(done) {
+        Ok(status) => status,
+        Err(again) => return Ok(Err(again)),
+    };
+    element.write(&request).map(Ok)
+}
+
+#[inline]
+fn let_go_of(caller: &VcpuRef, request: &abi::UnmapGrantRef) -> Result<Option<LetGo>, Stop> {
+    let handle = Handle::new(request.handle);
+    let mapper = caller.domain();
+    let mapping = mapper.grants.lock().maps.begin(handle).map_err(status)?;
+    let gone = Use {
+        host: mapping.uses.host && request.host_addr != 0,
+        device: mapping.uses.device && request.dev_bus_addr != 0,
+    };
+    match take_away(caller, request, &mapping, gone) {
+        Ok(()) if gone.host || gone.device => Ok(Some(LetGo { handle, mapping, gone })),
+        kept => {
+            mapper.grants.lock().maps.set(handle, mapping);
+            kept.map(|()| None)
+        }
+    }
+}
+
+#[inline]
+fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Mapping, gone: Use) -> Result<(), Stop> {
+    if gone.device && request.dev_bus_addr != mapping.frame.maddr().raw() {
+        return Err(GrantStatus::GENERAL_ERROR.into());
+    }
+    if gone.host {
+        let flags = if mapping.access == Access::ReadOnly { gntmap::READONLY } else { 0 };
+        unmap_grant(caller, place(request.host_addr, mapping.names_entry), mapping.frame, flags)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that no CPU uses what was unmapped, and gives the pages back to their owners.
+fn settle(caller: &VcpuRef, let_go: &[Option<LetGo>]) {
+    let mapper = caller.domain();
+    if let_go.iter().flatten().any(|one| one.gone.host) {
+        flush_after_unmap(caller);
+    }
+    for one in let_go.iter().flatten() {
+        let Mapping { uses, .. } = one.mapping;
+        let left = Use { host: uses.host && !one.gone.host, device: uses.device && !one.gone.device };
+        if left.host || left.device {
+            mapper.grants.lock().maps.set(one.handle, Mapping { uses: left, ..one.mapping });
+        } else {
+            give_back(&one.mapping);
+            mapper.grants.lock().maps.free(one.handle);
+        }
+    }
+}
+
+/// Ends the use that a mapping stood for.
+fn give_back(mapping: &Mapping) {
+    // A domain stays listed for as long as a page of its own is held.
+    let Some(owner) = domain::by_id(mapping.owner) else { panic!("{} went while its pages were mapped", mapping.owner) };
+    owner.grants.lock().unpin(&SharedPages, mapping.gref, mapping.access);
+    memory::release(mapping.frame, mapping.access == Access::ReadWrite);
+}
+
+/// One end of a copy, held until it is dropped.
+struct End {
+    page: Page,
+    _held: Result<Held, Borrowed>,
+}
+
+#[inline]
+fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) -> Result<End, GrantStatus> {
+    if is_gref {
+        let owner = domain_of(caller, at.domid)?;
+        let (borrowed, page) = Borrowed::new(owner, Gref::new(at.u as u32), caller.domain().id, access)?;
+        Ok(End { page, _held: Err(borrowed) })
+    } else if at.domid == RawDomId::SELF {
+        let held = hold(caller.domain(), Mfn::new(at.u), access)?;
+        Ok(End { page: held.page(), _held: Ok(held) })
+    } else {
+        Err(GrantStatus::PERMISSION_DENIED)
+    }
+}
+
+#[inline]
+fn copy(caller: &VcpuRef, request: &abi::Copy) -> Result<(), GrantStatus> {
+    let (from, to, len) = (&request.source, &request.dest, usize::from(request.len));
+    let fits = |at: &abi::CopyPtr| usize::from(at.offset) + len <= PAGE_SIZE;
+    if !fits(from) || !fits(to) {
+        return Err(GrantStatus::BAD_COPY_ARG);
+    }
+    let source = end_of(caller, from, request.flags & gntcopy::SOURCE_GREF != 0, Access::ReadOnly)?;
+    let dest = end_of(caller, to, request.flags & gntcopy::DEST_GREF != 0, Access::ReadWrite)?;
+    dest.page.copy_range(usize::from(to.offset), source.page, usize::from(from.offset), len);
+    Ok(())
+}
+
+fn setup_table(caller: &VcpuRef, request: &abi::SetupTable) -> Result<(), GrantStatus> {
+    let subject = domain_of(caller, request.dom)?;
+    if !may_ask(caller, &subject) {
+        return Err(GrantStatus::PERMISSION_DENIED);
+    }
+    if request.nr_frames > subject.grants.lock().max_frames() {
+        return Err(GrantStatus::GENERAL_ERROR);
+    }
+    let list = GuestPtr::<u64>::new(request.frame_list);
+    for index in 0..request.nr_frames {
+        let frame = shared_frame(&subject, index).map_err(|_| GrantStatus::GENERAL_ERROR)?;
+        list.write_element(u64::from(index), &frame.raw()).map_err(|_| GrantStatus::BAD_VIRT_ADDR)?;
+    }
+    Ok(())
+}
+
+/// A frame of a domain's shared table, which grows for that if it may: `EINVAL` beyond its limit.
+pub fn shared_frame(subject: &Arc<Domain>, index: u32) -> Result<Mfn, Errno> {
+    loop {
+        let mut grants = subject.grants.lock();
+        if let Some(frame) = grants.frame(index) {
+            return Ok(frame);
+        }
+        if index >= grants.max_frames() {
+            return Err(Errno::EINVAL);
+        }
+        if subject.life() != Life::Alive || !may_use_heap(subject) {
+            return Err(Errno::ENOMEM);
+        }
+        grants.prepare_frame().map_err(|_| Errno::ENOMEM)?;
+        grants.add_frame(memory::alloc_shared_page(subject)?.mfn());
+    }
+}
+
+fn query_size(caller: &VcpuRef, request: &mut abi::QuerySize) -> Result<(), GrantStatus> {
+    let subject = domain_of(caller, request.dom)?;
+    if !may_ask(caller, &subject) {
+        return Err(GrantStatus::PERMISSION_DENIED);
+    }
+    let grants = subject.grants.lock();
+    request.nr_frames = grants.frame_count();
+    request.max_nr_frames = grants.max_frames();
+    Ok(())
+}
+
+fn dump(caller: &VcpuRef, request: &abi::DumpTable) -> Result<(), GrantStatus> {
+    let subject = domain_of(caller, request.dom)?;
+    if !may_ask(caller, &subject) {
+        return Err(GrantStatus::PERMISSION_DENIED);
+    }
+    print(&subject);
+    Ok(())
+}
+
+/// Prints what a domain lends and borrows.
+pub fn print(subject: &Domain) {
+    let grants = subject.grants.lock();
+    crate::info!(
+        "{}: {} of {} grant frames; {} mappings of others' pages; in use by others: {}",
+        subject.id,
+        grants.frame_count(),
+        grants.max_frames(),
+        grants.maps.used(),
+        grants.is_in_use()
+    );
+}
+
+/// Gives back everything that a dying domain has mapped. What others have mapped of it they keep until they
+/// unmap it; nobody gets anything new.
+pub fn release_all(domain: &Arc<Domain>) -> Progress {
+    let mut from = 0;
+    loop {
+        let next = domain.grants.lock().maps.begin_next(from);
+        let Some((handle, mapping)) = next else { return Progress::Done };
+        // Its vcpus do not run again, so no translation of its own is used.
+        give_back(&mapping);
+        domain.grants.lock().maps.free(handle);
+        from = handle.raw();
+        if time::entry_budget_spent() {
+            return Progress::More;
+        }
+    }
+}
