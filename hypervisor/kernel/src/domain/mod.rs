@@ -86,7 +86,7 @@ pub struct Domain {
     /// Pages.
     pub memory: Lock<DomainMemory>,
     /// Serialises page-table updates.
-    pub page_tables: Lock<()>,
+    pub page_tables: Lock<crate::pv::mm::TableState>,
     /// Which ports, frames and interrupts it may use.
     pub io: Lock<crate::irq::IoPermissions>,
     /// One control operation at a time.
@@ -136,8 +136,8 @@ impl Domain {
             ),
             pirqs: Lock::new(Rank::Irqs, crate::irq::DomainPirqs::new()),
             memory: Lock::new(Rank::Pages, memory),
-            page_tables: Lock::new(Rank::PageTables, ()),
-            io: Lock::new(Rank::Irqs, crate::irq::IoPermissions::new(is_privileged)),
+            page_tables: Lock::new(Rank::PageTables, crate::pv::mm::TableState::new()),
+            io: Lock::new(Rank::IoPermissions, crate::irq::IoPermissions::new(is_privileged)),
             control: Lock::new(Rank::Control, ()),
             dirty_cpus: AtomicCpuSet::new(),
             vm_assist: AtomicU64::new(0),

@@ -109,6 +109,12 @@ impl Frame {
         self.word.store(word.bits(), Ordering::Release);
     }
 
+    /// The hypervisor takes a shared frame's ownership back, before it stops sharing it: who held it for the owner
+    /// keeps it, nobody new gets it in the owner's name.
+    pub fn disown(&self, owner: u16) {
+        self.owner.store(owner, Ordering::Release);
+    }
+
     /// Runs a step until it meets no other CPU. Answers the word before and after.
     #[inline(always)]
     fn step<E>(&self, mut step: impl FnMut(Word) -> Result<Word, E>) -> Result<(Word, Word), E> {

@@ -71,10 +71,12 @@ impl Kind {
 pub enum Refused {
     /// Nobody's frame: free, or on its way there.
     NotAllocated,
-    /// No RAM, and no device memory that the domain may map.
+    /// No RAM.
     NoSuchFrame,
     /// Another domain's.
     NotOwned,
+    /// Device memory that the domain may not map.
+    NotPermitted,
     /// Held as something else.
     InUseAs(Kind),
     /// Its type is being changed on another CPU just now.

@@ -1,0 +1,348 @@
+//! Machine memory: who has which frame, and handing frames out and taking them back.
+//!
+//! Each frame has a record in one table ([`frame`]); what may be done with it is `ferroxen_frames`' to decide. The
+//! allocator is `ferroxen_heap`, behind one lock. A domain's pages are a list through the frame records; a page
+//! leaves the list when its owner gives it back, and becomes free when nobody maps it any more.
+//!
+//! Before a freed frame is used again, every CPU that may still have a translation of it forgets it (the flush
+//! clock says which), and no domain but the first sees what another wrote: frames are scrubbed while CPUs idle, or
+//! at the latest when they are handed out.
+//!
+//! Locks: a domain's `memory` ([`Rank::Pages`]), then the heap ([`Rank::Heap`]). Putting the last reference takes
+//! the heap's lock only, so it may be done under any of the page-table or vcpu locks.
+
+mod domain;
+mod held;
+
+pub use domain::{
+    Counts, DomainMemory, Stolen, alloc_shared_page, allocate, allocate_with, claim, counts, map_of, new_domain_memory,
+    release_page, relinquish, set_map, set_max_pages, steal,
+};
+pub use held::{Held, hold, hold_writable, release, with_writable_page};
+
+use crate::lock::{Lock, Rank};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use ferroxen_abi::errno::Errno;
+use ferroxen_frames::{Frame, Kind, Refused, Word};
+use ferroxen_heap::{Block, Cleanliness, Heap, Nodes, Wish};
+use ferroxen_loader::memory_map;
+use ferroxen_machine::handoff::Boot;
+use ferroxen_machine::memory::{Page, RamRange, is_ram};
+use ferroxen_machine::smp::{CpuSet, Request};
+use ferroxen_machine::{m2p, smp, tlb};
+use ferroxen_words::{DomId, Mfn, RawDomId};
+
+static FRAMES: spin::Once<&'static [Frame]> = spin::Once::new();
+/// For each domid, the ordinary frames that are not free and were last given to it.
+static OWNED: spin::Once<&'static [AtomicU32]> = spin::Once::new();
+/// RAM of the host, in pages.
+static TOTAL: AtomicU64 = AtomicU64::new(0);
+/// A domain that may have been waiting for its last page lost it.
+static EMPTIED: AtomicBool = AtomicBool::new(false);
+
+/// The frame table as the allocator's links.
+struct Links;
+
+impl Links {
+    #[inline]
+    fn at(frame: u32) -> &'static Frame {
+        &frames()[frame as usize]
+    }
+}
+
+impl Nodes for Links {
+    fn len(&self) -> u32 {
+        frames().len() as u32
+    }
+    fn links(&self, frame: u32) -> (u32, u32) {
+        let frame = Links::at(frame);
+        (frame.next.load(Ordering::Relaxed), frame.prev.load(Ordering::Relaxed))
+    }
+    fn set_next(&self, frame: u32, next: u32) {
+        Links::at(frame).next.store(next, Ordering::Relaxed);
+    }
+    fn set_prev(&self, frame: u32, prev: u32) {
+        Links::at(frame).prev.store(prev, Ordering::Relaxed);
+    }
+    fn state(&self, frame: u32) -> u8 {
+        Links::at(frame).heap_state.load(Ordering::Relaxed)
+    }
+    fn set_state(&self, frame: u32, state: u8) {
+        Links::at(frame).heap_state.store(state, Ordering::Relaxed);
+    }
+}
+
+struct Free {
+    heap: Heap<Links>,
+    /// Pages that domains reserved and have not taken yet.
+    claimed: u64,
+}
+
+static FREE: Lock<Free> = Lock::new(
+    Rank::Heap,
+    Free {
+        heap: Heap::new(Links),
+        claimed: 0,
+    },
+);
+
+#[inline(always)]
+fn frames() -> &'static [Frame] {
+    FRAMES.get().copied().unwrap_or(&[])
+}
+
+/// The record of a frame of RAM, the hypervisor's own included; `None` for device memory and beyond.
+#[inline(always)]
+pub fn frame(mfn: u64) -> Option<&'static Frame> {
+    let frame = frames().get(usize::try_from(mfn).ok()?)?;
+    (frame.owner() != RawDomId::IO.0).then_some(frame)
+}
+
+/// Takes over the host's memory. Called once, before anything is allocated from it.
+pub fn init(mut boot: Boot) {
+    let count = usize::try_from(boot.max_mfn()).unwrap_or(usize::MAX);
+    assert!(
+        count < u32::MAX as usize,
+        "more memory than frame numbers of 32 bits can name"
+    );
+    let table = boot
+        .take_slice::<Frame>(count, "frame table")
+        .expect("no room for the frame table");
+    let owned = boot
+        .take_slice::<AtomicU32>(usize::from(RawDomId::FIRST_RESERVED.0), "pages per domain")
+        .expect("no room for the count of pages");
+    OWNED.call_once(|| owned);
+    let table: &'static [Frame] = table;
+    for (mfn, frame) in table.iter().enumerate() {
+        let owner = if is_ram(Mfn::new(mfn as u64)) {
+            RawDomId::XEN
+        } else {
+            RawDomId::IO
+        };
+        frame.assign(owner.0, Word::default());
+    }
+    FRAMES.call_once(|| table);
+    let ram = crate::boot::memory_map()
+        .iter()
+        .filter(|region| region.kind == memory_map::Kind::RAM);
+    TOTAL.store(
+        ram.map(|region| region.end.saturating_sub(region.start) >> 12).sum(),
+        Ordering::Relaxed,
+    );
+    // Guests may read the machine-to-phys table; a piece is 2 MiB.
+    for first in m2p::frames().flatten() {
+        for mfn in first.raw()..first.raw() + 512 {
+            if let Some(frame) = frame(mfn) {
+                frame.assign(RawDomId::XEN.0, Word::READ_ONLY);
+            }
+        }
+    }
+    for range in boot.finish() {
+        add_free(range);
+    }
+    crate::pv::mm::init();
+}
+
+/// Gives frames that can be named as pages, and that nobody uses, to the allocator.
+pub fn add_free(range: RamRange) {
+    let (Ok(first), Ok(count)) = (u32::try_from(range.first.raw()), u32::try_from(range.count)) else {
+        return;
+    };
+    // What a loader or an earlier system left there is not to be seen by a guest.
+    FREE.lock().heap.add(first, count, Cleanliness::Dirty);
+}
+
+/// Pages that could be handed out now.
+pub fn free_pages() -> u64 {
+    FREE.lock().heap.free_pages()
+}
+
+/// As [`free_pages`], counting only those whose addresses have at most so many bits.
+pub fn free_pages_below(address_bits: u32) -> u64 {
+    FREE.lock().heap.free_pages_below(address_bits)
+}
+
+/// The host's RAM, in pages.
+pub fn total_pages() -> u64 {
+    TOTAL.load(Ordering::Relaxed)
+}
+
+/// Free pages that are not scrubbed yet.
+pub fn pages_to_scrub() -> u64 {
+    FREE.lock().heap.dirty_pages()
+}
+
+/// Pages that are free but promised to domains being built.
+pub fn claimed_pages() -> u64 {
+    FREE.lock().claimed
+}
+
+/// What allocation is to care about.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct AllocFlags {
+    /// No byte's address has more bits.
+    pub address_bits: Option<u32>,
+    /// Whoever gets the pages may see what was in them: Domain 0 at boot, or the hypervisor.
+    pub unscrubbed: bool,
+}
+
+/// Takes a block out of the heap, and makes it safe to be given to anybody: no CPU has an old translation of it.
+/// `promised` pages of those reserved by claims are the asker's.
+fn take_block(order: u32, flags: AllocFlags, promised: u64) -> Result<Block, Errno> {
+    let wish = Wish {
+        order,
+        address_bits: flags.address_bits,
+        dirty_is_fine: flags.unscrubbed,
+    };
+    let block = {
+        let mut free = FREE.lock();
+        let spoken_for = free.claimed.saturating_sub(promised);
+        if free.heap.free_pages().saturating_sub(spoken_for) < 1 << order {
+            return Err(Errno::ENOMEM);
+        }
+        free.heap.allocate(wish).ok_or(Errno::ENOMEM)?
+    };
+    let frames = &frames()[block.first as usize..][..1 << order];
+    let stamp = frames.iter().map(Frame::stamp).max().unwrap_or(0);
+    flush_since(stamp, &CpuSet::online());
+    if block.cleanliness == Cleanliness::Dirty && !flags.unscrubbed {
+        scrub(block);
+    }
+    Ok(block)
+}
+
+/// Makes those of `cpus` forget what they may know since `stamp`.
+pub fn flush_since(stamp: u64, cpus: &CpuSet) {
+    if stamp == 0 {
+        // Never mapped by anybody.
+        return;
+    }
+    let mut stale = CpuSet::EMPTY;
+    for cpu in cpus.iter() {
+        if tlb::needs_flush(cpu, stamp) {
+            stale.insert(cpu);
+        }
+    }
+    if !stale.is_empty() {
+        smp::request(stale, Request::FlushTlb);
+    }
+}
+
+fn scrub(block: Block) {
+    for mfn in block.first..block.first + (1 << block.order) {
+        if let Some(page) = Page::new(Mfn::new(mfn.into())) {
+            page.clear();
+        }
+    }
+}
+
+/// Puts a block back that no domain ever saw, or that has been scrubbed.
+fn return_block(block: Block) {
+    FREE.lock().heap.free(block.first, block.order, block.cleanliness);
+}
+
+/// The last reference to a frame is gone: it is free from here on.
+pub fn free_frame(mfn: u64) {
+    let Some(frame) = frame(mfn) else { return };
+    let owner = frame.owner();
+    // Whoever gets it next waits for CPUs that may still read it.
+    frame.set_stamp(tlb::now());
+    m2p::set(Mfn::new(mfn), m2p::INVALID_ENTRY);
+    frame.assign(RawDomId::XEN.0, Word::default());
+    if let Ok(first) = u32::try_from(mfn) {
+        FREE.lock().heap.free(first, 0, Cleanliness::Dirty);
+    }
+    if let Some(count) = OWNED.get().and_then(|owned| owned.get(usize::from(owner)))
+        && count.fetch_sub(1, Ordering::AcqRel) == 1
+    {
+        EMPTIED.store(true, Ordering::Release);
+    }
+}
+
+/// Counts frames that are given to a domain.
+fn note_owned(owner: DomId, pages: u32) {
+    if let Some(count) = OWNED.get().and_then(|owned| owned.get(usize::from(owner.raw()))) {
+        count.fetch_add(pages, Ordering::AcqRel);
+    }
+}
+
+/// Whether no ordinary page of the domain is left, mapped by others or not.
+pub fn is_empty(domain: &crate::domain::Domain) -> bool {
+    let owned = OWNED.get().and_then(|owned| owned.get(usize::from(domain.id.raw())));
+    owned.is_none_or(|count| count.load(Ordering::Acquire) == 0)
+}
+
+/// Forgets domains that only waited for pages that others mapped. Takes the list's lock: not to be called under any.
+pub fn reap_emptied() {
+    if EMPTIED.load(Ordering::Relaxed) && EMPTIED.swap(false, Ordering::AcqRel) {
+        for domain in crate::domain::list::all() {
+            crate::domain::death::reap(&domain);
+        }
+    }
+}
+
+/// Scrubs a few free pages, for a CPU with nothing else to do; `false` if there is nothing to scrub.
+pub fn scrub_some() -> bool {
+    reap_emptied();
+    const ORDER: u32 = 4;
+    let Some(block) = FREE.lock().heap.take_dirty(ORDER) else {
+        return false;
+    };
+    scrub(block);
+    return_block(Block {
+        cleanliness: Cleanliness::Clean,
+        ..block
+    });
+    true
+}
+
+/// What a frame is to its domain, as `getpageframeinfo3` says it (`XEN_DOMCTL_PFINFO_*`).
+pub fn frame_info(subject: &crate::domain::Domain, mfn: Mfn) -> u64 {
+    const INVALID: u64 = 0xf << 28;
+    const PINNED: u64 = 1 << 31;
+    let Some(frame) = frame(mfn.raw()) else { return INVALID };
+    let word = frame.word();
+    if !word.is_allocated() || word.is_special() || frame.owner() != subject.id.raw() {
+        return INVALID;
+    }
+    let Some(level) = word.kind().level().filter(|_| word.type_count() != 0) else {
+        return 0;
+    };
+    u64::from(level) << 28 | if word.is_pinned() { PINNED } else { 0 }
+}
+
+/// Xen's error number for a refusal that concerns a page as such.
+pub fn errno(why: Refused) -> Errno {
+    match why {
+        Refused::TooMany | Refused::Changing | Refused::Raced => Errno::EBUSY,
+        _ => Errno::EINVAL,
+    }
+}
+
+/// Checks every frame's word on its own; answers how many are unsound. For the debug key and tests.
+pub fn audit() -> u64 {
+    let mut bad = 0;
+    for (mfn, frame) in frames().iter().enumerate() {
+        if !frame.word().is_sound() {
+            bad += 1;
+            crate::error!("frame {mfn:#x} of d{}: {:?}", frame.owner(), frame.word());
+        }
+    }
+    bad
+}
+
+/// Tables in use, by level, and writable frames: for the debug key.
+pub fn census() -> [u64; 5] {
+    let mut count = [0; 5];
+    for word in frames().iter().map(Frame::word).filter(|word| word.type_count() != 0) {
+        match word.kind() {
+            Kind::Writable => count[0] += 1,
+            kind => {
+                if let Some(slot) = kind.level().and_then(|level| count.get_mut(usize::from(level))) {
+                    *slot += 1;
+                }
+            }
+        }
+    }
+    count
+}
