@@ -8,3 +8,4 @@
 pub mod console;
 pub mod dom0;
 pub mod machine;
+pub mod stories;

@@ -25,6 +25,7 @@ pub const LOADED_BUDGET: u64 = 1 << 20;
 /// Debian's toolchain (packages rustc-web, cargo-web, rust-web-src) has the library sources.
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
 
 /// Returns the compiler and linker flags of the hypervisor: the one place where they stand.
 fn rustflags(linker_script: &Path) -> Vec<String> {
@@ -89,9 +90,9 @@ pub fn build() -> Result<Built> {
         fs::write(&table, [])?;
     }
     let link = || -> Result<Vec<u8>> {
-        let mut cargo = bare_metal_cargo("build")?;
+        let mut cargo = bare_metal_cargo(Verb::Build)?;
         cargo
-            .arg("--release")
+            .args(["--release", "--quiet"])
             .args(["--package", "ferroxen-image"])
             .arg("--target-dir")
             .arg(&target_dir)
@@ -124,13 +125,25 @@ pub fn build() -> Result<Built> {
     })
 }
 
-/// Prepares cargo for the bare-metal target: `verb` is `build` or `clippy`.
-pub fn bare_metal_cargo(verb: &str) -> Result<Command> {
+/// What to do with the bare-metal crates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Compile and link.
+    Build,
+    /// Look for lints; give `CLIPPY_ARGS` for more than warnings.
+    Clippy,
+}
+
+/// Prepares cargo for the bare-metal target.
+pub fn bare_metal_cargo(verb: Verb) -> Result<Command> {
     let script = places::root().join("hypervisor/image/link.ld");
     let flags = rustflags(&script).join("\x1f");
     let mut cargo = if own_toolchain_has_target() {
         let mut own = clean_command("cargo");
-        own.arg(verb);
+        own.arg(match verb {
+            Verb::Build => "build",
+            Verb::Clippy => "clippy",
+        });
         own
     } else {
         if !Path::new(DEBIAN_CARGO).exists() || !Path::new("/usr/lib/rustlib/src/rust/library").exists() {
@@ -140,7 +153,12 @@ pub fn bare_metal_cargo(verb: &str) -> Result<Command> {
             );
         }
         let mut debian = clean_command(DEBIAN_CARGO);
-        debian.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").arg(verb);
+        debian.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+        match verb {
+            Verb::Build => debian.arg("build"),
+            // `cargo clippy` would take the user's clippy, which does not fit this compiler.
+            Verb::Clippy => debian.arg("check").env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY),
+        };
         debian.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
         debian
     };

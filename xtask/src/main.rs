@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod check;
 mod hypervisor;
 mod images;
 mod kernel;
@@ -13,19 +14,22 @@ mod packages;
 mod places;
 mod programs;
 mod run;
+mod signs;
 mod steps;
 mod symbols;
+mod test;
 mod tree;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::Choice;
 use crate::images::Toolstack;
 use crate::packages::Need;
 use crate::run::Machinery;
+use crate::test::Selection;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, runs and tests Ferroxen", version)]
@@ -51,6 +55,23 @@ enum Verb {
         /// Stops at Domain 0's prompt.
         #[arg(long)]
         no_demo: bool,
+    },
+    /// Runs all tests: judgements, host tests, then stories in virtual machines
+    Test {
+        #[command(flatten)]
+        what: What,
+        /// Runs only this story; may be given more than once.
+        #[arg(long = "story", value_name = "NAME")]
+        stories: Vec<String>,
+        /// Leaves the stories out.
+        #[arg(long)]
+        host_only: bool,
+    },
+    /// Judges format, lints, signs on unsafe and size
+    Check {
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
     },
     /// Makes the Domain 0 and guest images: target/images
     Image {
@@ -103,6 +124,8 @@ fn main() -> ExitCode {
 fn act(verb: Verb) -> Result<()> {
     match verb {
         Verb::Build => {
+            // Nothing is installed without being asked for, here as elsewhere.
+            packages::require(&[Need::BareMetal], false)?;
             let built = hypervisor::build()?;
             println!("{built}");
             Ok(())
@@ -118,6 +141,21 @@ fn act(verb: Verb) -> Result<()> {
             memory_mib: memory,
             no_demo,
         }),
+        Verb::Test {
+            what,
+            stories,
+            host_only,
+        } => test::test(&Selection {
+            choice: what.choice(),
+            stories,
+            host_only,
+        }),
+        Verb::Check { yes } => {
+            packages::require(&[Need::BareMetal, Need::Lint], yes)?;
+            check::JUDGEMENTS
+                .iter()
+                .try_for_each(|(name, judge)| judge().context(*name))
+        }
         Verb::Image { what } => {
             packages::require(&[Need::Images], what.yes)?;
             images::make(what.choice().toolstack, &mut |step| println!("{step}"))?;

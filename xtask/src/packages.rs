@@ -26,6 +26,8 @@ struct Tool {
 pub enum Need {
     /// The bare-metal compiler.
     BareMetal,
+    /// Linting the bare-metal crates.
+    Lint,
     /// Making images.
     Images,
     /// Running a virtual machine.
@@ -51,6 +53,10 @@ impl Need {
                     tool("/usr/bin/objcopy", "binutils"),
                     tool("/usr/bin/cc", "gcc"),
                 ];
+                TOOLS
+            }
+            Self::Lint => {
+                const TOOLS: &[Tool] = &[tool("/usr/bin/clippy-driver", "rust-web-clippy")];
                 TOOLS
             }
             Self::Images => {

@@ -20,3 +20,8 @@ pub fn made() -> PathBuf {
 pub fn fetched() -> PathBuf {
     root().join("build")
 }
+
+/// Returns cargo's target directory for crates that run on this machine.
+pub fn host_target() -> PathBuf {
+    made().join("host")
+}

@@ -34,7 +34,10 @@ pub fn table(image: &[u8]) -> Result<Vec<u8>> {
 fn readable(mangled: &str) -> String {
     let mut name = format!("{:#}", rustc_demangle::demangle(mangled));
     if name.len() > LONGEST {
-        let end = (0..=LONGEST - 2).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+        let end = (0..=LONGEST - 2)
+            .rev()
+            .find(|&at| name.is_char_boundary(at))
+            .unwrap_or(0);
         name.truncate(end);
         name.push_str("..");
     }
@@ -63,7 +66,10 @@ mod tests {
     #[test]
     fn names_follow_the_numbers_that_say_where_they_end() {
         let table = encode(&[(0x10, "ab".to_owned()), (0x20, "cde".to_owned())]);
-        let words: Vec<u32> = table[..20].chunks(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect();
+        let words: Vec<u32> = table[..20]
+            .chunks(4)
+            .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+            .collect();
         assert_eq!(words, [2, 0x10, 2, 0x20, 5]);
         assert_eq!(&table[20..], b"abcde");
     }
