@@ -9,6 +9,7 @@ mod bench;
 mod check;
 mod hypervisor;
 mod images;
+mod iso;
 mod kernel;
 mod packages;
 mod places;
@@ -69,6 +70,12 @@ enum Verb {
     },
     /// Judges format, lints, signs on unsafe and size
     Check {
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Makes a CD that GRUB boots: target/ferroxen.iso
+    Iso {
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -155,6 +162,11 @@ fn act(verb: Verb) -> Result<()> {
             check::JUDGEMENTS
                 .iter()
                 .try_for_each(|(name, judge)| judge().context(*name))
+        }
+        Verb::Iso { yes } => {
+            packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
+            println!("{}", iso::make()?.display());
+            Ok(())
         }
         Verb::Image { what } => {
             packages::require(&[Need::Images], what.yes)?;
