@@ -77,6 +77,7 @@ pub fn start(handoff: Handoff) -> ! {
 
     start_cpus(platform, &options);
     irq::init_permissions(map.regions());
+    ferroxen_x86emu::prepare();
 
     crate::info!("*** LOADING DOMAIN 0 ***");
     let domain = dom0::build(unpacked, &options).unwrap_or_else(|why| give_up(&why));
@@ -119,8 +120,8 @@ fn start_console(options: &Options<'_>) {
     }
     crate::console::set_threshold(match options.loglvl.always {
         options::Level::None | options::Level::Error => Level::Error,
-        options::Level::Warning => Level::Warn,
-        options::Level::Info => Level::Info,
+        // Stock Xen's lines without a label, which the boot consists of, pass its default of "warning".
+        options::Level::Warning | options::Level::Info => Level::Info,
         options::Level::Debug => Level::Debug,
     });
 }

@@ -36,6 +36,8 @@ pub enum NoDom0 {
     Layout(DoesNotFit),
     /// A step was refused.
     Step(&'static str, Errno),
+    /// Unpacking needs more of the hypervisor's heap than there is.
+    NoHeap(usize),
     /// Unpacking needs more memory than there is in one piece.
     NoScratch(usize),
 }
@@ -52,6 +54,11 @@ impl fmt::Display for NoDom0 {
             NoDom0::Kernel(why) => write!(f, "Domain 0's kernel (first module) {why}"),
             NoDom0::Layout(why) => write!(f, "Domain 0's kernel {why}: give more with dom0_mem="),
             NoDom0::Step(step, why) => write!(f, "Domain 0 cannot be built: {step}: {why:?}"),
+            NoDom0::NoHeap(bytes) => write!(
+                f,
+                "unpacking Domain 0's kernel needs {} MiB of heap: use a kernel packed with a smaller window",
+                bytes >> 20
+            ),
             NoDom0::NoScratch(bytes) => write!(f, "no {} MiB in one piece to unpack Domain 0's kernel", bytes >> 20),
         }
     }
@@ -86,6 +93,9 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
         }
         let size = packed.unpacked_size();
         crate::info!("unpacking Domain 0's kernel ({:?}, {} KiB)", packed.packing(), size >> 10);
+        if packed.heap_needed() > ferroxen_machine::heap::free_bytes() / 2 {
+            return Err(NoDom0::NoHeap(packed.heap_needed()));
+        }
         let mut scratch = boot.take_scratch(size).ok_or(NoDom0::NoScratch(size))?;
         packed.unpack_into(scratch.bytes_mut()).map_err(NoDom0::Packed)?;
         let _ = core::mem::replace(&mut current, scratch).release();

@@ -32,6 +32,8 @@ fn emulate<'v>(
     match outcome {
         Outcome::NotOurs => return false,
         Outcome::Exception(exception) => {
+            // A repeated string instruction may have done part of its work.
+            put_registers(frame, &registers);
             trap::inject(vcpu, frame, fault_of(exception));
             return true;
         }

@@ -46,6 +46,9 @@ pub const SLEEP_TYPE: u16 = 0b111 << 10;
 pub const SLEEP_ENABLE: u16 = 1 << 13;
 const WAKE_STATUS: u16 = 1 << 15;
 
+/// How long the machine may take to go off, in milliseconds.
+const SWITCH_OFF_MS: u32 = 3000;
+
 static FIRMWARE: Once<Firmware> = Once::new();
 /// The reset register, where it is one in memory.
 static RESET_IN_MEMORY: Once<Mmio> = Once::new();
@@ -89,9 +92,10 @@ pub fn sleep(pm1a: u16, pm1b: u16) -> StaysAwake {
                 outw(pm1b_port, (pm1b & !SLEEP_ENABLE) | enable);
             }
         }
-        for _ in 0..1_000 {
-            let _ = inw(pm1a_port);
-        }
+    }
+    // The chipset takes its time, an emulated one most of all.
+    for _ in 0..SWITCH_OFF_MS {
+        super::time::delay_us(1000);
     }
     StaysAwake::Ignored
 }
