@@ -236,7 +236,7 @@ impl Devices {
         if self.tables.len() >= MAX_TABLE_PAGES {
             return Err(Errno::ENOMEM);
         }
-        let page = TablePage::map(Maddr::new(at));
+        let page = TablePage::map(Maddr::new(at)).ok_or(Errno::EINVAL)?;
         self.tables.insert(at, page);
         Ok(page)
     }

@@ -320,10 +320,9 @@ pub(super) fn timer_measure_begin() {
     write(TIMER_INITIAL, u32::MAX);
 }
 
-/// How far the counter went since [`timer_measure_begin`]; `None` if it ran out.
-pub(super) fn timer_measured() -> Option<u32> {
-    let left = read(TIMER_CURRENT);
-    (left != 0).then_some(u32::MAX - left)
+/// What is left of the counter after [`timer_measure_begin`], from `u32::MAX` down to 0.
+pub(super) fn timer_left() -> u32 {
+    read(TIMER_CURRENT)
 }
 
 /// Ends the measurement with what came out: counts per second.

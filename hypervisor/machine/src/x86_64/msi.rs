@@ -2,6 +2,7 @@
 
 use ferroxen_words::Maddr;
 
+use super::memory;
 use super::paging::{self, Mmio};
 pub use crate::interrupts::Message;
 use crate::interrupts::{ApicId, Vector};
@@ -24,12 +25,10 @@ pub struct TablePage(Mmio);
 pub const ENTRIES_PER_PAGE: usize = 4096 / ENTRY;
 
 impl TablePage {
-    /// Maps the page.
-    ///
-    /// # Panics
-    /// If it is RAM: the caller has looked at the memory map.
-    pub fn map(page: Maddr) -> TablePage {
-        TablePage(paging::map_mmio(page, 1))
+    /// Maps the page; `None` if it is RAM. Each call takes a place that is never given back, so the caller counts.
+    pub fn map(page: Maddr) -> Option<TablePage> {
+        let page = page.mfn();
+        (!memory::is_ram(page)).then(|| TablePage(paging::map_mmio(page.maddr(), 1)))
     }
 
     /// Writes an entry's message. The entry is masked while it changes, and stays so.

@@ -19,8 +19,8 @@ const ENTRY_BUDGET_NS: u64 = 500_000;
 const ROUGH_NS: u64 = 2_000_000;
 /// The measurement that counts lasts at least this long.
 const REFINED_NS: u64 = 10_000_000;
-/// Reads of which the least disturbed counts.
-const SAMPLES: usize = 5;
+/// Reads of which the least disturbed counts: the first ones warm caches (and an emulator's translations) up.
+const SAMPLES: usize = 8;
 /// No counter is slower or faster than this.
 const PLAUSIBLE_HZ: core::ops::RangeInclusive<u64> = 1_000_000..=20_000_000_000;
 /// Reads of a reference clock that stands still before it is given up.
@@ -51,6 +51,8 @@ struct Measured {
     reference: Reference,
     reference_hz: u64,
     start: Sample,
+    /// The local APIC's timer, counting down.
+    apic_start: Option<Sample>,
 }
 
 /// Two clocks read at the same moment, or nearly.
@@ -103,9 +105,6 @@ pub fn init(clocks: Clocks) -> Option<Reference> {
     candidates.into_iter().find_map(|reference| {
         let reference_hz = reference.start(clocks)?;
         let start = sample(reference);
-        if apic::is_set_up() {
-            apic::timer_measure_begin();
-        }
         let end = wait(reference, reference_hz, start, ROUGH_NS)?;
         let elapsed = u64::from(end.reference.wrapping_sub(start.reference) & reference.mask());
         let hz = frequency(end.tsc.wrapping_sub(start.tsc), elapsed, reference_hz)?;
@@ -113,10 +112,15 @@ pub fn init(clocks: Clocks) -> Option<Reference> {
             return None;
         }
         set_clock(start.tsc, 0, hz)?;
+        let apic_start = apic::is_set_up().then(|| {
+            apic::timer_measure_begin();
+            apic_sample()
+        });
         MEASURED.call_once(|| Measured {
             reference,
             reference_hz,
             start,
+            apic_start,
         });
         Some(reference)
     })
@@ -131,6 +135,7 @@ pub fn refine() -> u64 {
         reference,
         reference_hz,
         start,
+        apic_start,
     }) = MEASURED.get()
     else {
         return 0;
@@ -148,29 +153,31 @@ pub fn refine() -> u64 {
     let refined = frequency(counted, elapsed, *reference_hz)
         // The rough figure is good to a hundredth at the very least; more than that is a wrong guess at wraps.
         .filter(|hz| hz.abs_diff(tsc_hz()) <= tsc_hz() / 64);
-    if apic::is_set_up() {
-        let timer_hz = apic::timer_measured()
-            .and_then(|counts| frequency(u64::from(counts), elapsed, *reference_hz))
-            .unwrap_or_else(|| measure_apic(*reference, *reference_hz));
-        apic::timer_measure_end(timer_hz);
-    }
     if let Some(hz) = refined {
         let before = now_ns();
         let since_start = TimeScale::to_nanoseconds(hz).map_or(before, |scale| scale.apply(counted));
         set_clock(end.tsc, since_start.max(before), hz);
     }
+    if let Some(start) = apic_start {
+        measure_apic(*start);
+    }
     tsc_hz()
 }
 
-/// Measures the local APIC's timer by itself, when it ran out during the long measurement.
-fn measure_apic(reference: Reference, reference_hz: u64) -> u64 {
-    apic::timer_measure_begin();
-    let start = sample(reference);
-    let measured = wait(reference, reference_hz, start, ROUGH_NS).and_then(|end| {
-        let elapsed = u64::from(end.reference.wrapping_sub(start.reference) & reference.mask());
-        frequency(u64::from(apic::timer_measured()?), elapsed, reference_hz)
-    });
-    measured.unwrap_or(0)
+/// Measures the local APIC's timer by the time stamp counter, whose frequency is known by now.
+fn measure_apic(start: Sample) {
+    let mut start = start;
+    let mut end = apic_sample();
+    if end.reference == 0 {
+        // It ran out in the long time since.
+        apic::timer_measure_begin();
+        start = apic_sample();
+        delay_us(ROUGH_NS / 1000);
+        end = apic_sample();
+    }
+    let counted = u64::from(start.reference.wrapping_sub(end.reference));
+    let hz = frequency(counted, end.tsc.wrapping_sub(start.tsc), tsc_hz()).unwrap_or(0);
+    apic::timer_measure_end(hz);
 }
 
 impl Reference {
@@ -203,21 +210,36 @@ impl Reference {
 
 /// Reads both clocks several times, and keeps the pair whose reading took least.
 fn sample(reference: Reference) -> Sample {
-    let mut best = Sample { tsc: 0, reference: 0 };
-    let mut least = u64::MAX;
-    for _ in 0..SAMPLES {
-        let before = cpu::tsc();
-        let shown = reference.read();
-        let took = cpu::tsc().wrapping_sub(before);
-        if took < least {
-            least = took;
-            best = Sample {
-                tsc: before.wrapping_add(took / 2),
-                reference: shown,
-            };
-        }
-    }
-    best
+    best_of(|| pair(|| reference.read()))
+}
+
+/// As [`sample`], with the local APIC's timer, which counts down.
+fn apic_sample() -> Sample {
+    best_of(|| pair(apic::timer_left))
+}
+
+fn best_of(take: impl Fn() -> (u64, Sample)) -> Sample {
+    let best = core::iter::repeat_with(take)
+        .take(SAMPLES)
+        .min_by_key(|(took, _)| *took);
+    best.map_or(Sample { tsc: 0, reference: 0 }, |(_, sample)| sample)
+}
+
+/// Reads both clocks once, and how many ticks that took.
+///
+/// Never inlined: unrolled, every copy would run cold, and a cold one takes longest.
+#[inline(never)]
+fn pair(read: impl Fn() -> u32) -> (u64, Sample) {
+    let before = cpu::tsc();
+    let reference = read();
+    let took = cpu::tsc().wrapping_sub(before);
+    (
+        took,
+        Sample {
+            tsc: before.wrapping_add(took / 2),
+            reference,
+        },
+    )
 }
 
 /// Waits until `ns` have passed since `from` by the reference clock, and reads both. `None` if it stands still.
