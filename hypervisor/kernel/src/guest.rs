@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::mem::size_of;
 use ferroxen_abi::errno::Errno;
 use ferroxen_words::Vaddr;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Where, in the caller's current address space, a `T` is said to lie.
 ///

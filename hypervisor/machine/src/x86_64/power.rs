@@ -6,7 +6,7 @@ use ferroxen_words::Maddr;
 use spin::Once;
 
 use super::paging::{self, Mmio};
-use super::port::{self, PciFunction, Width, inb, inw, outb, outw};
+use super::port::{self, PciFunction, Width, inb, outb, outw};
 use super::{apic, cpu, ioapic};
 
 /// A register wherever ACPI puts it ("generic address structure").
