@@ -35,7 +35,7 @@ pub(super) fn idle(here: CpuId) {
     while !has_reason_to_decide(here) {
         smp::service_requests();
         if crate::memory::scrub_some() {
-            // Interrupts are off: let one in between pages.
+            ferroxen_machine::cpu::let_interrupts_in();
             continue;
         }
         ferroxen_machine::cpu::halt_until_interrupt();

@@ -68,6 +68,13 @@ pub fn halt_until_interrupt() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
+/// Lets interrupts in that wait, and comes back at once; they have been handled then.
+#[inline]
+pub fn let_interrupts_in() {
+    // SAFETY: as in `halt_until_interrupt`.
+    unsafe { asm!("sti", "nop", "cli") };
+}
+
 /// What this host's processors can do, as far as the hypervisor cares.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(missing_docs, reason = "most are CPUID's own words")]
