@@ -6,7 +6,12 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
+use std::time::Instant;
+
+/// The group that hears of network devices (`linux/rtnetlink.h`).
+const RTNLGRP_LINK: u32 = 1;
 
 /// The address of a guest's device in Domain 0: so high that a bridge never takes it for its own.
 pub const PORT_MAC: Mac = Mac([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
@@ -37,6 +42,33 @@ impl Links {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Waits for a device of that name; its number, unless it does not come in time.
+    ///
+    /// Only for a socket that [`hears`](Self::hearing) of devices.
+    pub fn wait(&mut self, name: &str, deadline: Instant) -> io::Result<Option<u32>> {
+        loop {
+            if let Some(index) = self.index(name)? {
+                return Ok(Some(index));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) if left.is_zero() => return Ok(None),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => drop(self.socket.recv_from_full()?),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Opens a socket that hears of devices as they come and go, for [`wait`](Self::wait).
+    pub fn hearing() -> io::Result<Links> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(RTNLGRP_LINK)?;
+        Ok(Links { socket, sequence: 0 })
     }
 
     /// Makes an empty bridge.

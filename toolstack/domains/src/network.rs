@@ -10,10 +10,13 @@ use crate::netlink::{Links, PORT_MAC};
 use crate::nodes;
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Mac, Vif};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The bridge of cards that name none.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
+/// How long the backend may take to make its device.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What stands in `script`, which the backend insists on; nothing runs it.
 const SCRIPT: &str = "/etc/xen/scripts/vif-bridge";
 
@@ -60,11 +63,19 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
     let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
     let mut links = Links::open().doing(|| "opening a netlink socket".to_owned())?;
     let bridge_index = find_bridge(&mut links, bridge)?;
+    let mut news = Links::hearing().doing(|| "opening a netlink socket".to_owned())?;
     write_nodes(tools, domid, uuid, vif, id, bridge)?;
     tools.wait_backend(domid, "vif", id, "xen-netback")?;
     let made = format!("vif{}.{id}", domid.raw());
-    let device = links.index(&made).doing(|| format!("finding {made}"))?;
-    let device = device.ok_or_else(|| Error::new(what(), format!("the backend did not make {made}")))?;
+    let device = news
+        .wait(&made, Instant::now() + PATIENCE)
+        .doing(|| format!("waiting for {made}"))?;
+    let device = device.ok_or_else(|| {
+        Error::new(
+            what(),
+            format!("the backend did not make {made} within {} s", PATIENCE.as_secs()),
+        )
+    })?;
     let name = match &vif.vifname {
         Some(name) => {
             links
@@ -120,6 +131,11 @@ fn find_bridge(links: &mut Links, bridge: &str) -> Result<u32> {
         })?;
     let index = links.index(bridge).doing(what)?;
     let index = index.ok_or_else(|| Error::new(what(), "it was made, and is gone"))?;
+    // Its own, so that it does not change with every card that comes and goes.
+    let [a, b, c, d, e, ..] = Uuid::new_v4().into_bytes();
+    links
+        .set_mac(index, Mac([0x02, a, b, c, d, e]))
+        .doing(|| format!("setting the address of {bridge}"))?;
     links.set_up(index).doing(|| format!("bringing {bridge} up"))?;
     Ok(index)
 }
