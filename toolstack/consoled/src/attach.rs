@@ -93,7 +93,9 @@ fn connect(domid: u16, tty: &str) -> Result<File> {
 
 /// Carries bytes both ways.
 fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
-    let (mut stdin, mut stdout) = (io::stdin(), io::stdout());
+    // Not `io::stdin()` itself: what its buffer holds, `poll` does not see.
+    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut stdout = io::stdout();
     let mut bytes = [0; 4096];
     let mut is_typing = true;
     // A terminal whose domain has gone may stay open: the store tells.
@@ -103,11 +105,10 @@ fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
         .or_else(|_| store.watch(&home, "gone"))?;
     loop {
         let typing = if is_typing { PollFlags::IN } else { PollFlags::empty() };
-        let stdin_fd = stdin.as_fd();
         let mut fds = [
             PollFd::new(line, PollFlags::IN),
             PollFd::new(store, PollFlags::IN),
-            PollFd::from_borrowed_fd(stdin_fd, typing),
+            PollFd::new(&stdin, typing),
         ];
         // Without a reader of what is typed, do not spin on its end.
         let fds = if is_typing { &mut fds[..] } else { &mut fds[..2] };

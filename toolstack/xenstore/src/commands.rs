@@ -3,15 +3,47 @@
 use super::{Command, Ls};
 use ferroxen_xenstore::wire::path;
 use ferroxen_xenstore::{Client, Error, Permission, Result, Store};
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-pub fn run(command: &Command) -> Result<ExitCode> {
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// xenstored refused, or is not there.
+    Store(Error),
+    /// What we print cannot be written.
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Store(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Store(error) => error.fmt(f),
+            Failure::Output(error) => write!(f, "cannot print: {error}"),
+        }
+    }
+}
+
+/// Does what the command line asks for.
+pub fn run(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let client = Client::connect()?;
     match command {
         Command::Ls(options) => {
             for path in &options.paths {
-                ls(&client, options, path, 0)?;
+                ls(&client, options, path, 0, out)?;
             }
         }
         Command::Read { prefix, raw, rest } => {
@@ -19,11 +51,10 @@ pub fn run(command: &Command) -> Result<ExitCode> {
                 let value = client.read(path)?;
                 let label = if *prefix { format!("{path}: ") } else { String::new() };
                 if *raw {
-                    let mut out = std::io::stdout();
                     out.write_all(label.as_bytes())?;
                     out.write_all(&value)?;
                 } else {
-                    println!("{label}{}", printable(&value));
+                    writeln!(out, "{label}{}", printable(&value))?;
                 }
             }
         }
@@ -53,9 +84,9 @@ pub fn run(command: &Command) -> Result<ExitCode> {
             for path in &rest.paths {
                 for name in client.directory(path)? {
                     if *prefix {
-                        println!("{}", join(path, &name))
+                        writeln!(out, "{}", join(path, &name))?;
                     } else {
-                        println!("{name}")
+                        writeln!(out, "{name}")?;
                     }
                 }
             }
@@ -87,21 +118,21 @@ pub fn run(command: &Command) -> Result<ExitCode> {
             let mut seen = 0;
             while number.is_none_or(|number| seen < number) {
                 if let Some(event) = client.next_event(None)? {
-                    println!("{}", event.path);
-                    std::io::stdout().flush()?;
+                    writeln!(out, "{}", event.path)?;
+                    out.flush()?;
                     seen += 1;
                 }
             }
         }
         Command::Control { words } => {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            println!("{}", client.control(&words)?.trim_end());
+            writeln!(out, "{}", client.control(&words)?.trim_end())?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn ls(client: &Client, options: &Ls, path: &str, depth: usize) -> Result<()> {
+fn ls(client: &Client, options: &Ls, path: &str, depth: usize, out: &mut impl Write) -> Result<(), Failure> {
     for name in client.directory(path)? {
         let child = join(path, &name);
         let value = match client.read(&child) {
@@ -121,8 +152,8 @@ fn ls(client: &Client, options: &Ls, path: &str, depth: usize) -> Result<()> {
             let entries: Vec<String> = entries.iter().map(Permission::to_string).collect();
             line.push_str(&format!("   ({})", entries.join(",")));
         }
-        println!("{line}");
-        ls(client, options, &child, depth + 1)?;
+        writeln!(out, "{line}")?;
+        ls(client, options, &child, depth + 1, out)?;
     }
     Ok(())
 }

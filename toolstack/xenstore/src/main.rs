@@ -5,6 +5,7 @@ mod commands;
 
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -124,8 +125,11 @@ struct Socket {
 }
 
 fn main() -> ExitCode {
-    match commands::run(&Options::parse_from(arguments()).command) {
+    let mut out = std::io::stdout().lock();
+    match commands::run(&Options::parse_from(arguments()).command, &mut out) {
         Ok(code) => code,
+        // Whoever reads what we print has had enough.
+        Err(commands::Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xenstore: {error}");
             ExitCode::FAILURE

@@ -17,9 +17,9 @@ use std::time::{Duration, SystemTime};
 
 /// Typed bytes that may wait for the guest.
 const TYPED_AHEAD: usize = 1024;
-/// How often a ring is looked at within one period, and how long that is.
-const LOOKS_PER_PERIOD: u32 = 400;
-const PERIOD: Duration = Duration::from_millis(100);
+/// After a look at a ring, its bell is not heard for so long. A guest prints a few bytes at a time and rings for
+/// each; what comes in meanwhile is taken in one go, and none can keep us busy by ringing.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 /// How long a terminal's reader has for the last words.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 /// What a domain's `limit` node may ask for.
@@ -39,8 +39,9 @@ pub struct Console {
     log: Option<Log>,
     /// When the domain went; only last words are left since.
     ended: Option<Duration>,
-    looks: u32,
-    period_start: Duration,
+    next_look: Duration,
+    /// The bell has rung and is masked since.
+    has_rung: bool,
 }
 
 #[derive(Debug)]
@@ -61,8 +62,8 @@ impl Console {
             readers: vec![],
             log: None,
             ended: None,
-            looks: 0,
-            period_start: Duration::ZERO,
+            next_look: Duration::ZERO,
+            has_rung: false,
         }
     }
 
@@ -134,32 +135,37 @@ impl Console {
         self.log.is_some()
     }
 
-    /// Carries bytes both ways, as far as they go now. Says when to come again, if the domain has used up
-    /// its allowance for this period.
+    /// Notes that the bell rang; it stays masked until the next look.
+    pub fn hear(&mut self) {
+        self.has_rung = true;
+    }
+
+    /// Carries bytes both ways, as far as they go now. Says when to come again, if that must be.
     pub fn serve(&mut self, hypervisor: &Hypervisor, now: Duration) -> Result<Option<Duration>> {
-        loop {
-            self.readers
-                .iter_mut()
-                .for_each(|reader| reader.check_attached(&mut self.backlog));
-            self.take_typed(hypervisor)?;
-            if now.saturating_sub(self.period_start) >= PERIOD {
-                (self.period_start, self.looks) = (now, 0);
-            }
-            if self.looks >= LOOKS_PER_PERIOD {
-                return Ok(Some(self.period_start + PERIOD));
-            }
-            self.looks += 1;
-            self.take_output(hypervisor)?;
-            self.feed_readers();
-            let has_more = self
-                .ring
-                .as_ref()
-                .is_some_and(|ring| ring.has_output().unwrap_or(false));
-            // A full backlog goes on when its slowest reader does.
-            if !has_more || self.backlog.room() == 0 {
-                return Ok(None);
-            }
+        self.readers
+            .iter_mut()
+            .for_each(|reader| reader.check_attached(&mut self.backlog));
+        self.take_typed(hypervisor)?;
+        self.feed_readers();
+        if now < self.next_look {
+            return Ok(Some(self.next_look));
         }
+        let Some(ring) = &self.ring else { return Ok(None) };
+        if std::mem::take(&mut self.has_rung) {
+            // Before looking, so that no later ring is missed.
+            hypervisor.events.unmask(ring.port)?;
+        }
+        let taken = self.take_output(hypervisor)?;
+        self.feed_readers();
+        if taken > 0 {
+            self.next_look = now + BETWEEN_LOOKS;
+        }
+        // A full backlog goes on when its slowest reader does.
+        let has_more = self
+            .ring
+            .as_ref()
+            .is_some_and(|ring| ring.has_output().unwrap_or(false));
+        Ok((has_more && self.backlog.room() > 0).then_some(self.next_look))
     }
 
     /// The domain is going: takes its last words and lets go of its ring.

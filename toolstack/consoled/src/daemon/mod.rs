@@ -1,7 +1,7 @@
 //! xenconsoled: one thread, one poll loop, a [`Console`](console) per domain.
 //!
-//! Always true: a domain over its allowance waits for the next period, so that none keeps the others from
-//! being served; and a console outlives its domain until its readers have read the last words.
+//! Always true: a ring is looked at once a millisecond at most, so that no guest keeps the others from being
+//! served; and a console outlives its domain until its readers have read the last words.
 
 mod console;
 mod hypervisor;

@@ -53,7 +53,7 @@ pub struct Daemon {
     /// Reports openings of pseudo-terminals.
     openings: OwnedFd,
     consoles: BTreeMap<DomId, Console>,
-    /// Domains over their allowance, and when they may go on.
+    /// Domains to be looked at later, and when.
     waiting: BTreeMap<DomId, Duration>,
     started: Instant,
 }
@@ -301,6 +301,7 @@ impl Daemon {
                 }
                 Err(error) => {
                     eprintln!("xenconsoled: event channels: {error}; looking at every ring");
+                    self.consoles.values_mut().for_each(Console::hear);
                     return Ok(by_port.into_values().collect());
                 }
             }
