@@ -83,7 +83,8 @@ pub fn start(handoff: Handoff) -> ! {
     let domain = dom0::build(unpacked, &options).unwrap_or_else(|why| give_up(&why));
     crate::info!("*** Serial input to DOM0 ***");
     crate::info!("heap: {} KiB free; {} MiB free for domains", heap::free_bytes() >> 10, memory::free_pages() >> 8);
-    domain.unpause();
+    // Created paused, as by a controller.
+    let _ = domain.unpause_by_controller();
     drop(domain);
     run_guests()
 }
