@@ -60,10 +60,8 @@ pub fn run(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure>
         }
         Command::Write { pairs, .. } => {
             if pairs.len() % 2 != 0 {
-                return Err(Error::Unsendable(format!(
-                    "{} has no value after it",
-                    pairs[pairs.len() - 1]
-                )));
+                let last = &pairs[pairs.len() - 1];
+                return Err(Error::Unsendable(format!("{last} has no value after it")).into());
             }
             client.transaction(|tx| {
                 pairs
@@ -139,7 +137,7 @@ fn ls(client: &Client, options: &Ls, path: &str, depth: usize, out: &mut impl Wr
             Ok(value) => value,
             // It went away meanwhile.
             Err(error) if error.is_not_found() => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let label = if options.full {
             child.clone()
