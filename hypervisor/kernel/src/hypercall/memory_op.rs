@@ -171,9 +171,6 @@ fn decrease(subject: &Domain, extents: GuestPtr<u64>, extent: u64, order: u32) -
     let Ok(first) = extents.read_element(extent) else {
         return Step::Stop;
     };
-    if subject.life() != domain::Life::Alive {
-        return Step::Stop;
-    }
     for index in 0..1u64 << order {
         let Some(mfn) = first.checked_add(index) else {
             return Step::Stop;

@@ -180,6 +180,7 @@ where
     if !done_at.is_null() {
         done_at.write(&before.wrapping_add(done))?;
     }
+    memory::reap_emptied();
     answer
 }
 
@@ -455,8 +456,11 @@ pub fn set_gdt(call: &mut Call<'_>) -> Answer {
     for (index, slot) in frames.iter_mut().enumerate().take((entries as usize).div_ceil(512)) {
         *slot = Mfn::new(list.read_element(index as u64)?);
     }
-    mm::set_gdt_frames(call.caller, &frames, entries)?;
-    Ok(Outcome::Done(0))
+    match mm::set_gdt_frames(call.caller, &frames, entries) {
+        Ok(()) => Ok(Outcome::Done(0)),
+        Err(Errno::ERESTART) => Ok(Outcome::Again(call.args)),
+        Err(why) => Err(why),
+    }
 }
 
 /// `update_descriptor(machine address, descriptor)`
@@ -466,7 +470,7 @@ pub fn update_descriptor(call: &mut Call<'_>) -> Answer {
     if !at.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let tables = Tables::lock_patiently(call.caller.domain());
+    let Ok(tables) = Tables::lock(call.caller.domain()) else { return Ok(Outcome::Again(call.args)) };
     tables.write_descriptor(at >> 12, (at & 0xfff) as usize / 8, fit)?;
     Ok(Outcome::Done(0))
 }

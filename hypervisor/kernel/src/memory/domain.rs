@@ -6,6 +6,7 @@ use super::{
 };
 use crate::domain::death::Progress;
 use crate::domain::{Domain, Life};
+use crate::lock::Guard;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use ferroxen_abi::memory::E820Entry;
@@ -230,11 +231,19 @@ fn give(domain: &Domain, block: Block) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Takes a page out of its owner's account; it becomes free when nobody holds it any more. `EINVAL` if it is not
-/// the domain's, was given back before, or is shared with the hypervisor.
+/// Takes a page out of a living domain's account; it becomes free when nobody holds it any more. `EINVAL` if it is
+/// not the domain's, was given back before, is pinned, or is shared with the hypervisor.
 pub fn release_page(domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
+    let memory = domain.memory.lock();
+    // A dying domain's pages are taken back in an order that nobody may disturb.
+    if domain.life() != Life::Alive {
+        return Err(Errno::EINVAL);
+    }
+    release_listed(domain, memory, mfn)
+}
+
+fn release_listed(domain: &Domain, mut memory: Guard<'_, DomainMemory>, mfn: Mfn) -> Result<(), Errno> {
     let found = frame(mfn.raw()).ok_or(Errno::EINVAL)?;
-    let mut memory = domain.memory.lock();
     // Under the lock of the owner's list the owner of an allocated page cannot change.
     if found.owner() != domain.id.raw() || !found.give_back() {
         return Err(Errno::EINVAL);
@@ -254,7 +263,7 @@ pub fn steal(domain: &Domain, mfn: Mfn) -> Result<Stolen, Errno> {
     let found = frame(mfn.raw()).ok_or(Errno::EINVAL)?;
     let first = u32::try_from(mfn.raw()).map_err(|_| Errno::EINVAL)?;
     let mut memory = domain.memory.lock();
-    if found.owner() != domain.id.raw() || !found.steal() {
+    if domain.life() != Life::Alive || found.owner() != domain.id.raw() || !found.steal() {
         return Err(Errno::EINVAL);
     }
     memory.pages.remove(found);
@@ -279,6 +288,10 @@ impl Stolen {
         // It becomes ordinary memory without a past, so nobody may remember how it was mapped.
         flush_since(self.frame.stamp(), &CpuSet::online());
         let mut memory = domain.memory.lock();
+        if domain.life() != Life::Alive {
+            drop(memory);
+            return self.free();
+        }
         self.frame.assign(domain.id.raw(), Word::ALLOCATED);
         memory.pages.push(self.mfn, self.frame);
         memory.total += 1;
@@ -335,17 +348,30 @@ fn unpin_all(domain: &Domain) -> Progress {
 fn release_all(domain: &Domain) -> Progress {
     let mut steps = 0u32;
     loop {
-        let first = domain.memory.lock().pages.first;
+        let memory = domain.memory.lock();
+        let first = memory.pages.first;
         if first == NONE {
             return Progress::Done;
         }
-        // A listed page of the domain's own can always be given back.
-        if release_page(domain, Mfn::new(first.into())).is_err() {
-            panic!("{}: page {first:#x} cannot be given back", domain.id);
+        if release_listed(domain, memory, Mfn::new(first.into())).is_err() {
+            panic!("{}: page {first:#x}, {:?}, cannot be given back", domain.id, linked(first).map(Frame::word));
         }
         steps += 1;
         if steps.is_multiple_of(32) && time::entry_budget_spent() {
             return Progress::More;
         }
     }
+}
+
+/// Whether nobody but the hypervisor holds any of the pages that it shares with the domain.
+pub(super) fn shared_pages_are_ours(domain: &Domain) -> bool {
+    let memory = domain.memory.lock();
+    let mut at = memory.shared.first;
+    while let Some(found) = linked(at) {
+        if found.word().references() != 1 {
+            return false;
+        }
+        at = found.next.load(Ordering::Relaxed);
+    }
+    true
 }

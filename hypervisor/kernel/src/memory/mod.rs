@@ -37,7 +37,7 @@ static FRAMES: spin::Once<&'static [Frame]> = spin::Once::new();
 static OWNED: spin::Once<&'static [AtomicU32]> = spin::Once::new();
 /// RAM of the host, in pages.
 static TOTAL: AtomicU64 = AtomicU64::new(0);
-/// A domain that may have been waiting for its last page lost it.
+/// A domain that only waits for its last pages may have lost them.
 static EMPTIED: AtomicBool = AtomicBool::new(false);
 
 /// The frame table as the allocator's links.
@@ -266,15 +266,29 @@ fn note_owned(owner: DomId, pages: u32) {
     }
 }
 
-/// Whether no ordinary page of the domain is left, mapped by others or not.
+/// Whether none of the domain's pages is left, in its own hands or mapped by others.
 pub fn is_empty(domain: &crate::domain::Domain) -> bool {
     let owned = OWNED.get().and_then(|owned| owned.get(usize::from(domain.id.raw())));
-    owned.is_none_or(|count| count.load(Ordering::Acquire) == 0)
+    let is_empty =
+        owned.is_none_or(|count| count.load(Ordering::Acquire) == 0) && domain::shared_pages_are_ours(domain);
+    if !is_empty {
+        // Looked at again when a CPU idles or a batch of updates ends.
+        EMPTIED.store(true, Ordering::Release);
+    }
+    is_empty
 }
 
 /// Forgets domains that only waited for pages that others mapped. Takes the list's lock: not to be called under any.
+#[inline]
 pub fn reap_emptied() {
-    if EMPTIED.load(Ordering::Relaxed) && EMPTIED.swap(false, Ordering::AcqRel) {
+    if EMPTIED.load(Ordering::Relaxed) {
+        reap();
+    }
+}
+
+#[cold]
+fn reap() {
+    if EMPTIED.swap(false, Ordering::AcqRel) {
         for domain in crate::domain::list::all() {
             crate::domain::death::reap(&domain);
         }

@@ -387,6 +387,8 @@ fn leave(old: &VcpuRef, frame: &GuestFrame) {
     runstate::update(old);
     context::save(old, frame);
     *cpu::local().current.borrow_mut() = None;
+    // Whoever sees the vcpu nowhere may take its page tables apart.
+    ferroxen_machine::paging::activate_own();
     old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
     balance::left(old);
 }

@@ -312,3 +312,73 @@ impl Default for Frame {
         Frame::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::{AtomicBool, AtomicUsize};
+    use std::sync::Arc;
+    use std::thread;
+
+    /// One thread makes a frame a table and takes it apart, as the holder of the page-table lock does; others map
+    /// it writable and unmap it, as other domains do without that lock. Nobody ever sees both.
+    #[test]
+    fn threads_never_see_a_frame_writable_and_a_table_at_once() {
+        const ENOUGH: usize = 20_000;
+        let mapped = Arc::new(AtomicUsize::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let frame = Arc::new(Frame::new());
+        frame.assign(1, Word::ALLOCATED);
+        let is_table = Arc::new(AtomicBool::new(false));
+        let writers: std::vec::Vec<_> = (0..3)
+            .map(|_| {
+                let (frame, is_table) = (frame.clone(), is_table.clone());
+                let (mapped, stop) = (mapped.clone(), stop.clone());
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let held = match frame.get_writable() {
+                            Ok(_) => true,
+                            Err(Refused::Changing) => {
+                                frame.get().unwrap();
+                                match frame.acquire(Kind::Writable) {
+                                    Ok(Acquire::Given(_)) => true,
+                                    Ok(Acquire::Fresh { .. }) => {
+                                        frame.complete();
+                                        true
+                                    }
+                                    Ok(Acquire::Resume(_)) => panic!("writable frames are never partial"),
+                                    Err(_) => {
+                                        assert_eq!(frame.put(), Put::Held);
+                                        false
+                                    }
+                                }
+                            }
+                            Err(_) => false,
+                        };
+                        if held {
+                            assert!(!is_table.load(Ordering::SeqCst), "writable while a table");
+                            mapped.fetch_add(1, Ordering::Relaxed);
+                            assert_eq!(frame.put_writable(|| 1), Put::Held);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut promoted = 0;
+        while promoted < ENOUGH || mapped.load(Ordering::Relaxed) < ENOUGH {
+            if matches!(frame.acquire(Kind::L1), Ok(Acquire::Fresh { .. })) {
+                is_table.store(true, Ordering::SeqCst);
+                frame.complete();
+                promoted += 1;
+                is_table.store(false, Ordering::SeqCst);
+                assert!(matches!(frame.release(|| 1), Release::TearDown { .. }));
+                frame.torn_down(1);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let word = frame.word();
+        assert_eq!((word.references(), word.type_count()), (1, 0));
+        assert!(word.is_sound());
+    }
+}

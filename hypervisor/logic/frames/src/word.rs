@@ -413,10 +413,11 @@ impl Word {
     }
 
     /// The owner gives the frame back: the allocation's reference becomes the caller's, to be put.
-    /// `None` if it did before, or if the frame is not the owner's to give.
+    /// `None` if it did before, or if the frame is not the owner's to give, or if it holds itself as a table: what
+    /// nobody owns must not live on by itself.
     #[inline(always)]
     pub const fn give_back(self) -> Option<Word> {
-        if self.0 & ALLOCATED == 0 || self.0 & SPECIAL != 0 {
+        if self.0 & ALLOCATED == 0 || self.0 & (SPECIAL | PINNED | ORPHAN) != 0 {
             None
         } else {
             Some(Word(self.0 & !ALLOCATED))

@@ -2,16 +2,13 @@
 
 use super::{NotYet, Tables, ldt, table_errno};
 use crate::domain::{Domain, VcpuRef};
-use crate::lock::{Lock, Rank};
-use crate::memory;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::FIRST_RESERVED_GDT_ENTRY;
 use ferroxen_frames::Kind;
 use ferroxen_machine::paging::{self, RootTable};
 use ferroxen_machine::segments;
-use ferroxen_machine::smp::{self, CpuSet, Request};
+use ferroxen_machine::smp;
 use ferroxen_words::{Mfn, Vaddr};
 
 /// Most descriptors in an LDT.
@@ -155,13 +152,13 @@ pub fn pin_root(domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
 }
 
 /// Gives a vcpu another GDT of `entries` descriptors, which the frames hold. `EINVAL` if a frame is not the domain's,
-/// is in use otherwise, or holds a bad descriptor; the old one stays then.
+/// is in use otherwise, or holds a bad descriptor; the old one stays then. `ERESTART`: ask again.
 pub fn set_gdt_frames(vcpu: &VcpuRef, frames: &[Mfn; 14], entries: u32) -> Result<(), Errno> {
     if entries as usize > FIRST_RESERVED_GDT_ENTRY {
         return Err(Errno::EINVAL);
     }
     let count = (entries as usize).div_ceil(512);
-    let tables = Tables::lock_patiently(vcpu.domain());
+    let tables = Tables::lock(vcpu.domain()).map_err(|NotYet| Errno::ERESTART)?;
     let space = tables.space();
     let wanted = frames.get(..count).ok_or(Errno::EINVAL)?;
     for (index, mfn) in wanted.iter().enumerate() {
@@ -220,40 +217,18 @@ pub fn is_guest_address(at: Vaddr) -> bool {
     at.is_canonical() && !(HYPERVISOR_VIRT_START..HYPERVISOR_VIRT_END).contains(&at.raw())
 }
 
-/// The domain whose roots CPUs shall leave.
-static LEAVE: AtomicU32 = AtomicU32::new(NOBODY);
-static LEAVING: Lock<()> = Lock::new(Rank::PageTables, ());
-const NOBODY: u32 = u32::MAX;
-/// Our number among the functions that CPUs run on request.
-const LEAVE_SLOT: u8 = 15;
-/// Writes back and empties a CPU's caches.
+/// Our number among the functions that CPUs run on request: writes back and empties a CPU's caches.
 pub const WBINVD_SLOT: u8 = 13;
 
 /// Registers what other CPUs are asked for.
 pub fn init() {
-    smp::register_call(LEAVE_SLOT, leave_root);
     smp::register_call(WBINVD_SLOT, paging::wbinvd);
     ldt::init();
 }
 
-/// A CPU that stopped running a vcpu may still have its root loaded.
-fn leave_root() {
-    let owner = paging::active()
-        .and_then(|mfn| memory::frame(mfn.raw()))
-        .map(|frame| u32::from(frame.owner()));
-    if owner.is_some_and(|owner| owner == LEAVE.load(Ordering::Acquire)) {
-        paging::activate_own();
-    }
-}
-
-/// Takes roots, GDT and LDT of a dying domain's vcpus, none of which runs. `false`: the time was up.
+/// Takes roots, GDT and LDT of a dying domain's vcpus. None runs, and a CPU leaves a vcpu's root before it says so.
+/// `false`: the time was up.
 pub fn relinquish_roots(domain: &Arc<Domain>) -> bool {
-    {
-        let _one_at_a_time = LEAVING.lock();
-        LEAVE.store(domain.id.raw().into(), Ordering::Release);
-        smp::request(CpuSet::online(), Request::CallSlot(LEAVE_SLOT));
-        LEAVE.store(NOBODY, Ordering::Release);
-    }
     for vcpu in VcpuRef::all(domain) {
         let Ok(mut tables) = Tables::lock(domain) else {
             return false;
