@@ -3,13 +3,14 @@
 use crate::SOCKET;
 use anyhow::{Context, Result, bail};
 use ferroxen_xenstore::{Client, Store};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 /// How to attach.
 #[derive(Default)]
@@ -30,6 +31,9 @@ pub enum Ended {
 }
 
 const CTRL_BRACKET: u8 = 0x1d;
+const RELEASED: &str = "@releaseDomain";
+/// How long the console is still read after the domain's directory has gone from the store.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Shows a domain's console and sends it what is typed, until the escape key or the domain's end.
 ///
@@ -98,12 +102,18 @@ fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
     let mut stdout = io::stdout();
     let mut bytes = [0; 4096];
     let mut is_typing = true;
-    // A terminal whose domain has gone may stay open: the store tells.
+    // A terminal whose domain has gone may stay open: the store tells. Not everybody may hear of releases.
     let home = format!("/local/domain/{domid}");
-    store
-        .watch("@releaseDomain", "gone")
-        .or_else(|_| store.watch(&home, "gone"))?;
+    store.watch(&home, "gone")?;
+    let _ = store.watch(RELEASED, RELEASED);
+    let mut gone_since = None;
     loop {
+        // The last words may still be on their way.
+        let left = gone_since.map(|since: Instant| LAST_WORDS.saturating_sub(since.elapsed()));
+        if left == Some(Duration::ZERO) {
+            return Ok(Ended::DomainGone);
+        }
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         let typing = if is_typing { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = [
             PollFd::new(line, PollFlags::IN),
@@ -112,7 +122,7 @@ fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
         ];
         // Without a reader of what is typed, do not spin on its end.
         let fds = if is_typing { &mut fds[..] } else { &mut fds[..2] };
-        match poll(fds, None) {
+        match poll(fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(io::Error::from(error).into()),
@@ -150,8 +160,8 @@ fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
         }
         if from_store {
             while store.try_event()?.is_some() {}
-            if !store.exists(&home)? {
-                return Ok(Ended::DomainGone);
+            if gone_since.is_none() && !store.exists(&home)? {
+                gone_since = Some(Instant::now());
             }
         }
     }
