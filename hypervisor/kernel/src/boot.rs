@@ -282,7 +282,20 @@ pub fn dom0_shut_down(code: u8) {
 /// A debug key, from a tool or the serial line.
 pub fn debug_key(key: u8) {
     match key {
-        b'h' => crate::info!("debug keys: h help, q domains, m memory"),
+        b'h' => crate::info!("debug keys: h help, a audit of all frames, q domains, m memory"),
+        b'a' => match memory::audit(&crate::domain::list::all()) {
+            Some(found) => crate::info!(
+                "audit: {} frames are wrong; {} L1, {} L2, {} L3, {} L4 tables, {} writable frames, {} other references",
+                found.wrong,
+                found.tables[0],
+                found.tables[1],
+                found.tables[2],
+                found.tables[3],
+                found.writable,
+                found.unexplained
+            ),
+            None => crate::warn!("audit: not enough heap to count in"),
+        },
         b'q' => {
             for domain in crate::domain::list::all() {
                 let pages = memory::counts(&domain);

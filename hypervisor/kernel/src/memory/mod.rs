@@ -11,9 +11,11 @@
 //! Locks: a domain's `memory` ([`Rank::Pages`]), then the heap ([`Rank::Heap`]). Putting the last reference takes
 //! the heap's lock only, so it may be done under any of the page-table or vcpu locks.
 
+mod audit;
 mod domain;
 mod held;
 
+pub use audit::{Findings, audit};
 pub use domain::{
     Counts, DomainMemory, Stolen, alloc_shared_page, allocate, allocate_with, claim, counts, map_of, new_domain_memory,
     release_page, relinquish, set_map, set_max_pages, steal,
@@ -23,7 +25,7 @@ pub use held::{Held, hold, hold_writable, release, with_writable_page};
 use crate::lock::{Lock, Rank};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
-use ferroxen_frames::{Frame, Kind, Refused, Word};
+use ferroxen_frames::{Frame, Refused, Word};
 use ferroxen_heap::{Block, Cleanliness, Heap, Nodes, Wish};
 use ferroxen_loader::memory_map;
 use ferroxen_machine::handoff::Boot;
@@ -331,32 +333,4 @@ pub fn errno(why: Refused) -> Errno {
         Refused::TooMany | Refused::Changing | Refused::Raced => Errno::EBUSY,
         _ => Errno::EINVAL,
     }
-}
-
-/// Checks every frame's word on its own; answers how many are unsound. For the debug key and tests.
-pub fn audit() -> u64 {
-    let mut bad = 0;
-    for (mfn, frame) in frames().iter().enumerate() {
-        if !frame.word().is_sound() {
-            bad += 1;
-            crate::error!("frame {mfn:#x} of d{}: {:?}", frame.owner(), frame.word());
-        }
-    }
-    bad
-}
-
-/// Tables in use, by level, and writable frames: for the debug key.
-pub fn census() -> [u64; 5] {
-    let mut count = [0; 5];
-    for word in frames().iter().map(Frame::word).filter(|word| word.type_count() != 0) {
-        match word.kind() {
-            Kind::Writable => count[0] += 1,
-            kind => {
-                if let Some(slot) = kind.level().and_then(|level| count.get_mut(usize::from(level))) {
-                    *slot += 1;
-                }
-            }
-        }
-    }
-    count
 }

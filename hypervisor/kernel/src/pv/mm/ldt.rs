@@ -86,3 +86,8 @@ pub(super) fn drop_pages(tables: &mut Tables<'_>, of: Option<VcpuId>) {
         tables.space().drop_descriptors(mfn);
     }
 }
+
+/// Frames that are held as pages of the LDTs of a domain's vcpus.
+pub fn ldt_frames(domain: &crate::domain::Domain) -> Vec<u64> {
+    domain.page_tables.lock().ldt.iter().map(|held| held.2).collect()
+}
