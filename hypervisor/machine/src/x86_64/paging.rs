@@ -68,6 +68,7 @@ fn table_entry(table: u64, index: usize) -> *mut u64 {
 ///
 /// # Safety
 /// `root` is a root made of our own tables.
+#[inline(never)]
 unsafe fn walk(root: u64, at: u64, stop: usize, frames: TakeFrames<'_>) -> *mut u64 {
     let indices = table_indices(at);
     let mut table = root;
@@ -364,6 +365,7 @@ pub(super) fn with_firmware_page(mfn: Mfn, look: impl FnOnce(*const u8)) -> bool
 }
 
 /// Whether our own root maps an address.
+#[inline(never)]
 pub(super) fn is_mapped(at: u64) -> bool {
     let mut table = own_root();
     for (level, index) in table_indices(at).into_iter().enumerate() {
