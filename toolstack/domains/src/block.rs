@@ -13,6 +13,9 @@ use ferroxen_xlconfig::{Disk, DiskAccess, DiskFormat};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+/// What stands in `script`, for libxl when it takes the disk away; nothing of ours runs it.
+const SCRIPT: &str = "/etc/xen/scripts/block";
+
 /// An opened way to a disk's bytes.
 struct Device {
     /// The block device blkback opens.
@@ -176,6 +179,7 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
         ("dev", disk.vdev.name.clone()),
         ("type", if device.looped { "file" } else { "phy" }.to_owned()),
         ("mode", disk.access.mode().to_owned()),
+        ("script", SCRIPT.to_owned()),
         ("device-type", kind.to_owned()),
         ("discard-enable", u32::from(disk.discard.unwrap_or(true)).to_string()),
         ("params", target.display().to_string()),
@@ -200,7 +204,7 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
             nodes::make(tx, &back, &nodes::shared(DomId::DOM0, domid))?;
             nodes::write_all(tx, &front, &frontend)?;
             nodes::write_all(tx, &back, &backend)?;
-            nodes::register(tx, domid, "vbd", id, &front, &back)
+            nodes::register(tx, domid, "vbd", id, &back, &backend)
         })
         .doing(|| format!("announcing disk {}", disk.vdev.name))
 }

@@ -1,19 +1,28 @@
 //! A domain's configuration, kept on disk while the domain lives, where libxl keeps it.
 
+use crate::describe;
 use crate::error::{Doing, Result};
 use ferroxen_words::DomId;
+use ferroxen_xlconfig::DomainConfig;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const DIRECTORY: &str = "/var/lib/xen";
 
-fn path(domid: DomId, uuid: &Uuid) -> PathBuf {
-    Path::new(DIRECTORY).join(format!("userdata-d.{}.{uuid}.xl", domid.raw()))
+fn path(domid: DomId, uuid: &Uuid, kind: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(format!("userdata-d.{}.{uuid}.{kind}", domid.raw()))
 }
 
-/// Keeps the text; gives where.
-pub fn save(domid: DomId, uuid: &Uuid, text: &str) -> Result<PathBuf> {
-    let path = path(domid, uuid);
+/// Keeps the text, for us, and what it means, for libxl's tools; gives where the text is.
+pub fn save(domid: DomId, uuid: &Uuid, config: &DomainConfig, text: &str) -> Result<PathBuf> {
+    write(
+        path(domid, uuid, "libxl-json"),
+        &describe::pretty(&describe::config(config)),
+    )?;
+    write(path(domid, uuid, "xl"), text)
+}
+
+fn write(path: PathBuf, text: &str) -> Result<PathBuf> {
     let doing = || format!("keeping the configuration in {}", path.display());
     std::fs::create_dir_all(DIRECTORY).doing(doing)?;
     // Whole or not at all.
@@ -25,7 +34,7 @@ pub fn save(domid: DomId, uuid: &Uuid, text: &str) -> Result<PathBuf> {
 
 /// The text of a domain that was started with this toolstack (or with xl).
 pub fn load(domid: DomId, uuid: &Uuid) -> Option<String> {
-    std::fs::read_to_string(path(domid, uuid)).ok()
+    std::fs::read_to_string(path(domid, uuid, "xl")).ok()
 }
 
 /// Removes what was kept of a domain, under whatever UUID.

@@ -6,7 +6,7 @@
 //! - [`create`]: making a domain, in libxl's order; every failing step takes back all before it
 //! - `block`, `network`: disks on loop devices or block devices, cards on bridges
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
-//! - `destroy`: the end; [`keep`]: its configuration, as long as it lives
+//! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
 //!
 //! Always true: when a call that makes something fails, nothing of it is left: no domain, no node, no loop
 //! device.
@@ -15,6 +15,7 @@
 mod block;
 pub mod control;
 pub mod create;
+pub mod describe;
 mod destroy;
 mod error;
 mod grants;

@@ -66,7 +66,7 @@ pub fn supervise(
 fn start(tools: &Toolstack, config: &DomainConfig, text: &str) -> Result<DomId> {
     let domid = create::create(tools, config)?;
     if let Some(uuid) = &config.uuid {
-        keep::save(domid, uuid, text)?;
+        keep::save(domid, uuid, config, text)?;
     }
     match tools.unpause(domid) {
         Ok(()) => Ok(domid),

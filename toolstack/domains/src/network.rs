@@ -181,7 +181,7 @@ fn write_nodes(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32,
             nodes::make(tx, &back, &nodes::shared(DomId::DOM0, domid))?;
             nodes::write_all(tx, &front, &frontend)?;
             nodes::write_all(tx, &back, &backend)?;
-            nodes::register(tx, domid, "vif", id, &front, &back)
+            nodes::register(tx, domid, "vif", id, &back, &backend)
         })
         .doing(|| format!("announcing network card {id}"))
 }

@@ -186,17 +186,21 @@ fn console(tx: &Transaction<'_>, domid: DomId, built: &Built, channels: Channels
         ("protocol", "vt100".to_owned()),
     ];
     write_all(tx, &back, &values)?;
-    register(tx, domid, "console", 0, &front, &back)
+    register(tx, domid, "console", 0, &back, &values)
 }
 
-/// Notes a device where libxl looks for a domain's devices.
-pub fn register(store: &impl Store, domid: DomId, kind: &str, id: u32, front: &str, back: &str) -> StoreResult<()> {
+/// Notes a device where libxl looks for a domain's devices: both directories, and a copy of the backend's.
+pub fn register(
+    store: &impl Store,
+    domid: DomId,
+    kind: &str,
+    id: u32,
+    back: &str,
+    backend: &[(&str, String)],
+) -> StoreResult<()> {
     let note = format!("{}/device/{kind}/{id}", libxl(domid));
-    write_all(
-        store,
-        &note,
-        &[("frontend", front.to_owned()), ("backend", back.to_owned())],
-    )
+    store.write(&format!("{note}/backend"), back)?;
+    write_all(store, &note, backend)
 }
 
 /// A domain's name, if it has one.

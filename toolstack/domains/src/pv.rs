@@ -5,7 +5,7 @@ use crate::hyper::Hypervisor;
 use crate::layout::{Layout, PAGE, TooSmall, Wishes};
 use ferroxen_abi::x86::{VcpuGuestContext, selector, vgcf};
 use ferroxen_abi::xen::{StartInfo, shared_info, vcpu_info};
-use ferroxen_loader::image::unpack_to_vec;
+use ferroxen_loader::image::{Refused, inspect, unpack_to_vec};
 use ferroxen_loader::kernel::PvImage;
 use ferroxen_words::{DomId, Gfn, Mfn, PAGE_SIZE, Port};
 use ferroxen_xenctl::Access;
@@ -51,8 +51,12 @@ impl Payload {
     /// Reads kernel and initrd, and unpacks the kernel.
     pub fn read(kernel: &Path, initrd: Option<&Path>) -> Result<Payload> {
         let packed = read_file(kernel, "kernel")?;
-        let limit = usize::try_from(FILE_LIMIT).unwrap_or(usize::MAX);
-        let unpacked = unpack_to_vec(&packed, limit).map_err(|error| unusable(kernel, &error.to_string()))?;
+        let refused = |error: Refused| unusable(kernel, &error.to_string());
+        // A kernel that is not packed is large: one copy is enough.
+        let unpacked = match inspect(&packed).map_err(refused)?.plain().is_some() {
+            true => packed,
+            false => unpack_to_vec(&packed, usize::try_from(FILE_LIMIT).unwrap_or(usize::MAX)).map_err(refused)?,
+        };
         PvImage::parse(&unpacked).map_err(|error| {
             unusable(kernel, &error.to_string())
                 .way_out("a PV domain needs a 64-bit kernel with Xen PV support, such as Debian's own vmlinuz")

@@ -72,7 +72,7 @@ fn finish(
     text: &str,
     uuid: &uuid::Uuid,
 ) -> anyhow::Result<ExitCode> {
-    let kept = keep::save(domid, uuid, text)?;
+    let kept = keep::save(domid, uuid, &loaded.config, text)?;
     // Opened before the domain runs, so that its first line is seen.
     let tty = args.console.then(|| console::open(tools, domid)).transpose()?;
     if !args.exit && !args.foreground {

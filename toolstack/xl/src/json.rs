@@ -1,11 +1,11 @@
 //! Domains as JSON, under libxl's names, for `xl list -l` and `xl create -n`.
 
 use ferroxen_abi::domctl::Getdomaininfo;
-use ferroxen_domains::{Toolstack, keep, network};
+use ferroxen_domains::describe::{self, pretty};
+use ferroxen_domains::{Toolstack, keep};
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::{DiskAccess, DiskFormat, DomainConfig, DomainType, Source, TscMode};
-use serde_json::ser::{PrettyFormatter, Serializer};
-use serde_json::{Map, Value, json};
+use ferroxen_xlconfig::{DomainConfig, Source};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// `xl list -l`
@@ -21,7 +21,7 @@ pub fn domains(tools: &Toolstack, infos: &[Getdomaininfo]) -> String {
 
 /// `xl create -n`
 pub fn config(config: &DomainConfig) -> String {
-    pretty(&of_config(config))
+    pretty(&describe::config(config))
 }
 
 /// From what was kept at its creation; else the little that the hypervisor knows.
@@ -31,7 +31,7 @@ fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     let kept = keep::load(domid, &uuid);
     let parsed = kept.and_then(|text| ferroxen_xlconfig::parse(Source::new(&name, text), &[]).ok());
     let mut value = match parsed {
-        Some(loaded) => of_config(&loaded.config),
+        Some(loaded) => describe::config(&loaded.config),
         None => json!({"c_info": {"type": "pv"}, "b_info": {}}),
     };
     value["c_info"]["name"] = name.into();
@@ -49,139 +49,4 @@ fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
         value["b_info"]["sched_params"] = json!({"sched": scheduler, "weight": credit.weight, "cap": credit.cap});
     }
     value
-}
-
-fn of_config(config: &DomainConfig) -> Value {
-    let kind = match config.kind {
-        DomainType::Pv => "pv",
-        DomainType::Pvh => "pvh",
-        DomainType::Hvm => "hvm",
-    };
-    let mut general = Map::new();
-    general.insert("type".to_owned(), kind.into());
-    general.insert("name".to_owned(), config.name.clone().into());
-    if let Some(uuid) = config.uuid {
-        general.insert("uuid".to_owned(), uuid.to_string().into());
-    }
-    let mut value = json!({"c_info": general, "b_info": build(config, kind)});
-    if !config.disks.is_empty() {
-        value["disks"] = config.disks.iter().map(disk).collect();
-    }
-    if !config.vifs.is_empty() {
-        value["nics"] = (0..)
-            .zip(&config.vifs)
-            .map(|(index, vif)| nic(config, index, vif))
-            .collect();
-    }
-    for (key, action) in [
-        ("on_poweroff", config.on_poweroff),
-        ("on_reboot", config.on_reboot),
-        ("on_watchdog", config.on_watchdog),
-        ("on_crash", config.on_crash),
-        ("on_soft_reset", config.on_soft_reset),
-    ] {
-        value[key] = action.name().replace('-', "_").into();
-    }
-    value
-}
-
-fn build(config: &DomainConfig, kind: &str) -> Value {
-    let mut build = Map::new();
-    let mut put = |key: &str, value: Value| build.insert(key.to_owned(), value);
-    put("max_vcpus", config.maxvcpus.into());
-    put("avail_vcpus", (0..config.vcpus).collect());
-    put("max_memkb", (config.maxmem_mib * 1024).into());
-    put("target_memkb", (config.memory_mib * 1024).into());
-    if config.tsc_mode != TscMode::Default {
-        put(
-            "tsc_mode",
-            if config.tsc_mode == TscMode::Native {
-                "native"
-            } else {
-                "always_emulate"
-            }
-            .into(),
-        );
-    }
-    if config.rtc_timeoffset != 0 {
-        put("rtc_timeoffset", config.rtc_timeoffset.into());
-    }
-    if config.localtime {
-        put("localtime", true.into());
-    }
-    if let Some(kernel) = &config.kernel {
-        put("kernel", kernel.display().to_string().into());
-    }
-    if let Some(cmdline) = &config.cmdline {
-        put("cmdline", cmdline.clone().into());
-    }
-    if let Some(ramdisk) = &config.ramdisk {
-        put("ramdisk", ramdisk.display().to_string().into());
-    }
-    if let Some(weight) = config.cpu_weight {
-        put("sched_params", json!({"weight": weight}));
-    }
-    put("event_channels", config.max_event_channels.into());
-    put(&format!("type.{kind}"), json!({}));
-    Value::Object(build)
-}
-
-fn disk(disk: &ferroxen_xlconfig::Disk) -> Value {
-    let mut value = json!({
-        "pdev_path": disk.target.as_ref().map(|path| path.display().to_string()),
-        "vdev": disk.vdev.name,
-    });
-    match disk.format {
-        DiskFormat::Raw | DiskFormat::File | DiskFormat::Phy => value["format"] = "raw".into(),
-        DiskFormat::Other(format) => value["format"] = format.into(),
-        DiskFormat::Empty => value["format"] = "empty".into(),
-    }
-    if disk.access != DiskAccess::ReadOnly {
-        value["readwrite"] = 1.into();
-    }
-    if disk.is_cdrom {
-        value["is_cdrom"] = 1.into();
-    }
-    value
-}
-
-fn nic(config: &DomainConfig, index: u32, vif: &ferroxen_xlconfig::Vif) -> Value {
-    let id = vif.devid.unwrap_or(index);
-    let mut value = json!({"devid": id});
-    if let Some(mac) = vif
-        .mac
-        .or_else(|| config.uuid.map(|uuid| network::mac_of(vif, &uuid, id)))
-    {
-        value["mac"] = mac.to_string().into();
-    }
-    value["bridge"] = vif.bridge.as_deref().unwrap_or(network::DEFAULT_BRIDGE).into();
-    value["nictype"] = "vif".into();
-    if let Some(mtu) = vif.mtu {
-        value["mtu"] = mtu.into();
-    }
-    value
-}
-
-/// With libxl's four spaces.
-fn pretty(value: &Value) -> String {
-    let mut bytes = Vec::new();
-    let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
-    // A Vec takes any bytes, and all keys are strings.
-    let _ = serde::Serialize::serialize(value, &mut serializer);
-    let mut text = String::from_utf8_lossy(&bytes).into_owned();
-    text.push('\n');
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configuration_reads_as_libxl_would_write_it() {
-        let text = "name = 'web'\nuuid = '6a4b1c9e-0d0f-4a63-9a53-0f8a4cb5fd6e'\nmemory = 256\nkernel = '/boot/vmlinuz'\n\
-                    root = '/dev/xvda1 ro'\nextra = 'quiet'\nvcpus = 2\ndisk = ['file:/srv/web.img,xvda1,w']\nvif = ['']\n";
-        let loaded = ferroxen_xlconfig::parse(Source::new("web.cfg", text), &[]).expect("is right");
-        insta::assert_snapshot!(config(&loaded.config));
-    }
 }

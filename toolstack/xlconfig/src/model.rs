@@ -235,6 +235,12 @@ fn name(source: &Source, reader: &mut Reader) -> Result<String, Problem> {
                     .help("letters, digits, dots, dashes and the like; no spaces and no `/`"),
             );
         }
+        if name.chars().all(|c| c.is_ascii_digit()) {
+            return Err(
+                Problem::at(setting.place, format!("{name:?} cannot be a domain's name"))
+                    .help("a number always means a domain's id; put a letter in it"),
+            );
+        }
         return Ok(name);
     }
     let file = source.name().rsplit('/').next().unwrap_or_default();

@@ -115,6 +115,7 @@ fn mistakes_are_shown_where_they_are() {
         ("action", "on_crash = 'resart'\n"),
         ("cpus", "cpus = '0-3,x'\n"),
         ("name", "name = 'my web'\n"),
+        ("number_as_name", "name = '7'\n"),
     ];
     for (name, text) in texts {
         insta::assert_snapshot!(format!("mistake_{name}"), refusal(text));
