@@ -11,11 +11,7 @@ pub struct TooLong(pub u32);
 
 impl fmt::Display for TooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a message announces {} bytes, and {PAYLOAD_MAX} is the most",
-            self.0
-        )
+        write!(f, "a message announces {} bytes, and {PAYLOAD_MAX} is the most", self.0)
     }
 }
 
@@ -46,10 +42,7 @@ impl Decoder {
     }
 
     /// Gives the next whole message, if there is one.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "it can fail, and goes on after None"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and goes on after None")]
     pub fn next(&mut self) -> Result<Option<Message>, TooLong> {
         let Some(header) = self.header() else {
             return Ok(None);
@@ -83,9 +76,7 @@ impl Decoder {
     }
 
     fn header(&self) -> Option<Header> {
-        Header::read_from_prefix(&self.bytes)
-            .ok()
-            .map(|(header, _)| header)
+        Header::read_from_prefix(&self.bytes).ok().map(|(header, _)| header)
     }
 }
 

@@ -54,10 +54,7 @@ codes! {
 impl ErrorCode {
     /// The code of that name.
     pub fn from_name(name: &[u8]) -> Option<ErrorCode> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|code| code.name().as_bytes() == name)
+        Self::ALL.iter().copied().find(|code| code.name().as_bytes() == name)
     }
 }
 

@@ -6,9 +6,7 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What a message asks for, or answers (`enum xsd_sockmsg_type`). Open: an unknown number is still a value.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct MessageType(pub u32);
 
@@ -62,8 +60,7 @@ pub struct Header {
     /// Bytes of payload that follow.
     pub len: u32,
 }
-const _: () =
-    assert!(size_of::<Header>() == Header::SIZE && core::mem::offset_of!(Header, len) == 12);
+const _: () = assert!(size_of::<Header>() == Header::SIZE && core::mem::offset_of!(Header, len) == 12);
 
 impl Header {
     /// Bytes of a header on the wire.
@@ -81,9 +78,7 @@ pub struct Message {
 
 /// Puts a message into wire form. `None` if the payload is longer than the protocol allows.
 pub fn encode(kind: MessageType, req_id: u32, tx_id: u32, parts: &[&[u8]]) -> Option<Vec<u8>> {
-    let len = parts
-        .iter()
-        .try_fold(0usize, |sum, part| sum.checked_add(part.len()))?;
+    let len = parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.len()))?;
     if len > PAYLOAD_MAX {
         return None;
     }
@@ -115,10 +110,7 @@ mod tests {
     #[test]
     fn a_message_is_its_header_and_its_parts_in_a_row() {
         let bytes = encode(MessageType::WRITE, 7, 9, &[b"a/b\0", b"value"]).unwrap();
-        assert_eq!(
-            bytes[..16],
-            [11, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0]
-        );
+        assert_eq!(bytes[..16], [11, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0]);
         assert_eq!(&bytes[16..], b"a/b\0value");
     }
 
@@ -132,10 +124,7 @@ mod tests {
     fn strings_are_cut_at_nuls() {
         let cut = |payload| strings(payload).map(<[u8]>::to_vec).collect::<Vec<_>>();
         assert_eq!(cut(b"a\0bc\0"), [b"a".to_vec(), b"bc".to_vec()]);
-        assert_eq!(
-            cut(b"a\0\0rest"),
-            [b"a".to_vec(), b"".to_vec(), b"rest".to_vec()]
-        );
+        assert_eq!(cut(b"a\0\0rest"), [b"a".to_vec(), b"".to_vec(), b"rest".to_vec()]);
         assert!(cut(b"").is_empty());
     }
 }

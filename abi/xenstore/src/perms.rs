@@ -123,9 +123,7 @@ impl fmt::Display for Permission {
 
 /// Reads a payload of entries; at least one.
 pub fn parse_permissions(payload: &[u8]) -> Result<Vec<Permission>, BadPermission> {
-    let entries = strings(payload)
-        .map(Permission::parse)
-        .collect::<Result<Vec<_>, _>>()?;
+    let entries = strings(payload).map(Permission::parse).collect::<Result<Vec<_>, _>>()?;
     if entries.is_empty() {
         Err(BadPermission)
     } else {
@@ -149,16 +147,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for bad in [
-            &b""[..],
-            b"n",
-            b"x1",
-            b"n-1",
-            b"n+1",
-            b"r65536",
-            b"r5x",
-            b"n1\0\0",
-        ] {
+        for bad in [&b""[..], b"n", b"x1", b"n-1", b"n+1", b"r65536", b"r5x", b"n1\0\0"] {
             assert!(parse_permissions(bad).is_err(), "{bad:?}");
         }
     }

@@ -93,11 +93,7 @@ pub fn writable(cons: u32, prod: u32) -> Result<Chunk, BadIndices> {
 
 fn used(cons: u32, prod: u32) -> Result<u32, BadIndices> {
     let used = prod.wrapping_sub(cons);
-    if used > SIZE {
-        Err(BadIndices)
-    } else {
-        Ok(used)
-    }
+    if used > SIZE { Err(BadIndices) } else { Ok(used) }
 }
 
 #[cfg(test)]
@@ -106,35 +102,11 @@ mod tests {
 
     #[test]
     fn runs_stop_at_the_end_of_the_queue_and_wrap_with_the_index() {
-        assert_eq!(
-            readable(1000, 1050),
-            Ok(Chunk {
-                start: 1000,
-                len: 24
-            })
-        );
+        assert_eq!(readable(1000, 1050), Ok(Chunk { start: 1000, len: 24 }));
         assert_eq!(readable(1024, 1050), Ok(Chunk { start: 0, len: 26 }));
-        assert_eq!(
-            writable(1000, 1050),
-            Ok(Chunk {
-                start: 26,
-                len: 974
-            })
-        );
-        assert_eq!(
-            readable(u32::MAX - 1, 2),
-            Ok(Chunk {
-                start: 1022,
-                len: 2
-            })
-        );
-        assert_eq!(
-            writable(5, 5),
-            Ok(Chunk {
-                start: 5,
-                len: 1019
-            })
-        );
+        assert_eq!(writable(1000, 1050), Ok(Chunk { start: 26, len: 974 }));
+        assert_eq!(readable(u32::MAX - 1, 2), Ok(Chunk { start: 1022, len: 2 }));
+        assert_eq!(writable(5, 5), Ok(Chunk { start: 5, len: 1019 }));
         assert_eq!(writable(0, 1024), Ok(Chunk { start: 0, len: 0 }));
     }
 

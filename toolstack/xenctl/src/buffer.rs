@@ -28,8 +28,7 @@ impl HypercallBuffer {
         let mapping = match device {
             Some(device) => Mapping::new(Some(device), 0, len, prot, libc::MAP_SHARED)?,
             None => {
-                let flags =
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE;
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE;
                 let mapping = Mapping::new(None, 0, len, prot, flags)?;
                 mapping.dont_fork()?;
                 mapping
@@ -67,11 +66,7 @@ impl HypercallBuffer {
     }
 
     /// Copies a value in at `offset`.
-    pub fn put<T: IntoBytes + Immutable + ?Sized>(
-        &self,
-        offset: usize,
-        value: &T,
-    ) -> io::Result<()> {
+    pub fn put<T: IntoBytes + Immutable + ?Sized>(&self, offset: usize, value: &T) -> io::Result<()> {
         self.write(offset, value.as_bytes())
     }
 
@@ -83,19 +78,10 @@ impl HypercallBuffer {
     }
 
     /// Copies `count` values out from `offset`.
-    pub fn get_many<T: FromBytes + IntoBytes>(
-        &self,
-        offset: usize,
-        count: usize,
-    ) -> io::Result<Vec<T>> {
+    pub fn get_many<T: FromBytes + IntoBytes>(&self, offset: usize, count: usize) -> io::Result<Vec<T>> {
         // Asks first, so that a silly count allocates nothing.
-        self.range(
-            offset,
-            count.checked_mul(size_of::<T>()).ok_or_else(out_of_range)?,
-        )?;
-        (0..count)
-            .map(|i| self.get(offset + i * size_of::<T>()))
-            .collect()
+        self.range(offset, count.checked_mul(size_of::<T>()).ok_or_else(out_of_range)?)?;
+        (0..count).map(|i| self.get(offset + i * size_of::<T>())).collect()
     }
 
     /// Fills the buffer with zeroes.

@@ -38,20 +38,12 @@ impl Grants {
     }
 
     /// Maps several granted pages as one run, and leaves word of what to do when they are unmapped.
-    pub fn map_many(
-        &self,
-        grants: &[(DomId, Gref)],
-        access: Access,
-        notify: UnmapNotify,
-    ) -> io::Result<ForeignPages> {
+    pub fn map_many(&self, grants: &[(DomId, Gref)], access: Access, notify: UnmapNotify) -> io::Result<ForeignPages> {
         let slot = self.reserve(grants)?;
         let mapping = Mapping::new(
             Some(self.file.as_fd()),
             slot.index,
-            grants
-                .len()
-                .checked_mul(PAGE_SIZE)
-                .ok_or(io::ErrorKind::InvalidInput)?,
+            grants.len().checked_mul(PAGE_SIZE).ok_or(io::ErrorKind::InvalidInput)?,
             access.prot(),
             libc::MAP_SHARED,
         )?;

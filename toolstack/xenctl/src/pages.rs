@@ -49,11 +49,7 @@ impl ForeignPages {
         }
     }
 
-    pub(crate) fn with_holes(
-        mapping: Mapping,
-        access: Access,
-        present: Box<[bool]>,
-    ) -> ForeignPages {
+    pub(crate) fn with_holes(mapping: Mapping, access: Access, present: Box<[bool]>) -> ForeignPages {
         ForeignPages {
             mapping,
             _grants: None,
@@ -83,8 +79,7 @@ impl ForeignPages {
             if at.cast::<u64>().is_aligned() && data.len() - done >= 8 {
                 // SAFETY: aligned, eight bytes within the checked range; shared memory is only ever accessed
                 // atomically from this process.
-                let word =
-                    unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }.load(Ordering::Relaxed);
+                let word = unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }.load(Ordering::Relaxed);
                 data[done..done + 8].copy_from_slice(&word.to_ne_bytes());
                 done += 8;
             } else {
@@ -109,8 +104,7 @@ impl ForeignPages {
                     let word = u64::from_ne_bytes(*chunk);
                     // SAFETY: aligned, eight bytes within the checked range, mapped for writing; accessed
                     // atomically only.
-                    unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }
-                        .store(word, Ordering::Relaxed);
+                    unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }.store(word, Ordering::Relaxed);
                     done += 8;
                 }
                 _ => {
@@ -203,21 +197,12 @@ impl ForeignPages {
     fn range(&self, offset: usize, len: usize) -> io::Result<NonNull<u8>> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len());
         let Some(end) = end else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "outside the mapped pages",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside the mapped pages"));
         };
         if let Some(present) = &self.present {
             let pages = offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-            if !present
-                .get(pages)
-                .is_some_and(|pages| pages.iter().all(|there| *there))
-            {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "that page could not be mapped",
-                ));
+            if !present.get(pages).is_some_and(|pages| pages.iter().all(|there| *there)) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "that page could not be mapped"));
             }
         }
         // SAFETY: `offset` is within the mapping (or one past its end, for no bytes).
@@ -273,10 +258,8 @@ mod tests {
     #[test]
     fn a_hole_is_never_touched() {
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        let mapping =
-            Mapping::new(None, 0, 3 * PAGE_SIZE, Access::ReadWrite.prot(), flags).unwrap();
-        let pages =
-            ForeignPages::with_holes(mapping, Access::ReadWrite, [true, false, true].into());
+        let mapping = Mapping::new(None, 0, 3 * PAGE_SIZE, Access::ReadWrite.prot(), flags).unwrap();
+        let pages = ForeignPages::with_holes(mapping, Access::ReadWrite, [true, false, true].into());
         assert!(pages.write(0, &[7; PAGE_SIZE]).is_ok());
         assert!(pages.write(1, &[7; PAGE_SIZE]).is_err());
         assert!(pages.write(PAGE_SIZE, &[7]).is_err());

@@ -81,48 +81,29 @@ impl Privcmd {
     /// Makes hypercall `number` with bare arguments. Addresses among them come from
     /// [`HypercallBuffer::handle`]; see the crate's UNSAFETY note.
     pub fn hypercall(&self, number: u64, args: [u64; 5]) -> io::Result<i64> {
-        let call = shapes::Hypercall {
-            op: number,
-            arg: args,
-        };
+        let call = shapes::Hypercall { op: number, arg: args };
         // SAFETY: the request's structure, which lives across the call and is only read. What the hypervisor
         // does with the arguments is the outside world's doing (UNSAFETY note).
-        unsafe {
-            sys::ioctl(
-                self.file.as_fd(),
-                shapes::PRIVCMD_HYPERCALL,
-                &raw const call as usize,
-            )
-        }
+        unsafe { sys::ioctl(self.file.as_fd(), shapes::PRIVCMD_HYPERCALL, &raw const call as usize) }
     }
 
     /// `domctl`: `op` is a whole `xen_domctl`, or its head and the one member of its union that is used.
     pub fn domctl<T: FromBytes + IntoBytes + Immutable>(&self, op: &mut T) -> io::Result<i64> {
-        self.bounce(op, |address| {
-            self.hypercall(nr::DOMCTL, [address, 0, 0, 0, 0])
-        })
+        self.bounce(op, |address| self.hypercall(nr::DOMCTL, [address, 0, 0, 0, 0]))
     }
 
     /// `sysctl`: `op` is a whole `xen_sysctl`, or its head and the one member of its union that is used.
     pub fn sysctl<T: FromBytes + IntoBytes + Immutable>(&self, op: &mut T) -> io::Result<i64> {
-        self.bounce(op, |address| {
-            self.hypercall(nr::SYSCTL, [address, 0, 0, 0, 0])
-        })
+        self.bounce(op, |address| self.hypercall(nr::SYSCTL, [address, 0, 0, 0, 0]))
     }
 
     /// `platform_op`
     pub fn platform_op<T: FromBytes + IntoBytes + Immutable>(&self, op: &mut T) -> io::Result<i64> {
-        self.bounce(op, |address| {
-            self.hypercall(nr::PLATFORM_OP, [address, 0, 0, 0, 0])
-        })
+        self.bounce(op, |address| self.hypercall(nr::PLATFORM_OP, [address, 0, 0, 0, 0]))
     }
 
     /// `memory_op(command, arg)`
-    pub fn memory_op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        arg: &mut T,
-    ) -> io::Result<i64> {
+    pub fn memory_op<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, arg: &mut T) -> io::Result<i64> {
         self.bounce(arg, |address| {
             self.hypercall(nr::MEMORY_OP, [u64::from(command), address, 0, 0, 0])
         })
@@ -134,11 +115,7 @@ impl Privcmd {
     }
 
     /// `xen_version(command, arg)`
-    pub fn xen_version<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        arg: &mut T,
-    ) -> io::Result<i64> {
+    pub fn xen_version<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, arg: &mut T) -> io::Result<i64> {
         self.bounce(arg, |address| {
             self.hypercall(nr::XEN_VERSION, [u64::from(command), address, 0, 0, 0])
         })
@@ -151,11 +128,7 @@ impl Privcmd {
     }
 
     /// `event_channel_op(command, arg)`
-    pub fn event_channel_op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        arg: &mut T,
-    ) -> io::Result<i64> {
+    pub fn event_channel_op<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, arg: &mut T) -> io::Result<i64> {
         self.bounce(arg, |address| {
             self.hypercall(nr::EVENT_CHANNEL_OP, [u64::from(command), address, 0, 0, 0])
         })
@@ -180,50 +153,31 @@ impl Privcmd {
     }
 
     /// `physdev_op(command, arg)`
-    pub fn physdev_op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        arg: &mut T,
-    ) -> io::Result<i64> {
+    pub fn physdev_op<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, arg: &mut T) -> io::Result<i64> {
         self.bounce(arg, |address| {
             self.hypercall(nr::PHYSDEV_OP, [u64::from(command), address, 0, 0, 0])
         })
     }
 
     /// `sched_op(command, arg)`
-    pub fn sched_op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        arg: &mut T,
-    ) -> io::Result<i64> {
+    pub fn sched_op<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, arg: &mut T) -> io::Result<i64> {
         self.bounce(arg, |address| {
             self.hypercall(nr::SCHED_OP, [u64::from(command), address, 0, 0, 0])
         })
     }
 
     /// `hvm_op(command, arg)`
-    pub fn hvm_op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        arg: &mut T,
-    ) -> io::Result<i64> {
+    pub fn hvm_op<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, arg: &mut T) -> io::Result<i64> {
         self.bounce(arg, |address| {
             self.hypercall(nr::HVM_OP, [u64::from(command), address, 0, 0, 0])
         })
     }
 
     /// `grant_table_op(command, ops, count)`
-    pub fn grant_table_op<T: FromBytes + IntoBytes + Immutable>(
-        &self,
-        command: u32,
-        ops: &mut [T],
-    ) -> io::Result<i64> {
+    pub fn grant_table_op<T: FromBytes + IntoBytes + Immutable>(&self, command: u32, ops: &mut [T]) -> io::Result<i64> {
         let count = count_of(ops)?;
         self.bounce(ops, |address| {
-            self.hypercall(
-                nr::GRANT_TABLE_OP,
-                [u64::from(command), address, count, 0, 0],
-            )
+            self.hypercall(nr::GRANT_TABLE_OP, [u64::from(command), address, count, 0, 0])
         })
     }
 
@@ -246,12 +200,7 @@ impl Privcmd {
     }
 
     /// Maps frames of another domain as one run; all of them, or an error that names the first that failed.
-    pub fn map_foreign(
-        &self,
-        domid: RawDomId,
-        gfns: &[Gfn],
-        access: Access,
-    ) -> io::Result<ForeignPages> {
+    pub fn map_foreign(&self, domid: RawDomId, gfns: &[Gfn], access: Access) -> io::Result<ForeignPages> {
         let (mapping, errors) = self.map_batch(domid, gfns, access)?;
         match errors.iter().zip(gfns).find(|(error, _)| **error != 0) {
             None => Ok(ForeignPages::new(mapping, access, None)),
@@ -324,35 +273,17 @@ impl Privcmd {
             ubufs: parts.as_ptr(),
         };
         // SAFETY: `num` descriptors, each of memory that is borrowed mutably until the call has returned.
-        unsafe {
-            sys::ioctl(
-                self.file.as_fd(),
-                shapes::PRIVCMD_DM_OP,
-                &raw const request as usize,
-            )
-        }
+        unsafe { sys::ioctl(self.file.as_fd(), shapes::PRIVCMD_DM_OP, &raw const request as usize) }
     }
 
     /// Gives up all but operations on `domid`, for good.
     pub fn restrict(&self, domid: DomId) -> io::Result<()> {
         let domid = domid.raw();
         // SAFETY: takes the address of a domid, which lives across the call.
-        unsafe {
-            sys::ioctl(
-                self.file.as_fd(),
-                shapes::PRIVCMD_RESTRICT,
-                &raw const domid as usize,
-            )
-        }
-        .map(drop)
+        unsafe { sys::ioctl(self.file.as_fd(), shapes::PRIVCMD_RESTRICT, &raw const domid as usize) }.map(drop)
     }
 
-    fn map_batch(
-        &self,
-        domid: RawDomId,
-        gfns: &[Gfn],
-        access: Access,
-    ) -> io::Result<(Mapping, Vec<i32>)> {
+    fn map_batch(&self, domid: RawDomId, gfns: &[Gfn], access: Access) -> io::Result<(Mapping, Vec<i32>)> {
         let mapping = self.reserve(gfns.len(), access)?;
         let mut errors = vec![0i32; gfns.len()];
         let request = shapes::MmapBatchV2 {
@@ -380,16 +311,8 @@ impl Privcmd {
     }
 
     fn reserve(&self, pages: usize, access: Access) -> io::Result<Mapping> {
-        let len = pages
-            .checked_mul(PAGE_SIZE)
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        Mapping::new(
-            Some(self.file.as_fd()),
-            0,
-            len,
-            access.prot(),
-            libc::MAP_SHARED,
-        )
+        let len = pages.checked_mul(PAGE_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+        Mapping::new(Some(self.file.as_fd()), 0, len, access.prot(), libc::MAP_SHARED)
     }
 
     /// `f(ops, count, &done, domid)`, the shape of the two page-table calls.
@@ -402,10 +325,7 @@ impl Privcmd {
         let count = count_of(ops)?;
         let done = self.take_page(4)?;
         let result = self.bounce(ops, |address| {
-            self.hypercall(
-                number,
-                [address, count, done.handle(), u64::from(foreigndom.0), 0],
-            )
+            self.hypercall(number, [address, count, done.handle(), u64::from(foreigndom.0), 0])
         });
         let done_count = done.get(0);
         self.give_back(done);

@@ -83,11 +83,7 @@ pub struct MapGrantRefHead {
     pub pad: u32,
     pub index: u64,
 }
-pub const GNTDEV_MAP_GRANT_REF: u64 = none(
-    b'G',
-    0,
-    size_of::<MapGrantRefHead>() + size_of::<GrantRef>(),
-);
+pub const GNTDEV_MAP_GRANT_REF: u64 = none(b'G', 0, size_of::<MapGrantRefHead>() + size_of::<GrantRef>());
 const _: () = assert!(size_of::<MapGrantRefHead>() == 16 && size_of::<GrantRef>() == 8);
 
 /// `struct ioctl_gntdev_unmap_grant_ref`

@@ -45,13 +45,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes of a device (or of nothing, for plain memory) where the kernel likes.
-    pub fn new(
-        fd: Option<BorrowedFd<'_>>,
-        offset: u64,
-        len: usize,
-        prot: i32,
-        flags: i32,
-    ) -> io::Result<Mapping> {
+    pub fn new(fd: Option<BorrowedFd<'_>>, offset: u64, len: usize, prot: i32, flags: i32) -> io::Result<Mapping> {
         let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let raw_fd = fd.map_or(-1, |fd| fd.as_raw_fd());
         // SAFETY: without MAP_FIXED (no caller passes it) a new mapping replaces nothing.
@@ -76,8 +70,7 @@ impl Mapping {
     /// Asks that a forked child not get this memory, whose frames the hypervisor may be using.
     pub fn dont_fork(&self) -> io::Result<()> {
         // SAFETY: the range is exactly our mapping; the advice changes nothing in this process.
-        let result =
-            unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_DONTFORK) };
+        let result = unsafe { libc::madvise(self.start.as_ptr().cast(), self.len, libc::MADV_DONTFORK) };
         if result == 0 {
             Ok(())
         } else {

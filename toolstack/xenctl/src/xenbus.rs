@@ -50,10 +50,7 @@ impl XenbusBackend {
     fn from_proc() -> io::Result<XenbusBackend> {
         let mut text = String::new();
         File::open("/proc/xen/xsd_port")?.read_to_string(&mut text)?;
-        let port = text
-            .trim()
-            .parse::<u32>()
-            .map_err(|_| io::ErrorKind::InvalidData)?;
+        let port = text.trim().parse::<u32>().map_err(|_| io::ErrorKind::InvalidData)?;
         Ok(XenbusBackend {
             ring: map_ring(&sys::open_device("/proc/xen/xsd_kva", 0)?)?,
             port: Port::new(port),
@@ -63,13 +60,7 @@ impl XenbusBackend {
 
 fn map_ring(file: &File) -> io::Result<ForeignPages> {
     let access = Access::ReadWrite;
-    let mapping = Mapping::new(
-        Some(file.as_fd()),
-        0,
-        PAGE_SIZE,
-        access.prot(),
-        libc::MAP_SHARED,
-    )?;
+    let mapping = Mapping::new(Some(file.as_fd()), 0, PAGE_SIZE, access.prot(), libc::MAP_SHARED)?;
     Ok(ForeignPages::new(mapping, access, None))
 }
 

@@ -15,12 +15,9 @@ use std::process::{Command, ExitCode, Stdio};
 #[derive(Parser, Debug)]
 #[command(name = "xenstored", version, disable_version_flag = true)]
 struct Options {
-    /// Stay in the foreground (which is what it does unless told to be a daemon)
+    /// Stay in the foreground; else it goes on in the background once it serves
     #[arg(short = 'N', long)]
     no_fork: bool,
-    /// Go on in the background once it serves
-    #[arg(long, conflicts_with = "no_fork")]
-    daemon: bool,
     /// Write the process id to this file
     #[arg(short = 'F', long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -58,7 +55,7 @@ struct Options {
     /// Print the version
     #[arg(long, action = clap::ArgAction::Version)]
     version: Option<bool>,
-    /// Say on standard output when it serves (used by --daemon)
+    /// Say on standard output when it serves (used on the way to the background)
     #[arg(long, hide = true)]
     say_ready: bool,
 }
@@ -74,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    if options.daemon {
+    if !options.no_fork {
         return start_in_background();
     }
     let setup = Setup {
@@ -126,10 +123,9 @@ fn limits(options: &Options) -> Result<Limits> {
 /// Starts ourselves again, detached, and returns once that one serves.
 fn start_in_background() -> Result<()> {
     let program = std::env::current_exe().context("cannot find our own program")?;
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--daemon");
     let mut child = Command::new(program)
-        .args(arguments)
-        .arg("--say-ready")
+        .args(std::env::args_os().skip(1))
+        .args(["--no-fork", "--say-ready"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)

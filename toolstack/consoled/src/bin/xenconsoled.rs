@@ -29,13 +29,10 @@ struct Options {
     /// Where clients connect
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
-    /// Stay in the foreground (which is what it does unless told to be a daemon)
+    /// Stay in the foreground; else it goes on in the background once it serves
     #[arg(short, long)]
     interactive: bool,
-    /// Go on in the background once it serves
-    #[arg(long, conflicts_with = "interactive")]
-    daemon: bool,
-    /// Say on standard output when it serves (used by --daemon)
+    /// Say on standard output when it serves (used on the way to the background)
     #[arg(long, hide = true)]
     say_ready: bool,
 }
@@ -59,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<()> {
-    if options.daemon {
+    if !options.interactive {
         return start_in_background();
     }
     let daemon = Daemon::start(Setup {
@@ -85,10 +82,9 @@ fn run(options: Options) -> Result<()> {
 /// Starts ourselves again, detached, and returns once that one serves.
 fn start_in_background() -> Result<()> {
     let program = std::env::current_exe().context("cannot find our own program")?;
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--daemon");
     let mut child = Command::new(program)
-        .args(arguments)
-        .arg("--say-ready")
+        .args(std::env::args_os().skip(1))
+        .args(["--interactive", "--say-ready"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)
