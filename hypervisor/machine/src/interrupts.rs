@@ -87,7 +87,8 @@ pub struct Route {
 
 /// Redirection entry bit: nothing is sent.
 pub const RTE_MASKED: u32 = 1 << 16;
-const RTE_LEVEL: u32 = 1 << 15;
+/// Redirection entry bit: the line interrupts for as long as it is held.
+pub const RTE_LEVEL: u32 = 1 << 15;
 const RTE_LOW: u32 = 1 << 13;
 
 impl Route {

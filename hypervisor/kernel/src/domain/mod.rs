@@ -318,7 +318,7 @@ impl Domain {
 const HEAP_PER_VCPU: usize = 16 * 1024;
 
 /// Pirqs that a domain can bind to ports: those of the lines and messages of one machine.
-const PIRQS: u32 = 1024;
+const PIRQS: u32 = crate::irq::MAX_PIRQS;
 
 fn port_limits(limits: Limits) -> ferroxen_evtchn::Limits {
     ferroxen_evtchn::Limits { max_port: limits.evtchn_port, vcpus: limits.vcpus, pirqs: PIRQS }

@@ -34,8 +34,9 @@ pub use permissions::{
     FrameAccess, IoPermissions, frame_access, init_permissions, may_use_ports, permit_iomem, permit_pirq, permit_ports,
 };
 
-/// Pirqs beyond the lines: for the devices of Domain 0, and for those that another domain may be given.
-const EXTRA_PIRQS_DOM0: u32 = 1024;
+/// Pirqs that a domain can have at most; its event channels have room for as many.
+pub const MAX_PIRQS: u32 = 1024;
+/// Pirqs beyond the lines, for a domain that is given some of Domain 0's devices.
 const EXTRA_PIRQS: u32 = 64;
 /// By which the descriptors know the serial port.
 const SERIAL: u32 = 1;
@@ -259,10 +260,11 @@ impl State {
     }
 
     fn table_for(&mut self, domain: &Domain) {
+        let room = MAX_PIRQS.saturating_sub(self.irqs.lines());
         let extra = if domain.is_privileged {
-            EXTRA_PIRQS_DOM0
+            room
         } else {
-            EXTRA_PIRQS
+            room.min(EXTRA_PIRQS)
         };
         self.irqs.add_domain(domain.id, extra);
     }
@@ -548,8 +550,7 @@ fn errno(why: Refused) -> Errno {
             Errno::EINVAL
         }
         Refused::PirqTaken | Refused::IrqTaken | Refused::AlreadyBound | Refused::AlreadySetUp => Errno::EEXIST,
-        Refused::HypervisorsOwn => Errno::EPERM,
-        Refused::NotShared | Refused::TooManySharers => Errno::EBUSY,
+        Refused::HypervisorsOwn | Refused::NotShared | Refused::TooManySharers => Errno::EBUSY,
         Refused::NoneFree => Errno::ENOSPC,
     }
 }

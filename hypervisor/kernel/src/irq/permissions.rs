@@ -136,9 +136,6 @@ fn dom0(read_only: &mut RangeSet) -> Result<IoPermissions, Full> {
     }
     let lines = super::line_count();
     all.irqs.insert(1, u64::from(lines) - 1)?;
-    if let Some(irq) = serial::irq() {
-        all.irqs.remove(irq.into(), irq.into())?;
-    }
     Ok(all)
 }
 

@@ -391,14 +391,12 @@ impl Irqs {
 
     /// Gives a domain a pirq for a line. Without a wish it gets the line's own number if that is free.
     ///
-    /// Asking again for what is already so is no error, and gives the same answer.
+    /// Asking again for what is already so is no error, and gives the same answer. A line that the hypervisor uses
+    /// can be mapped, as every line can, but not bound.
     pub fn map_line(&mut self, domain: DomId, wanted: Option<Pirq>, irq: Irq) -> Result<Pirq, Refused> {
         let descriptor = self.get(irq)?;
         if !matches!(descriptor.source, Source::Line { .. }) {
             return Err(Refused::NoSuchNumber);
-        }
-        if matches!(descriptor.user, User::Hypervisor(_)) {
-            return Err(Refused::HypervisorsOwn);
         }
         let table = self.table_mut(domain)?;
         if let Some(had) = table.find(irq) {

@@ -8,8 +8,8 @@ use spin::{Mutex, Once};
 
 use super::paging::{self, Mmio};
 use super::port::lock;
-use crate::interrupts::RTE_MASKED;
 pub use crate::interrupts::{Polarity, Route, Trigger};
+use crate::interrupts::{RTE_LEVEL, RTE_MASKED};
 
 /// Controllers that we can hold.
 pub const MAX: usize = 16;
@@ -105,15 +105,16 @@ impl Controller {
         registers.read32(self.offset + WINDOW)
     }
 
-    /// Writes the half with the destination while the pin is masked, then the half that may unmask it.
+    /// Writes an entry while it is masked, then lets it be as it should.
+    ///
+    /// Becoming an edge for a moment makes the pin forget that a level of it is still in service somewhere: the EOI
+    /// for that will carry the vector which the pin had before, and would no longer be recognised.
     fn write_entry(&self, pin: u8, low: u32, high: u32) {
         let registers = lock(&self.registers);
         let (low_register, high_register) = (entry(pin), entry(pin) + 1);
-        for (register, value) in [
-            (low_register, low | RTE_MASKED),
-            (high_register, high),
-            (low_register, low),
-        ] {
+        let resting = (low | RTE_MASKED) & !RTE_LEVEL;
+        let steps = [(low_register, resting), (high_register, high), (low_register, low)];
+        for (register, value) in steps {
             registers.write32(self.offset + SELECT, u32::from(register));
             registers.write32(self.offset + WINDOW, value);
         }

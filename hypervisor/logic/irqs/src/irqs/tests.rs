@@ -108,12 +108,16 @@ fn the_timers_pin_is_not_the_cascades() {
 }
 
 #[test]
-fn what_the_hypervisor_uses_no_domain_gets() {
+fn what_the_hypervisor_uses_no_domain_can_bind() {
     let mut irqs = pc();
     let Ok(Started::Line(_, place)) = irqs.claim(Irq::new(4), 99, CPU) else {
         panic!()
     };
-    assert_eq!(irqs.map_line(ONE, None, Irq::new(4)), Err(Refused::HypervisorsOwn));
+    let pirq = irqs.map_line(ONE, None, Irq::new(4)).unwrap();
+    assert_eq!(
+        irqs.bind(ONE, pirq, Port::new(1), true, CPU),
+        Err(Refused::HypervisorsOwn)
+    );
     assert_eq!(irqs.arrived(place), Arrival::Hypervisors(99, Acknowledge::End));
 }
 
