@@ -101,13 +101,17 @@ pub fn build() -> Result<Built> {
         fs::read(&made).with_context(|| format!("reading {}", made.display()))
     };
     let mut bytes = link()?;
-    let names = symbols::table(&bytes)?;
-    if names != fs::read(&table)? {
+    for attempt in 0.. {
+        let names = symbols::table(&bytes)?;
+        if names == fs::read(&table)? {
+            break;
+        }
+        // Sources that change while we build may cost another round.
+        if attempt == 3 {
+            bail!("the table of symbols moves the functions that it names");
+        }
         fs::write(&table, &names)?;
         bytes = link()?;
-        if symbols::table(&bytes)? != names {
-            bail!("the table of symbols moved the functions that it names");
-        }
     }
     let (loaded, zeroed) = sizes(&bytes)?;
     let elf = places::made().join("ferroxen.elf");
@@ -136,8 +140,43 @@ pub enum Verb {
 
 /// Prepares cargo for the bare-metal target.
 pub fn bare_metal_cargo(verb: Verb) -> Result<Command> {
-    let script = places::root().join("hypervisor/image/link.ld");
-    let flags = rustflags(&script).join("\x1f");
+    cargo_with(verb, &rustflags(&places::root().join("hypervisor/image/link.ld")))
+}
+
+/// Builds the guest kernel that the stories start, and returns where it is.
+pub fn build_micro_guest() -> Result<PathBuf> {
+    let target_dir = places::made().join("guests");
+    let script = places::root().join("guests/micro/link.ld");
+    let flags = [
+        "relocation-model=static",
+        "linker=ld.lld",
+        "link-arg=--no-dynamic-linker",
+        "link-arg=--build-id=none",
+    ];
+    let mut flags: Vec<String> = flags
+        .into_iter()
+        .flat_map(|flag| ["-C".to_owned(), flag.to_owned()])
+        .collect();
+    flags.extend(["-C".to_owned(), format!("link-arg=-T{}", script.display())]);
+    let mut cargo = cargo_with(Verb::Build, &flags)?;
+    cargo
+        .args([
+            "--release",
+            "--quiet",
+            "--package",
+            "ferroxen-micro-guest",
+            "--target-dir",
+        ])
+        .arg(&target_dir);
+    run(&mut cargo).context("building the micro guest (package ferroxen-micro-guest)")?;
+    let built = target_dir.join(TARGET).join("release/micro");
+    let lean = built.with_extension("stripped");
+    fs::write(&lean, without_debug(&built)?)?;
+    Ok(lean)
+}
+
+fn cargo_with(verb: Verb, flags: &[String]) -> Result<Command> {
+    let flags = flags.join("\x1f");
     let mut cargo = if own_toolchain_has_target() {
         let mut own = clean_command("cargo");
         own.arg(match verb {
