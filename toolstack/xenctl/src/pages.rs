@@ -58,6 +58,18 @@ impl ForeignPages {
         }
     }
 
+    /// Pages of our own that behave like somebody else's: for trying out, without a hypervisor, what works on
+    /// shared memory. A child process shares them.
+    pub fn anonymous(pages: usize, access: Access) -> io::Result<ForeignPages> {
+        let len = pages.checked_mul(PAGE_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        Ok(ForeignPages::new(
+            Mapping::new(None, 0, len, access.prot(), flags)?,
+            access,
+            None,
+        ))
+    }
+
     /// Bytes in the run.
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
@@ -214,18 +226,9 @@ impl ForeignPages {
 mod tests {
     use super::*;
 
-    fn anonymous(pages: usize, access: Access) -> ForeignPages {
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        ForeignPages::new(
-            Mapping::new(None, 0, pages * PAGE_SIZE, access.prot(), flags).unwrap(),
-            access,
-            None,
-        )
-    }
-
     #[test]
     fn odd_offsets_and_lengths_copy_exactly() {
-        let pages = anonymous(2, Access::ReadWrite);
+        let pages = ForeignPages::anonymous(2, Access::ReadWrite).unwrap();
         let data: Vec<u8> = (0..=255).cycle().take(777).collect();
         for offset in 4085..4101 {
             pages.zero(0, 2 * PAGE_SIZE).unwrap();
@@ -239,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_edges_are_refusals() {
-        let pages = anonymous(1, Access::ReadWrite);
+        let pages = ForeignPages::anonymous(1, Access::ReadWrite).unwrap();
         assert!(pages.write(PAGE_SIZE - 1, &[1, 2]).is_err());
         assert!(pages.read(usize::MAX, &mut [0; 2]).is_err());
         assert!(pages.load_u32(PAGE_SIZE, Ordering::Relaxed).is_err());
@@ -249,7 +252,7 @@ mod tests {
 
     #[test]
     fn read_only_pages_refuse_writes() {
-        let pages = anonymous(1, Access::ReadOnly);
+        let pages = ForeignPages::anonymous(1, Access::ReadOnly).unwrap();
         assert!(pages.write(0, &[1]).is_err());
         assert!(pages.store_u32(0, 1, Ordering::Relaxed).is_err());
         assert_eq!(pages.load_u32(0, Ordering::Relaxed).unwrap(), 0);

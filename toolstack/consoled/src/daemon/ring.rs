@@ -74,3 +74,60 @@ impl Ring {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferroxen_xenctl::Access;
+    use proptest::prelude::*;
+
+    fn ring() -> Ring {
+        Ring::new(
+            ForeignPages::anonymous(1, Access::ReadWrite).unwrap(),
+            Port::new(1),
+            (0, 0),
+        )
+    }
+
+    fn set(ring: &Ring, word: usize, value: u32) {
+        ring.page.store_u32(word, value, Relaxed).unwrap();
+    }
+
+    #[test]
+    fn output_passes_across_the_ends_of_ring_and_index() {
+        let ring = ring();
+        for start in [2046, u32::MAX - 1] {
+            set(&ring, OUT_CONS, start);
+            set(&ring, OUT_PROD, start.wrapping_add(4));
+            for (i, byte) in b"abcd".iter().enumerate() {
+                let at = (start.wrapping_add(i as u32) % OUT_SIZE) as usize;
+                ring.page.write(OUT + at, &[*byte]).unwrap();
+            }
+            assert_eq!(ring.take_output(3).unwrap(), b"abc");
+            assert!(ring.has_output().unwrap());
+            assert_eq!(ring.take_output(3).unwrap(), b"d");
+        }
+    }
+
+    #[test]
+    fn input_stops_when_the_ring_is_full() {
+        let ring = ring();
+        set(&ring, IN_CONS, 1000);
+        set(&ring, IN_PROD, 1000);
+        assert_eq!(ring.put_input(&[b'x'; 3000]).unwrap(), 1024);
+        assert_eq!(ring.put_input(b"y").unwrap(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn indices_may_be_anything(cons: u32, prod: u32, room in 0usize..4000) {
+            let ring = ring();
+            for (a, b) in [(IN_CONS, IN_PROD), (OUT_CONS, OUT_PROD)] {
+                set(&ring, a, cons);
+                set(&ring, b, prod);
+            }
+            prop_assert!(ring.take_output(room).unwrap().len() <= room.min(OUT_SIZE as usize));
+            prop_assert!(ring.put_input(&vec![0; room]).unwrap() <= room.min(IN_SIZE as usize));
+        }
+    }
+}

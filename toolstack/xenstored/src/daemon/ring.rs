@@ -111,3 +111,83 @@ impl Ring {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferroxen_xenctl::Access;
+    use proptest::prelude::*;
+
+    fn ring() -> Ring {
+        Ring::new(ForeignPages::anonymous(1, Access::ReadWrite).unwrap(), Port::new(1)).unwrap()
+    }
+
+    fn set(ring: &Ring, word: usize, value: u32) {
+        ring.page.store_u32(word, value, Relaxed).unwrap();
+    }
+
+    fn get(ring: &Ring, word: usize) -> u32 {
+        ring.page.load_u32(word, Relaxed).unwrap()
+    }
+
+    /// The guest puts bytes in, wherever its index stands.
+    fn guest_asks(ring: &Ring, bytes: &[u8]) {
+        let mut prod = get(ring, ring::REQ_PROD);
+        for byte in bytes {
+            ring.page
+                .write(ring::REQ + (prod % ring::SIZE) as usize, &[*byte])
+                .unwrap();
+            prod = prod.wrapping_add(1);
+        }
+        set(ring, ring::REQ_PROD, prod);
+    }
+
+    #[test]
+    fn requests_pass_across_the_ends_of_ring_and_index() {
+        let mut ring = ring();
+        for start in [1020, u32::MAX - 3] {
+            set(&ring, ring::REQ_CONS, start);
+            set(&ring, ring::REQ_PROD, start);
+            guest_asks(&ring, b"0123456789");
+            let (mut all, mut bytes) = (vec![], [0; 64]);
+            while let len @ 1.. = ring.receive(&mut bytes).unwrap() {
+                all.extend_from_slice(&bytes[..len]);
+            }
+            assert_eq!(all, b"0123456789");
+        }
+    }
+
+    #[test]
+    fn responses_stop_when_the_ring_is_full() {
+        let mut ring = ring();
+        assert_eq!(ring.send(&[7; 2000]).unwrap(), 1024);
+        assert_eq!(ring.send(&[7; 2000]).unwrap(), 0);
+        set(&ring, ring::RSP_CONS, 10);
+        assert_eq!(ring.send(&[8; 2000]).unwrap(), 10);
+    }
+
+    #[test]
+    fn a_reconnected_ring_is_empty_and_says_so() {
+        let mut ring = ring();
+        guest_asks(&ring, b"half a mess");
+        set(&ring, ring::CONNECTION, connection::RECONNECT);
+        assert!(ring.wants_reconnect());
+        ring.reconnect().unwrap();
+        assert!(!ring.wants_reconnect());
+        assert_eq!(ring.receive(&mut [0; 8]).unwrap(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn indices_may_be_anything(cons: u32, prod: u32, len in 0usize..2000) {
+            let mut ring = ring();
+            for (a, b) in [(ring::REQ_CONS, ring::REQ_PROD), (ring::RSP_CONS, ring::RSP_PROD)] {
+                set(&ring, a, cons);
+                set(&ring, b, prod);
+            }
+            let is_sane = prod.wrapping_sub(cons) <= ring::SIZE;
+            prop_assert_eq!(ring.receive(&mut vec![0; len]).is_ok(), is_sane);
+            prop_assert_eq!(ring.send(&vec![0; len]).is_ok(), is_sane);
+        }
+    }
+}
