@@ -209,6 +209,8 @@ extern "C" fn ferroxen_boot(magic: u32, info: u32) -> ! {
     let loader = multiboot::parse(magic, info.into());
     let (all_ram, mut free) = sort_memory(&loader, &image);
     cpu::init_this();
+    // Now, while XCR0 names everything: the answer is kept, and buffers are sized by it.
+    super::fpu::area_bytes();
 
     let limit = all_ram.as_slice().last().map_or(0, |&(_, end)| end);
     let mut frames = |count: u64, align: u64| {

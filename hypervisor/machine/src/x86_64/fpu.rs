@@ -22,7 +22,7 @@ const MXCSR: u32 = 0x1f80;
 pub fn area_bytes() -> usize {
     static BYTES: spin::Once<usize> = spin::Once::new();
     *BYTES.call_once(|| match features().xsave {
-        // EBX: the size for the states that XCR0 enables now.
+        // EBX: the size for the states that XCR0 enables now; boot asks first, when it enables all that it ever will.
         true => (cpuid(0xd, 0)[1] as usize).max(LEGACY_BYTES + HEADER_BYTES),
         false => LEGACY_BYTES,
     })
