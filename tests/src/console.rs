@@ -65,6 +65,15 @@ impl Transcript {
         self.said().bytes.get(from..).unwrap_or_default().to_vec()
     }
 
+    /// Waits until `length` bytes were said or `patience` is over.
+    pub fn wait_for_length(&self, length: usize, patience: Duration) {
+        let said = self.said();
+        let _ = self
+            .shared
+            .1
+            .wait_timeout_while(said, patience, |now| now.bytes.len() < length && !now.is_closed);
+    }
+
     /// Waits until something is said or `patience` is over.
     pub fn wait_for_change(&self, patience: Duration) {
         let said = self.said();

@@ -61,7 +61,8 @@ impl Dom0 {
             progress(&format!("{meaning} ({:.1} s)", machine.age().as_secs_f64()));
         }
         let mut dom0 = Self { machine, commands: 0 };
-        dom0.type_line(&format!("stty -echo cols 200; PS1='{OWN_PROMPT}'; PS2="))?;
+        dom0.type_line(&format!("PS1='{OWN_PROMPT}' PS2= exec bash --noediting --norc"))?;
+        dom0.wait_for(OWN_PROMPT, at, PATIENCE)?;
         dom0.run("true")?;
         Ok(dom0)
     }
@@ -97,7 +98,7 @@ impl Dom0 {
         let from = self.machine.transcript().len();
         // The quotes keep an echo of the line from looking like its answer.
         let line = format!("echo '<''{number}<'; {{ {command}\n}} </dev/null; echo '>''{number}>'$?.\n");
-        self.machine.type_bytes(line.as_bytes())?;
+        self.machine.type_paced(&line)?;
         let context = || format!("running `{command}` in Domain 0");
         let transcript = self.machine.transcript();
         let start = transcript
@@ -108,6 +109,9 @@ impl Dom0 {
             .wait_for(&sign, start, &DOOM, patience)
             .with_context(|| said_last(&self.machine, &context()))?;
         let stop = transcript.wait_for(".", end, &[], patience).with_context(context)?;
+        transcript
+            .wait_for(OWN_PROMPT, stop, &[], patience)
+            .with_context(context)?;
         let text = transcript.text_from(start);
         let printed = text.split(&sign).next().unwrap_or_default();
         let code = transcript.text_from(end);
@@ -120,7 +124,7 @@ impl Dom0 {
 
     /// Types `line` without waiting for anything, for programs that take over the console.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
-        self.machine.type_bytes(format!("{line}\n").as_bytes())
+        self.machine.type_paced(&format!("{line}\n"))
     }
 
     /// Waits until the console says `wanted` after position `from`; returns where that ends.
@@ -129,6 +133,16 @@ impl Dom0 {
             .transcript()
             .wait_for(wanted, from, &DOOM, patience)
             .with_context(|| said_last(&self.machine, "watching the console"))
+    }
+
+    /// Runs `command`, types `lines` to it, and waits until it ends by itself.
+    pub fn converse(&mut self, command: &str, lines: &[&str], patience: Duration) -> Result<()> {
+        let from = self.machine.transcript().len();
+        self.type_line(command)?;
+        for line in lines {
+            self.type_line(line)?;
+        }
+        self.wait_for(OWN_PROMPT, from, patience).map(drop)
     }
 
     /// Leaves a guest's console (`xl console`) for the prompt of Domain 0.

@@ -181,6 +181,20 @@ impl Machine {
         self.keyboard.flush().context("the machine has gone")
     }
 
+    /// Types `text` as slowly as the machine takes it: each piece waits for the echo of the one before.
+    ///
+    /// A hypervisor's console has room for a line or so of typing ahead, and drops what comes on top.
+    pub fn type_paced(&mut self, text: &str) -> Result<()> {
+        const PIECE: usize = 48;
+        const ECHO_PATIENCE: Duration = Duration::from_secs(2);
+        for piece in text.as_bytes().chunks(PIECE) {
+            let before = self.transcript.len();
+            self.type_bytes(piece)?;
+            self.transcript.wait_for_length(before + piece.len(), ECHO_PATIENCE);
+        }
+        Ok(())
+    }
+
     /// Returns another hand on the keyboard, and leaves this machine without one.
     ///
     /// For handing over to a person; the machine ends when it is dropped, as ever.

@@ -37,7 +37,12 @@ fn bare_metal_lints() -> Result<()> {
     cargo
         .args(["--release", "--quiet", "--target-dir"])
         .arg(places::made().join("hypervisor-lints"));
-    for package in ["ferroxen-machine", "ferroxen-kernel", "ferroxen-image"] {
+    for package in [
+        "ferroxen-machine",
+        "ferroxen-kernel",
+        "ferroxen-image",
+        "ferroxen-micro-guest",
+    ] {
         cargo.args(["--package", package]);
     }
     // The separator is what clippy-driver splits its arguments at.

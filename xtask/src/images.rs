@@ -103,6 +103,8 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     let initrd = debian_guest_initrd(&recipe, &kernel)?;
     progress("the Debian guest's disk");
     let demo = debian_guest_disk(&recipe)?;
+    progress("the micro guest");
+    let micro = micro_guest()?;
     progress("the disk that carries the guests");
     let guests = guests_disk(&[
         ("vmlinux", &kernel.vmlinux),
@@ -110,6 +112,7 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
         ("initrd.img", &initrd),
         ("tiny.img", &tiny),
         ("demo.img", &demo),
+        ("micro", &micro),
     ])?;
     progress("the Domain 0 image");
     let dom0 = dom0(&recipe, &kernel, toolstack)?;
@@ -202,6 +205,14 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
         Ok((program.to.clone(), bytes))
     };
     recipe.program.iter().map(read).collect()
+}
+
+/// The guest kernel of ours that the stories start.
+fn micro_guest() -> Result<PathBuf> {
+    let built = fs::read(crate::hypervisor::build_micro_guest()?)?;
+    Inputs::new()
+        .add(&built)
+        .make("micro", |out| Ok(fs::write(out, &built)?))
 }
 
 fn tiny_guest(recipe: &Recipe, kernel: &Kernel) -> Result<PathBuf> {

@@ -47,12 +47,17 @@ pub fn make() -> Result<PathBuf> {
     fs::copy(&built.gz, boot.join("ferroxen.gz"))?;
     fs::copy(&images.kernel.bzimage, boot.join("vmlinuz"))?;
     fs::copy(&images.dom0, boot.join("dom0.img"))?;
-    let menu = MENU.replace("@options@", OPTIONS).replace("@kernel_options@", KERNEL_OPTIONS);
+    let menu = MENU
+        .replace("@options@", OPTIONS)
+        .replace("@kernel_options@", KERNEL_OPTIONS);
     fs::write(boot.join("grub/grub.cfg"), menu)?;
     let iso = places::made().join("ferroxen.iso");
     let mut grub = clean_command("grub-mkrescue");
     // The PC's BIOS modules, whatever else is installed.
-    grub.arg("--directory=/usr/lib/grub/i386-pc").arg("-o").arg(&iso).arg(&tree);
+    grub.arg("--directory=/usr/lib/grub/i386-pc")
+        .arg("-o")
+        .arg(&iso)
+        .arg(&tree);
     run_quietly(&mut grub).context("grub-mkrescue")?;
     Ok(iso)
 }
