@@ -48,6 +48,7 @@ impl Toolstack {
     pub fn open() -> Result<Toolstack> {
         let hypervisor = hyper::Hypervisor::open().doing(|| "reaching the hypervisor".to_owned())?;
         let store = Client::connect().doing(|| "reaching xenstore".to_owned())?;
+        nodes::ensure_dom0(&store)?;
         Ok(Toolstack { hypervisor, store })
     }
 

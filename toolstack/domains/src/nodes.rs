@@ -72,6 +72,22 @@ pub fn write_all(store: &impl Store, directory: &str, values: &[(&str, String)])
         .try_for_each(|(name, value)| store.write(&format!("{directory}/{name}"), value))
 }
 
+/// Gives Domain 0 the nodes that every tool looks for, unless it has them (Debian's xen-init-dom0 makes the same).
+pub fn ensure_dom0(store: &Client) -> Result<()> {
+    let home = domain(DomId::DOM0);
+    let doing = || "noting Domain 0 in xenstore".to_owned();
+    if store.exists(&format!("{home}/name")).doing(doing)? {
+        return Ok(());
+    }
+    let values = [("domid", "0".to_owned()), ("name", "Domain-0".to_owned())];
+    store
+        .transaction(|tx| {
+            write_all(tx, &home, &values)?;
+            tx.write("/local/pool/0/name", "Pool-0")
+        })
+        .doing(doing)
+}
+
 /// Makes the directories of a new domain.
 pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) -> Result<()> {
     store

@@ -73,19 +73,25 @@ fn finish(
     uuid: &uuid::Uuid,
 ) -> anyhow::Result<ExitCode> {
     let kept = keep::save(domid, uuid, &loaded.config, text)?;
-    // Opened before the domain runs, so that its first line is seen.
-    let tty = args.console.then(|| console::open(tools, domid)).transpose()?;
     if !args.exit && !args.foreground {
         stay_in_background(domid, &loaded.config.name, &kept)?;
     }
-    if !args.paused {
-        tools.unpause(domid)?;
-    }
-    if !args.quiet {
-        println!("Started domain {} (domid {})", loaded.config.name, domid.raw());
-    }
-    if let Some(tty) = tty {
-        console::join(&tty)?;
+    let name = loaded.config.name.clone();
+    let (paused, quiet) = (args.paused, args.quiet);
+    let start = move |tools: &Toolstack| -> anyhow::Result<()> {
+        if !paused {
+            tools.unpause(domid)?;
+        }
+        if !quiet {
+            println!("Started domain {name} (domid {})", domid.raw());
+        }
+        Ok(())
+    };
+    if args.console {
+        // Attaching has its own connections; so does what happens once it is attached.
+        console::start_and_join(domid, move || start(&Toolstack::open()?))?;
+    } else {
+        start(tools)?;
     }
     if args.foreground {
         keeper::supervise(tools, domid, &loaded.config, text, |line| eprintln!("{line}"))?;

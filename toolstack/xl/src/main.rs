@@ -84,7 +84,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{name}");
         }
         Command::Uptime(args) => time::run(&tools, &args)?,
-        Command::Console(args) => return console::run(&tools, domain(&tools, &args.domain)?),
+        Command::Console(args) => return console::run(domain(&tools, &args.domain)?),
         Command::Destroy(args) => lifecycle::destroy(&tools, &args)?,
         Command::Shutdown(args) => lifecycle::shutdown(&tools, &args)?,
         Command::Reboot(args) => lifecycle::reboot(&tools, &args)?,
