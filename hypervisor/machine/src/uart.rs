@@ -50,7 +50,7 @@ impl Settings {
     };
 
     /// Applies an option's text on top of `self`. An error names the part that makes no sense.
-    pub fn with_option<'a>(mut self, text: &'a str) -> Result<Settings, &'a str> {
+    pub fn with_option(mut self, text: &str) -> Result<Settings, &str> {
         let mut parts = text.split(',');
         let first = parts.next().unwrap_or("");
         let (baud, clock) = first.split_once('/').map_or((first, None), |(b, c)| (b, Some(c)));

@@ -136,7 +136,7 @@ fn read_memory_type(wanted: &mut abi::ReadMemtype) -> Result<(), Errno> {
         let frames = 1u64 << (cpu::features().physical_bits - 12);
         let mask = mask >> 12 & (frames - 1);
         wanted.mfn = base >> 12 & (frames - 1);
-        wanted.nr_mfns = (frames - 1 & !mask) + 1;
+        wanted.nr_mfns = ((frames - 1) & !mask) + 1;
         wanted.type_ = (base & 0xff) as u32;
     }
     Ok(())
