@@ -34,8 +34,30 @@ macro_rules! field_name {
 }
 
 fn shapes() -> Vec<Shape> {
-    use ferroxen_abi::{domctl, memory, platform, sysctl, version};
+    use ferroxen_abi::{domctl, memory, physdev, platform, sysctl, version};
     shapes! {
+        "struct physdev_eoi" = physdev::Eoi { irq }
+        "struct physdev_pirq_eoi_gmfn" = physdev::PirqEoiGmfn { gmfn }
+        "struct physdev_irq_status_query" = physdev::IrqStatusQuery { irq, flags }
+        "struct physdev_set_iopl" = physdev::SetIopl { iopl }
+        "struct physdev_set_iobitmap" = physdev::SetIobitmap { bitmap, nr_ports }
+        "struct physdev_apic" = physdev::Apic { apic_physbase, reg, value }
+        "struct physdev_irq" = physdev::Irq { irq, vector }
+        "struct physdev_map_pirq" = physdev::MapPirq {
+            domid, kind as "type", index, pirq, bus, devfn, entry_nr, table_base,
+        }
+        "struct physdev_unmap_pirq" = physdev::UnmapPirq { domid, pirq }
+        "struct physdev_manage_pci" = physdev::ManagePci { bus, devfn }
+        "struct physdev_manage_pci_ext" = physdev::ManagePciExt { bus, devfn, is_extfn, is_virtfn, physfn }
+        "struct physdev_op" = physdev::PhysdevOp { cmd, u }
+        "struct physdev_setup_gsi" = physdev::SetupGsi { gsi, triggering, polarity }
+        "struct physdev_get_free_pirq" = physdev::GetFreePirq { kind as "type", pirq }
+        "struct physdev_pci_mmcfg_reserved" = physdev::PciMmcfgReserved {
+            address, segment, start_bus, end_bus, flags,
+        }
+        "struct physdev_pci_device_add" = physdev::PciDeviceAdd { seg, bus, devfn, flags, physfn }
+        "struct physdev_pci_device" = physdev::PciDevice { seg, bus, devfn }
+        "struct physdev_dbgp_op" = physdev::DbgpOp { op, bus, pci as "u.pci" }
         "struct xen_domctl" = domctl::Domctl { cmd, interface_version, domain, u }
         "struct xenctl_bitmap" = domctl::XenctlBitmap { bitmap, nr_bits }
         "struct xen_arch_domainconfig" = domctl::ArchDomainconfig { emulation_flags, misc_flags }
@@ -222,7 +244,7 @@ fn c_program() -> String {
     let mut text = String::from(
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#define __XEN_TOOLS__ 1\n\
          #include <xen/xen.h>\n#include <xen/domctl.h>\n#include <xen/sysctl.h>\n#include <xen/memory.h>\n\
-         #include <xen/version.h>\n#include <xen/platform.h>\nint main(void) {\n",
+         #include <xen/version.h>\n#include <xen/platform.h>\n#include <xen/physdev.h>\nint main(void) {\n",
     );
     for shape in shapes() {
         let c_type = shape.c_type;
