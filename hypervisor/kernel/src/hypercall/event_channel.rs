@@ -379,11 +379,10 @@ pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
 
 /// Makes a vcpu look at every port: its `vcpu_info` has moved, and something may have been lost on the way.
 pub fn look_everywhere(domain: &Arc<Domain>, vcpu: &Vcpu) {
-    let bits = Bits { domain };
-    for word in 0..64 {
-        bits.test_and_set_selector(vcpu.id, word);
+    if let Some(info) = vcpu.info() {
+        info.page.store_u64_at(info.offset + vcpu_info::PENDING_SEL, !0);
+        info.page.store_u8_at(info.offset + vcpu_info::UPCALL_PENDING, 1);
     }
-    bits.test_and_set_upcall(vcpu.id);
     sched::kick_in(domain, vcpu);
 }
 
@@ -458,22 +457,11 @@ impl SharedBits for Bits<'_> {
     }
 
     #[inline]
-    fn test_and_set_selector(&self, vcpu: VcpuId, word: u32) -> bool {
-        match self.domain.vcpu(vcpu).and_then(Vcpu::info) {
-            Some(info) => {
-                let bit = 1u64 << (word % 64);
-                info.page.fetch_or_u64_at(info.offset + vcpu_info::PENDING_SEL, bit) & bit != 0
-            }
-            // It has no place to look at yet; when it gets one, it looks everywhere.
-            None => true,
-        }
-    }
-
-    #[inline]
-    fn test_and_set_upcall(&self, vcpu: VcpuId) -> bool {
-        match self.domain.vcpu(vcpu).and_then(Vcpu::info) {
-            Some(info) => info.page.swap_u8_at(info.offset + vcpu_info::UPCALL_PENDING, 1) != 0,
-            None => true,
-        }
+    fn select(&self, vcpu: VcpuId, word: u32) -> bool {
+        // Without a place to look at it is told nothing; when it gets one, it looks everywhere.
+        let Some(info) = self.domain.vcpu(vcpu).and_then(Vcpu::info) else { return false };
+        let bit = 1u64 << (word % 64);
+        info.page.fetch_or_u64_at(info.offset + vcpu_info::PENDING_SEL, bit) & bit == 0
+            && info.page.swap_u8_at(info.offset + vcpu_info::UPCALL_PENDING, 1) == 0
     }
 }

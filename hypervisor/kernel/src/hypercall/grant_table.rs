@@ -267,7 +267,10 @@ fn hold(owner: &Domain, frame: Mfn, access: Access) -> Result<Held, GrantStatus>
         Access::ReadOnly => memory::hold(owner, frame),
         Access::ReadWrite => memory::hold_writable(owner, frame),
     };
-    held.map_err(|_| GrantStatus::BAD_PAGE)
+    held.map_err(|why| match why {
+        ferroxen_frames::Refused::InUseAs(_) => GrantStatus::GENERAL_ERROR,
+        _ => GrantStatus::BAD_PAGE,
+    })
 }
 
 fn access_of(flags: u32) -> Access {

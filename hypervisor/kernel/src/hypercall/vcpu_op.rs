@@ -7,7 +7,7 @@ use crate::hypercall::event_channel;
 use crate::{memory, sched, time};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::vcpu::{self as abi, RunstateInfo, vcpuop};
-use ferroxen_abi::x86::VcpuGuestContext;
+use ferroxen_abi::x86::{VcpuGuestContext, vgcf};
 use ferroxen_abi::xen::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, vcpu_info};
 use ferroxen_sched::{RunState, Times};
 use ferroxen_words::{Mfn, PAGE_SIZE, Vaddr, VcpuId};
@@ -90,7 +90,10 @@ fn initialise(vcpu: &VcpuRef, at: GuestPtr<VcpuGuestContext>) -> Result<(), Errn
     if vcpu.is_initialised() {
         return Err(Errno::EEXIST);
     }
-    context::set(vcpu, &wanted)
+    context::set(vcpu, &wanted)?;
+    // As upstream, it counts as switched on at once if its context says so, and runs when it is told to.
+    vcpu.set_online(wanted.flags & vgcf::ONLINE != 0);
+    Ok(())
 }
 
 /// Switches a vcpu off. When the last one goes, so does the domain.

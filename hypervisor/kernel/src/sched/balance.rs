@@ -6,7 +6,7 @@ use crate::lock::Guard;
 use core::sync::atomic::Ordering;
 use ferroxen_abi::errno::Errno;
 use ferroxen_machine::smp::CpuSet;
-use ferroxen_sched::{CpuMask, RunQueue, RunState, Slot};
+use ferroxen_sched::{CpuMask, RunQueue, Slot};
 use ferroxen_words::CpuId;
 
 /// At most so often a vcpu is passed on to a CPU that would then be as full as this one: with three that
@@ -146,20 +146,15 @@ fn masks(vcpu: &VcpuRef) -> Option<(CpuMask, CpuMask)> {
     queue.unit(slot).map(|unit| (unit.hard, unit.soft))
 }
 
-/// A vcpu has left its CPU. If that CPU is not allowed to it any more, it goes on where it is.
-pub fn left(vcpu: &VcpuRef) {
-    let Some((cpu, slot, queue)) = home(vcpu) else { return };
-    let Some(unit) = queue.unit(slot) else { return };
-    let (hard, soft, asleep) = (unit.hard, unit.soft, unit.times.state == RunState::Offline);
-    drop(queue);
-    if !hard.contains(cpu) {
-        if let Some(better) = emptiest(hard, soft) {
-            move_home(vcpu, better);
-        }
-        if asleep {
-            super::wake(vcpu);
-        }
+/// A vcpu has left a CPU that is not allowed to it any more: it goes on where it is.
+#[cold]
+pub fn move_to_allowed(vcpu: &VcpuRef) {
+    if let Some((hard, soft)) = masks(vcpu)
+        && let Some(better) = emptiest(hard, soft)
+    {
+        move_home(vcpu, better);
     }
+    super::wake(vcpu);
 }
 
 /// More vcpus want this CPU than it can run: passes one on to a CPU with less to do.
@@ -280,7 +275,7 @@ pub fn pin(vcpu: &VcpuRef, to: Option<CpuId>) -> Result<(), Errno> {
             apply(vcpu, Some(CpuMask::of(cpu)), None);
         }
         None => {
-            let hard = unpinned.take().ok_or(Errno::ENOENT)?;
+            let hard = unpinned.take().ok_or(Errno::EINVAL)?;
             drop(unpinned);
             apply(vcpu, Some(hard), None);
         }

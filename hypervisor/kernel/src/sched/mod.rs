@@ -24,7 +24,7 @@ use crate::lock::{Guard, Lock, Rank};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_machine::{GuestFrame, MAX_CPUS, smp};
-use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Unit, Wake};
+use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Times, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
 
 static QUEUES: [Lock<RunQueue<VcpuRef>>; MAX_CPUS] =
@@ -365,57 +365,70 @@ pub fn schedule(frame: &mut GuestFrame) {
         state(here).must_decide.store(false, Ordering::Release);
         let work = &cpu::local().work;
         work.set(work.get() & !(work::RESCHEDULE | work::STOP_CURRENT));
-        let chosen = decide(here, before.as_ref());
-        if let (Some(old), Some(new)) = (&before, &chosen)
+        let decision = decide(here, before.as_ref());
+        if let (Some(old), Some(new)) = (&before, &decision.chosen)
             && old.is(new)
         {
             return;
         }
         if let Some(old) = before {
-            leave(&old, frame);
+            leave(&old, frame, &decision);
         }
-        if let Some(new) = chosen {
-            enter(new, frame);
+        if let Some(new) = decision.chosen {
+            enter(new, frame, decision.new_times);
             return;
         }
         idle::idle(here);
     }
 }
 
+/// What was decided, as far as it has to be carried out without the queue's lock.
+struct Decision {
+    chosen: Option<VcpuRef>,
+    /// The accounts of who goes and who comes.
+    old_times: Option<Times>,
+    new_times: Option<Times>,
+    /// Who goes may not stay in this CPU's queue.
+    must_move: bool,
+}
+
 /// Takes a vcpu off this CPU, after it was decided that it goes.
-fn leave(old: &VcpuRef, frame: &GuestFrame) {
-    runstate::update(old);
+fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
+    runstate::update(old, decision.old_times);
     context::save(old, frame);
     *cpu::local().current.borrow_mut() = None;
-    // Whoever sees the vcpu nowhere may take its page tables apart.
-    ferroxen_machine::paging::activate_own();
     old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
-    balance::left(old);
+    if decision.must_move {
+        balance::move_to_allowed(old);
+    }
 }
 
 /// Puts a vcpu onto this CPU, after it was chosen.
-fn enter(new: VcpuRef, frame: &mut GuestFrame) {
+fn enter(new: VcpuRef, frame: &mut GuestFrame, times: Option<Times>) {
     context::load(&new, frame);
-    runstate::update(&new);
+    runstate::update(&new, times);
     crate::time::entered(&new);
     *cpu::local().current.borrow_mut() = Some(new);
 }
 
-fn decide(here: CpuId, before: Option<&VcpuRef>) -> Option<VcpuRef> {
+fn decide(here: CpuId, before: Option<&VcpuRef>) -> Decision {
     let now = crate::time::now();
     let mut queue = QUEUES[here.0 as usize].lock();
     let ran = queue.charge(now);
     let mut goes = Goes::Stays;
-    if let (Some(vcpu), Some(slot)) = (before, queue.running()) {
+    let mut must_move = false;
+    let old_slot = queue.running();
+    if let (Some(vcpu), Some(slot)) = (before, old_slot) {
         if vcpu.domain().sched.has_cap.load(Ordering::Relaxed)
             && let Some(until) = vcpu.domain().sched.cap.lock().charge(ran, now)
         {
             queue.park(slot, until);
         }
         let yields = vcpu.sched.yields.swap(false, Ordering::Relaxed);
+        must_move = !queue.unit(slot).is_some_and(|unit| unit.hard.contains(here));
         goes = if vcpu.sched.is_waiting() {
             Goes::Blocks
-        } else if !vcpu.may_run() || !queue.unit(slot).is_some_and(|unit| unit.hard.contains(here)) {
+        } else if must_move || !vcpu.may_run() {
             Goes::Stops
         } else if yields {
             Goes::Yields
@@ -428,6 +441,8 @@ fn decide(here: CpuId, before: Option<&VcpuRef>) -> Option<VcpuRef> {
     if let Some(vcpu) = &chosen {
         vcpu.sched.on_cpu.store(here.0, Ordering::SeqCst);
     }
+    let old_times = old_slot.and_then(|slot| queue.times(slot));
+    let new_times = next.slot.and_then(|slot| queue.times(slot));
     note_load(here, &queue);
     let waiting = queue.waiting();
     drop(queue);
@@ -444,7 +459,7 @@ fn decide(here: CpuId, before: Option<&VcpuRef>) -> Option<VcpuRef> {
     if waiting != 0 {
         balance::pass_on(here, now);
     }
-    chosen
+    Decision { chosen, old_times, new_times, must_move }
 }
 
 /// A new unit for a vcpu's queue.

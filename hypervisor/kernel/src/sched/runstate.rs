@@ -28,16 +28,16 @@ pub fn register_area(vcpu: &VcpuRef, at: Vaddr) {
 
 /// Writes the run state of the vcpu whose page tables are loaded, if it asked for that.
 #[inline]
-pub(super) fn update(vcpu: &VcpuRef) {
+pub(super) fn update(vcpu: &VcpuRef, times: Option<Times>) {
     let area = vcpu.sched.runstate_area.load(Ordering::Relaxed);
-    if area != 0 {
-        write(vcpu, Vaddr::new(area));
+    if area != 0
+        && let Some(times) = times
+    {
+        write(vcpu, Vaddr::new(area), times);
     }
 }
 
-#[cold]
-fn write(vcpu: &VcpuRef, at: Vaddr) {
-    let Some(times) = times(vcpu) else { return };
+fn write(vcpu: &VcpuRef, at: Vaddr, times: Times) {
     let info = info(times);
     let flagged = vcpu.domain().assists(vm_assist::RUNSTATE_UPDATE_FLAG);
     with_kernel_tables(vcpu, || {

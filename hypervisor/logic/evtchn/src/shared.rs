@@ -17,10 +17,9 @@ pub trait SharedBits {
     fn is_masked(&self, port: Port) -> bool;
     /// Clears the port's mask bit; tells whether it was set.
     fn test_and_clear_mask(&self, port: Port) -> bool;
-    /// Sets bit `word` of the vcpu's selector; tells whether it was set already.
-    fn test_and_set_selector(&self, vcpu: VcpuId, word: u32) -> bool;
-    /// Sets the vcpu's `evtchn_upcall_pending`; tells whether it was set already.
-    fn test_and_set_upcall(&self, vcpu: VcpuId) -> bool;
+    /// Sets bit `word` of the vcpu's selector and, if it was clear, the vcpu's `evtchn_upcall_pending`: two
+    /// accesses, in this order. Tells whether both were clear: the vcpu was not going to look there anyway.
+    fn select(&self, vcpu: VcpuId, word: u32) -> bool;
 }
 
 /// What a ring came to.
@@ -48,23 +47,17 @@ pub fn ring(bits: &impl SharedBits, port: Port, vcpu: VcpuId) -> Rung {
     if bits.test_and_set_pending(port) {
         return Rung::Already;
     }
-    if bits.is_masked(port) || !select(bits, port, vcpu) { Rung::Quiet } else { Rung::Upcall(vcpu) }
+    if bits.is_masked(port) || !bits.select(vcpu, port.raw() / WORD_BITS) { Rung::Quiet } else { Rung::Upcall(vcpu) }
 }
 
 /// Unmasks `port`, and raises the upcall that the mask held back.
 #[inline]
 pub fn unmask(bits: &impl SharedBits, port: Port, vcpu: VcpuId) -> Rung {
-    if bits.test_and_clear_mask(port) && bits.is_pending(port) && select(bits, port, vcpu) {
+    if bits.test_and_clear_mask(port) && bits.is_pending(port) && bits.select(vcpu, port.raw() / WORD_BITS) {
         Rung::Upcall(vcpu)
     } else {
         Rung::Already
     }
-}
-
-/// Tells the vcpu where to look; true if it was not going to look anyway.
-#[inline]
-fn select(bits: &impl SharedBits, port: Port, vcpu: VcpuId) -> bool {
-    !bits.test_and_set_selector(vcpu, port.raw() / WORD_BITS) && !bits.test_and_set_upcall(vcpu)
 }
 
 #[cfg(test)]
@@ -98,13 +91,10 @@ mod tests {
         fn test_and_clear_mask(&self, port: Port) -> bool {
             self.masked.borrow_mut().remove(&port.raw())
         }
-        fn test_and_set_selector(&self, _: VcpuId, word: u32) -> bool {
+        fn select(&self, _: VcpuId, word: u32) -> bool {
             let old = self.selector.get();
             self.selector.set(old | 1 << word);
-            old & 1 << word != 0
-        }
-        fn test_and_set_upcall(&self, _: VcpuId) -> bool {
-            self.upcall.replace(true)
+            old & 1 << word == 0 && !self.upcall.replace(true)
         }
     }
 

@@ -316,9 +316,7 @@ impl<V> RunQueue<V> {
 impl<V> Unit<V> {
     /// Its virtual time, counting what it ran up to now.
     fn virtual_at(&self, now_ns: u64) -> u64 {
-        let ran = now_ns.saturating_sub(self.charged_ns);
-        let scaled = u128::from(ran) * u128::from(crate::DEFAULT_WEIGHT) / u128::from(self.weight);
-        self.virtual_ns.saturating_add(scaled as u64)
+        self.virtual_ns.saturating_add(self.scaled(now_ns.saturating_sub(self.charged_ns)))
     }
 }
 

@@ -95,8 +95,16 @@ impl<V> Unit<V> {
     pub(crate) fn charge(&mut self, now_ns: u64) -> u64 {
         let ran = now_ns.saturating_sub(self.charged_ns);
         self.charged_ns = self.charged_ns.max(now_ns);
-        let scaled = u128::from(ran) * u128::from(DEFAULT_WEIGHT) / u128::from(self.weight);
-        self.virtual_ns = self.virtual_ns.saturating_add(scaled as u64);
+        self.virtual_ns = self.virtual_ns.saturating_add(self.scaled(ran));
         ran
+    }
+
+    /// How far its virtual time advances while it runs for so long.
+    #[inline]
+    pub(crate) fn scaled(&self, ran_ns: u64) -> u64 {
+        if self.weight == DEFAULT_WEIGHT {
+            return ran_ns;
+        }
+        (u128::from(ran_ns) * u128::from(DEFAULT_WEIGHT) / u128::from(self.weight)) as u64
     }
 }
