@@ -3,12 +3,14 @@
 //! What happens to an interrupt is [`crate::irq`]'s story; here is only who may ask for what.
 
 use super::{Answer, Call, Outcome};
+use crate::access;
 use crate::domain::{self, Domain};
 use crate::guest::GuestPtr;
 use crate::irq::{self, Function, MessageRequest, NotMapped};
 use alloc::sync::Arc;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::physdev::{self as abi, dbgp, irqstat, map_pirq_type, pci_dev, physdevop};
+use ferroxen_access::Operation;
 use ferroxen_machine::ioapic;
 use ferroxen_machine::port::PciFunction;
 use ferroxen_words::{Maddr, Mfn, Pirq};
@@ -92,8 +94,11 @@ fn run(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
             let wanted: abi::PirqEoiGmfn = read(at)?;
             irq::set_eoi_page(caller, Mfn::new(wanted.gmfn), command == physdevop::PIRQ_EOI_GMFN_V1)?;
         }
-        _ if caller.is_privileged => return run_privileged(command, at),
-        _ => return Err(if is_known(command) { Errno::EPERM } else { Errno::ENOSYS }),
+        _ if PRIVILEGED.contains(&command) => {
+            access::to_host(caller, Operation::OwnDevices)?;
+            return run_privileged(command, at);
+        }
+        _ => return Err(Errno::ENOSYS),
     }
     Ok(Outcome::Done(0))
 }
@@ -115,10 +120,6 @@ const PRIVILEGED: [u64; 14] = [
     physdevop::RELEASE_MSIX,
     physdevop::DBGP_OP,
 ];
-
-fn is_known(command: u64) -> bool {
-    PRIVILEGED.contains(&command)
-}
 
 fn run_privileged(command: u64, at: u64) -> Answer {
     match command {
@@ -185,11 +186,11 @@ fn eoi(caller: &Arc<Domain>, wanted: abi::Eoi) -> Result<(), Errno> {
 /// The domain that an operation is about: the caller, or for Domain 0 any.
 fn subject(caller: &Arc<Domain>, id: ferroxen_words::RawDomId) -> Result<Arc<Domain>, Errno> {
     let subject = domain::resolve(caller, id)?;
-    if caller.is_privileged || Arc::ptr_eq(caller, &subject) {
-        Ok(subject)
-    } else {
-        Err(Errno::EPERM)
+    // What it may do to itself depends on the interrupts that it was given.
+    if !Arc::ptr_eq(caller, &subject) {
+        access::to_domain(caller, &subject, Operation::OwnDevices)?;
     }
+    Ok(subject)
 }
 
 /// A pirq that the caller names; negative ones stand for nothing.
@@ -214,9 +215,7 @@ fn map_pirq(caller: &Arc<Domain>, at: u64) -> Answer {
             irq::map_line(&subject, wanted, line)
         }
         map_pirq_type::MSI | map_pirq_type::MSI_SEG | map_pirq_type::MULTI_MSI => {
-            if !caller.is_privileged {
-                return Err(Errno::EPERM);
-            }
+            access::to_host(caller, Operation::OwnDevices)?;
             match irq::map_messages(&subject, wanted, messages(&request)?) {
                 Ok(pirq) => Ok(pirq),
                 Err(NotMapped::Refused(why)) => Err(why),

@@ -4,9 +4,11 @@
 //! no BIOS data that survived, no power management to be told about, no CPU to be plugged in.
 
 use super::{Answer, Call, Outcome};
+use crate::access;
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::platform::{self as abi, FirmwareType, PlatformCmd, PlatformOp};
+use ferroxen_access::Operation;
 use ferroxen_machine::power::{self, StaysAwake};
 use ferroxen_machine::{cpu, smp, symbols, time};
 use ferroxen_words::CpuId;
@@ -14,9 +16,7 @@ use ferroxen_words::CpuId;
 /// `platform_op(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version, `ENOSYS` for
 /// commands that we do not know.
 pub fn platform_op(call: &mut Call<'_>) -> Answer {
-    if !call.caller.domain().is_privileged {
-        return Err(Errno::EPERM);
-    }
+    access::to_host(call.caller.domain(), Operation::ControlHost)?;
     let at = GuestPtr::<PlatformOp>::new(call.args[0]);
     let mut request = at.read()?;
     if request.interface_version != abi::PLATFORM_INTERFACE_VERSION {

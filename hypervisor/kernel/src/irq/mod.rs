@@ -13,7 +13,7 @@ mod devices;
 mod permissions;
 pub mod ports;
 
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, Life};
 use crate::firmware::Platform;
 use crate::lock::{Lock, Rank};
 use crate::memory::{self, Held};
@@ -259,7 +259,11 @@ impl State {
         }
     }
 
-    fn table_for(&mut self, domain: &Domain) {
+    /// Makes sure that a domain has a table. A dying one gets none: nobody would take it back.
+    fn table_for(&mut self, domain: &Domain) -> Result<(), Errno> {
+        if domain.life() != Life::Alive {
+            return Err(Errno::EINVAL);
+        }
         let room = MAX_PIRQS.saturating_sub(self.irqs.lines());
         let extra = if domain.is_privileged {
             room
@@ -267,6 +271,7 @@ impl State {
             room.min(EXTRA_PIRQS)
         };
         self.irqs.add_domain(domain.id, extra);
+        Ok(())
     }
 }
 
@@ -362,7 +367,7 @@ pub(crate) fn eoi(domain: &Domain, pirq: Pirq) -> Result<Option<Port>, Errno> {
 /// `PHYSDEVOP_irq_status_query`. `EINVAL` for a number that the domain cannot have.
 pub(crate) fn status(domain: &Domain, pirq: Pirq) -> Result<Status, Errno> {
     let mut state = state();
-    state.table_for(domain);
+    state.table_for(domain)?;
     if pirq.raw() >= state.irqs.pirq_limit(domain.id) {
         return Err(Errno::EINVAL);
     }
@@ -372,7 +377,7 @@ pub(crate) fn status(domain: &Domain, pirq: Pirq) -> Result<Status, Errno> {
 /// Gives a domain a pirq for a line. The caller has been found to be allowed to.
 pub(crate) fn map_line(subject: &Domain, wanted: Option<Pirq>, line: u32) -> Result<Pirq, Errno> {
     let mut state = state();
-    state.table_for(subject);
+    state.table_for(subject)?;
     let irq = state.irqs.line_irq(line).map_err(errno)?;
     let pirq = state.irqs.map_line(subject.id, wanted, irq).map_err(errno)?;
     drop(state);
@@ -383,7 +388,7 @@ pub(crate) fn map_line(subject: &Domain, wanted: Option<Pirq>, line: u32) -> Res
 /// Gives a domain pirqs for messages of a device, and writes the messages to the device, masked.
 pub(crate) fn map_messages(subject: &Domain, wanted: Option<Pirq>, request: MessageRequest) -> Result<Pirq, NotMapped> {
     let mut state = state();
-    state.table_for(subject);
+    state.table_for(subject)?;
     let State { irqs, devices } = &mut *state;
     let prepared = devices.prepare(request)?;
     let here = usable(cpu::cpu_id());
@@ -461,7 +466,7 @@ fn refresh_eoi_page(domain: &Domain) {
 /// Sets a free pirq aside (`PHYSDEVOP_get_free_pirq`).
 pub(crate) fn free_pirq(domain: &Domain, is_line: bool) -> Result<Pirq, Errno> {
     let mut state = state();
-    state.table_for(domain);
+    state.table_for(domain)?;
     let kind = if is_line { FreeKind::Line } else { FreeKind::Messages(1) };
     state.irqs.set_aside(domain.id, kind).map_err(errno)
 }
