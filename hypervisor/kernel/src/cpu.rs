@@ -1,6 +1,6 @@
 //! What each physical CPU keeps for itself: which vcpu it runs, and what it owes before the next return.
 
-use crate::domain::VcpuRef;
+use crate::domain::{InfoArea, VcpuRef};
 use crate::guest::GuestPtr;
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,8 @@ pub mod work {
     pub const STOP_CURRENT: u32 = 1 << 3;
     /// Ring the global virtual interrupts that were asked for.
     pub const EVENTS: u32 = 1 << 4;
+    /// Deliver a non-maskable interrupt, if one waits for the running vcpu.
+    pub const NMI: u32 = 1 << 5;
 }
 
 /// One CPU's own state.
@@ -28,6 +30,8 @@ pub mod work {
 pub struct CpuLocal {
     /// The vcpu whose registers are in the CPU; `None` while idle.
     pub current: RefCell<Option<VcpuRef>>,
+    /// Where the running vcpu's `vcpu_info` lies: what is looked at before every return.
+    pub info: Cell<Option<InfoArea>>,
     /// Bits of [`work`].
     pub work: Cell<u32>,
     /// TSC at the last entry from a guest, the start of the time budget.

@@ -79,21 +79,17 @@ pub fn return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
 /// Does what is owed before the guest goes on.
 #[inline]
 pub fn before_return(frame: &mut GuestFrame) {
+    let local = cpu::local();
     loop {
-        let owed = cpu::local().work.replace(0);
-        if owed != 0 {
-            do_work(owed, frame);
+        if local.work.get() != 0 {
+            do_work(local.work.replace(0), frame);
             continue;
         }
-        let entered = cpu::local().current.borrow();
-        let Some(vcpu) = entered.as_ref() else { return };
-        if vcpu.take_nmi() {
-            trap::deliver_nmi(vcpu, frame);
-        }
-        let wants_upcall = vcpu.info().is_some_and(|info| info.wants_upcall());
-        if !wants_upcall {
+        if !local.info.get().is_some_and(|info| info.wants_upcall()) {
             return;
         }
+        let entered = local.current.borrow();
+        let Some(vcpu) = entered.as_ref() else { return };
         let mut pv = vcpu.pv.lock();
         let to = pv.event;
         if to.address == 0 {
@@ -130,5 +126,11 @@ fn do_work(owed: u32, frame: &mut GuestFrame) {
         && let Some(vcpu) = cpu::current()
     {
         crate::domain::context::reload_root(&vcpu);
+    }
+    if owed & work::NMI != 0
+        && let Some(vcpu) = cpu::current()
+        && vcpu.take_nmi()
+    {
+        trap::deliver_nmi(&vcpu, frame);
     }
 }

@@ -80,7 +80,7 @@ pub struct Domain {
     /// Event channels.
     pub ports: Lock<PortTable>,
     /// Grant table and maps.
-    pub grants: Lock<GrantTable>,
+    pub grants: Lock<GrantTable<alloc::sync::Arc<Domain>>>,
     /// Physical interrupts.
     pub pirqs: Lock<crate::irq::DomainPirqs>,
     /// Pages.

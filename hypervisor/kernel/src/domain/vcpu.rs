@@ -267,6 +267,12 @@ impl Vcpu {
         self.nmi.store(true, Ordering::Release);
     }
 
+    /// Whether a non-maskable interrupt waits.
+    #[inline]
+    pub fn has_nmi(&self) -> bool {
+        self.nmi.load(Ordering::Acquire)
+    }
+
     /// Takes a waiting non-maskable interrupt.
     #[inline]
     pub fn take_nmi(&self) -> bool {

@@ -50,7 +50,8 @@ impl From<NotMapped> for Stop {
     fn from(why: NotMapped) -> Self {
         match why {
             NotMapped::NotYet => Stop::NotYet,
-            NotMapped::NoEntry | NotMapped::Refused(_) | NotMapped::Mismatch => GrantStatus::GENERAL_ERROR.into(),
+            NotMapped::NoEntry | NotMapped::Mismatch => GrantStatus::GENERAL_ERROR.into(),
+            NotMapped::Refused(why) => page_status(why).into(),
         }
     }
 }
@@ -217,42 +218,35 @@ impl SharedEntries for SharedPages {
     }
 }
 
-/// A use of another domain's grant: the entry is pinned, the page held.
-struct Borrowed {
+/// A use of another domain's grant: the entry is pinned until this is dropped, or for longer by [`Pin::keep`].
+struct Pin {
     owner: Arc<Domain>,
     gref: Gref,
     access: Access,
-    held: Option<Held>,
     is_kept: bool,
 }
 
-impl Borrowed {
+impl Pin {
     #[inline]
-    fn new(owner: Arc<Domain>, gref: Gref, by: DomId, access: Access) -> Result<(Borrowed, Page), GrantStatus> {
+    fn new(owner: Arc<Domain>, gref: Gref, by: DomId, access: Access) -> Result<(Pin, Mfn), GrantStatus> {
         let mut grants = owner.grants.lock();
         if owner.life() != Life::Alive {
             return Err(GrantStatus::BAD_DOMAIN);
         }
         let frame = grants.pin(&SharedPages, gref, by, access).map_err(status)?.frame;
         drop(grants);
-        let held = hold(&owner, frame, access);
-        let mut borrowed = Borrowed { owner, gref, access, held: None, is_kept: false };
-        // On refusal the drop gives the pin back.
-        let held = held?;
-        let page = held.page();
-        borrowed.held = Some(held);
-        Ok((borrowed, page))
+        Ok((Pin { owner, gref, access, is_kept: false }, frame))
     }
 
-    /// Leaves pin and page to a mapping, which gives them back by [`give_back`].
+    /// Leaves the pin to a mapping, which gives it back by [`unpin`].
     #[inline]
-    fn keep(mut self) {
-        core::mem::forget(self.held.take());
+    fn keep(mut self) -> Arc<Domain> {
         self.is_kept = true;
+        self.owner.clone()
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {
         if !self.is_kept {
@@ -267,10 +261,14 @@ fn hold(owner: &Domain, frame: Mfn, access: Access) -> Result<Held, GrantStatus>
         Access::ReadOnly => memory::hold(owner, frame),
         Access::ReadWrite => memory::hold_writable(owner, frame),
     };
-    held.map_err(|why| match why {
+    held.map_err(page_status)
+}
+
+fn page_status(why: ferroxen_frames::Refused) -> GrantStatus {
+    match why {
         ferroxen_frames::Refused::InUseAs(_) => GrantStatus::GENERAL_ERROR,
         _ => GrantStatus::BAD_PAGE,
-    })
+    }
 }
 
 fn access_of(flags: u32) -> Access {
@@ -289,8 +287,9 @@ fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), St
     let handle = take_handle(mapper)?;
     match map_at(caller, owner, request, uses) {
         Ok(mapping) => {
+            let frame = mapping.frame;
             mapper.grants.lock().maps.set(handle, mapping);
-            Ok((handle, mapping.frame))
+            Ok((handle, frame))
         }
         Err(stop) => {
             mapper.grants.lock().maps.free(handle);
@@ -299,16 +298,27 @@ fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), St
     }
 }
 
+/// Who may use the page holds it: for CPUs that is the page-table entry, for devices the mapping itself.
 #[inline]
-fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses: Use) -> Result<Mapping, Stop> {
-    let (granter, gref, access) = (owner.id, Gref::new(request.gref), access_of(request.flags));
-    let (borrowed, page) = Borrowed::new(owner, gref, caller.domain().id, access)?;
+fn map_at(
+    caller: &VcpuRef,
+    owner: Arc<Domain>,
+    request: &abi::MapGrantRef,
+    uses: Use,
+) -> Result<Borrowed, Stop> {
+    let (gref, access) = (Gref::new(request.gref), access_of(request.flags));
+    let (pin, frame) = Pin::new(owner, gref, caller.domain().id, access)?;
+    // Device memory is not the owner's to lend, whoever may map it otherwise.
+    if memory::frame(frame.raw()).is_none() {
+        return Err(GrantStatus::BAD_PAGE.into());
+    }
+    let held = if uses.device { Some(hold(&pin.owner, frame, access)?) } else { None };
     let names_entry = request.flags & gntmap::CONTAINS_PTE != 0;
     if uses.host {
-        map_grant(caller, place(request.host_addr, names_entry), granter, page.mfn(), request.flags)?;
+        map_grant(caller, place(request.host_addr, names_entry), pin.owner.id, frame, request.flags)?;
     }
-    borrowed.keep();
-    Ok(Mapping { owner: granter, gref, frame: page.mfn(), access, uses, names_entry })
+    core::mem::forget(held);
+    Ok(Mapping { owner: pin.keep(), gref, frame, access, uses, names_entry })
 }
 
 fn place(at: u64, names_entry: bool) -> GrantPlace {
@@ -330,14 +340,16 @@ fn may_use_heap(domain: &Domain) -> bool {
     heap::free_bytes() > reserve
 }
 
+/// A page of another domain's, as a mapping remembers it.
+type Borrowed = Mapping<Arc<Domain>>;
+
 /// How many mappings are taken back between two flushes.
 const BATCH: usize = 32;
 
 /// A mapping that the mapper has let go of, but some CPU may still use.
-#[derive(Clone, Copy)]
 struct LetGo {
     handle: Handle,
-    mapping: Mapping,
+    mapping: Borrowed,
     /// Uses that were taken back.
     gone: Use,
 }
@@ -349,21 +361,40 @@ fn unmap_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
         if index != 0 && time::entry_budget_spent() {
             return again(call, array, index, count);
         }
-        let mut let_go = [None; BATCH];
-        let mut stopped = Ok(Ok(()));
-        for slot in let_go.iter_mut().take((count - index) as usize) {
-            stopped = unmap_element(call.caller, array, index, slot);
-            if !matches!(stopped, Ok(Ok(()))) {
-                break;
-            }
-            index += 1;
-        }
-        settle(call.caller, &let_go);
+        // One at a time is what backends mostly do.
+        let (done, stopped) = if count - index == 1 {
+            unmap_some::<1>(call.caller, array, index, count)
+        } else {
+            unmap_some::<BATCH>(call.caller, array, index, count)
+        };
+        index += done;
         if let Err(Again) = stopped? {
             return again(call, array, index, count);
         }
     }
     Ok(Outcome::Done(0))
+}
+
+/// Takes up to `N` mappings back; answers how many, and what stopped it before.
+#[inline]
+fn unmap_some<const N: usize>(
+    caller: &VcpuRef,
+    array: GuestPtr<abi::UnmapGrantRef>,
+    first: u32,
+    count: u32,
+) -> (u32, Result<Result<(), Again>, Errno>) {
+    let mut let_go = [const { None }; N];
+    let mut stopped = Ok(Ok(()));
+    let mut done = 0;
+    for slot in let_go.iter_mut().take((count - first) as usize) {
+        stopped = unmap_element(caller, array, first + done, slot);
+        if !matches!(stopped, Ok(Ok(()))) {
+            break;
+        }
+        done += 1;
+    }
+    settle(caller, &mut let_go);
+    (done, stopped)
 }
 
 #[inline]
@@ -402,7 +433,7 @@ fn let_go_of(caller: &VcpuRef, request: &abi::UnmapGrantRef) -> Result<Option<Le
 }
 
 #[inline]
-fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Mapping, gone: Use) -> Result<(), Stop> {
+fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Borrowed, gone: Use) -> Result<(), Stop> {
     if gone.device && request.dev_bus_addr != mapping.frame.maddr().raw() {
         return Err(GrantStatus::GENERAL_ERROR.into());
     }
@@ -414,46 +445,50 @@ fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Mapping, 
 }
 
 /// Makes sure that no CPU uses what was unmapped, and gives the pages back to their owners.
-fn settle(caller: &VcpuRef, let_go: &[Option<LetGo>]) {
+#[inline]
+fn settle(caller: &VcpuRef, let_go: &mut [Option<LetGo>]) {
     let mapper = caller.domain();
     if let_go.iter().flatten().any(|one| one.gone.host) {
         flush_after_unmap(caller);
     }
-    for one in let_go.iter().flatten() {
-        let Mapping { uses, .. } = one.mapping;
-        let left = Use { host: uses.host && !one.gone.host, device: uses.device && !one.gone.device };
-        if left.host || left.device {
-            mapper.grants.lock().maps.set(one.handle, Mapping { uses: left, ..one.mapping });
+    for LetGo { handle, mut mapping, gone } in let_go.iter_mut().filter_map(Option::take) {
+        if gone.device {
+            memory::release(mapping.frame, mapping.access == Access::ReadWrite);
+        }
+        mapping.uses = Use { host: mapping.uses.host && !gone.host, device: mapping.uses.device && !gone.device };
+        if mapping.uses.host || mapping.uses.device {
+            mapper.grants.lock().maps.set(handle, mapping);
         } else {
-            give_back(&one.mapping);
-            mapper.grants.lock().maps.free(one.handle);
+            unpin(&mapping);
+            mapper.grants.lock().maps.free(handle);
         }
     }
 }
 
-/// Ends the use that a mapping stood for.
-fn give_back(mapping: &Mapping) {
-    // A domain stays listed for as long as a page of its own is held.
-    let Some(owner) = domain::by_id(mapping.owner) else { panic!("{} went while its pages were mapped", mapping.owner) };
-    owner.grants.lock().unpin(&SharedPages, mapping.gref, mapping.access);
-    memory::release(mapping.frame, mapping.access == Access::ReadWrite);
+/// Tells the owner that a mapping is gone.
+#[inline]
+fn unpin(mapping: &Borrowed) {
+    mapping.owner.grants.lock().unpin(&SharedPages, mapping.gref, mapping.access);
 }
 
 /// One end of a copy, held until it is dropped.
 struct End {
     page: Page,
-    _held: Result<Held, Borrowed>,
+    // In this order: the page is given back before its owner is told so.
+    _held: Held,
+    _pin: Option<Pin>,
 }
 
 #[inline]
 fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) -> Result<End, GrantStatus> {
     if is_gref {
         let owner = domain_of(caller, at.domid)?;
-        let (borrowed, page) = Borrowed::new(owner, Gref::new(at.u as u32), caller.domain().id, access)?;
-        Ok(End { page, _held: Err(borrowed) })
+        let (pin, frame) = Pin::new(owner, Gref::new(at.u as u32), caller.domain().id, access)?;
+        let held = hold(&pin.owner, frame, access)?;
+        Ok(End { page: held.page(), _held: held, _pin: Some(pin) })
     } else if at.domid == RawDomId::SELF {
         let held = hold(caller.domain(), Mfn::new(at.u), access)?;
-        Ok(End { page: held.page(), _held: Ok(held) })
+        Ok(End { page: held.page(), _held: held, _pin: None })
     } else {
         Err(GrantStatus::PERMISSION_DENIED)
     }
@@ -546,8 +581,12 @@ pub fn release_all(domain: &Arc<Domain>) -> Progress {
     loop {
         let next = domain.grants.lock().maps.begin_next(from);
         let Some((handle, mapping)) = next else { return Progress::Done };
-        // Its vcpus do not run again, so no translation of its own is used.
-        give_back(&mapping);
+        // Its vcpus do not run again, so no translation of its own is used. Its tables, which are taken down
+        // later, hold the pages themselves.
+        if mapping.uses.device {
+            memory::release(mapping.frame, mapping.access == Access::ReadWrite);
+        }
+        unpin(&mapping);
         domain.grants.lock().maps.free(handle);
         from = handle.raw();
         if time::entry_budget_spent() {

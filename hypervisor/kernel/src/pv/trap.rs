@@ -260,7 +260,7 @@ fn fail_safely(vcpu: &VcpuRef, frame: &mut GuestFrame, selectors: Selectors, why
 /// Makes a vcpu take a non-maskable interrupt, if its kernel has a handler for it.
 pub fn send_nmi(vcpu: &VcpuRef) {
     vcpu.raise_nmi();
-    crate::sched::wake(vcpu);
+    crate::sched::nmi_raised(vcpu);
 }
 
 /// Delivers a waiting non-maskable interrupt to the running vcpu. Events stay masked until it returns.

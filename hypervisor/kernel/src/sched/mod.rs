@@ -195,6 +195,17 @@ pub fn poked() {
     if state(ferroxen_machine::cpu::cpu_id()).must_decide.load(Ordering::Acquire) {
         cpu::request(work::RESCHEDULE);
     }
+    if let Some(vcpu) = cpu::local().current.borrow().as_ref() {
+        cpu::request(if vcpu.has_nmi() { work::NMI } else { 0 });
+    }
+}
+
+/// A non-maskable interrupt waits for a vcpu: it shall be delivered soon.
+pub fn nmi_raised(vcpu: &VcpuRef) {
+    if vcpu.sched.cpu() == Some(ferroxen_machine::cpu::cpu_id()) {
+        cpu::request(work::NMI);
+    }
+    kick(vcpu);
 }
 
 /// Lets a vcpu run, if nothing else keeps it from running: after an unpause, for example.
@@ -396,6 +407,7 @@ struct Decision {
 fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
     runstate::update(old, decision.old_times);
     context::save(old, frame);
+    cpu::local().info.set(None);
     *cpu::local().current.borrow_mut() = None;
     old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
     if decision.must_move {
@@ -408,6 +420,10 @@ fn enter(new: VcpuRef, frame: &mut GuestFrame, times: Option<Times>) {
     context::load(&new, frame);
     runstate::update(&new, times);
     crate::time::entered(&new);
+    cpu::local().info.set(new.info());
+    if new.has_nmi() {
+        cpu::request(work::NMI);
+    }
     *cpu::local().current.borrow_mut() = Some(new);
 }
 

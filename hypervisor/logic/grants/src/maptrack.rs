@@ -3,7 +3,7 @@
 use crate::Refused;
 use crate::entry::Access;
 use alloc::vec::Vec;
-use ferroxen_words::{DomId, Gref, Handle, Mfn};
+use ferroxen_words::{Gref, Handle, Mfn};
 
 /// Handles that one "frame" of `max_maptrack_frames` stands for (a page of Xen's 16-byte records).
 const HANDLES_PER_FRAME: u32 = 256;
@@ -21,9 +21,9 @@ pub struct Use {
 
 /// What a handle stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mapping {
+pub struct Mapping<O> {
     /// Whose page it is.
-    pub owner: DomId,
+    pub owner: O,
     /// Which entry of the owner's table.
     pub gref: Gref,
     /// The page.
@@ -36,22 +36,22 @@ pub struct Mapping {
     pub names_entry: bool,
 }
 
-enum Slot {
+enum Slot<O> {
     Free { next: u32 },
     /// Handed out, but somebody is at work on it: nobody else may touch it.
     Busy,
-    Live(Mapping),
+    Live(Mapping<O>),
 }
 
-/// A domain's mappings of other domains' pages.
-pub struct MapTrack {
+/// A domain's mappings of other domains' pages. `O` is how an owner is remembered.
+pub struct MapTrack<O> {
     max: u32,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<O>>,
     free: u32,
     used: u32,
 }
 
-impl MapTrack {
+impl<O> MapTrack<O> {
     /// No mappings yet, and at most so many "frames" of them.
     pub const fn new(max_frames: u32) -> Self {
         MapTrack { max: max_frames.saturating_mul(HANDLES_PER_FRAME), slots: Vec::new(), free: NONE, used: 0 }
@@ -98,7 +98,7 @@ impl MapTrack {
 
     /// Says what a handle that the caller works on stands for.
     #[inline]
-    pub fn set(&mut self, handle: Handle, mapping: Mapping) {
+    pub fn set(&mut self, handle: Handle, mapping: Mapping<O>) {
         if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
             *slot = Slot::Live(mapping);
         } else {
@@ -108,11 +108,15 @@ impl MapTrack {
 
     /// Takes a mapping to work on; until it is set again or freed, nobody else finds it.
     #[inline]
-    pub fn begin(&mut self, handle: Handle) -> Result<Mapping, Refused> {
+    pub fn begin(&mut self, handle: Handle) -> Result<Mapping<O>, Refused> {
         let slot = self.slots.get_mut(handle.raw() as usize).ok_or(Refused::NoSuchHandle)?;
-        let Slot::Live(mapping) = *slot else { return Err(Refused::NoSuchHandle) };
-        *slot = Slot::Busy;
-        Ok(mapping)
+        if !matches!(slot, Slot::Live(_)) {
+            return Err(Refused::NoSuchHandle);
+        }
+        match core::mem::replace(slot, Slot::Busy) {
+            Slot::Live(mapping) => Ok(mapping),
+            Slot::Free { .. } | Slot::Busy => unreachable!("just looked"),
+        }
     }
 
     /// Gives back a handle that the caller works on.
@@ -128,7 +132,7 @@ impl MapTrack {
     }
 
     /// The first live mapping at or after `from`, taken to work on (for a dying domain).
-    pub fn begin_next(&mut self, from: u32) -> Option<(Handle, Mapping)> {
+    pub fn begin_next(&mut self, from: u32) -> Option<(Handle, Mapping<O>)> {
         let rest = self.slots.get(from as usize..)?;
         let at = from + rest.iter().position(|slot| matches!(slot, Slot::Live(_)))? as u32;
         self.begin(Handle::new(at)).ok().map(|mapping| (Handle::new(at), mapping))

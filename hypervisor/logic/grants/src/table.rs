@@ -30,18 +30,18 @@ pub struct Pinned {
     pub frame: Mfn,
 }
 
-/// One domain's grants and mappings.
-pub struct GrantTable {
+/// One domain's grants and mappings. `O` is how the owner of a mapped page is remembered.
+pub struct GrantTable<O> {
     max_frames: u32,
     /// The frames of the shared table; entry `n` lies in frame `n / 512`.
     frames: Vec<Mfn>,
     /// Uses of the entries of each frame.
     active: Vec<Vec<Active>>,
     /// What the domain has mapped from others.
-    pub maps: MapTrack,
+    pub maps: MapTrack<O>,
 }
 
-impl GrantTable {
+impl<O> GrantTable<O> {
     /// An empty table that may grow to `max_frames`, and may map as much as fits `max_maptrack_frames`.
     pub fn new(max_frames: u32, max_maptrack_frames: u32) -> Result<Self, NoMemory> {
         Ok(GrantTable {

@@ -9,7 +9,8 @@ use crate::memory;
 use ferroxen_frames::entry::{Entry, bits};
 use ferroxen_frames::{Kind, Refused};
 use ferroxen_machine::memory::Page;
-use ferroxen_machine::smp::{self, Request};
+use ferroxen_machine::smp::{self, CpuSet, Request};
+use ferroxen_machine::{cpu, paging};
 use ferroxen_words::{DomId, Mfn, Vaddr};
 
 /// Which entry a grant is mapped by.
@@ -84,7 +85,12 @@ pub fn unmap_grant(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) 
 
 /// Makes every CPU that runs the caller's domain forget what was unmapped. Before the granter is told.
 pub fn flush_after_unmap(caller: &VcpuRef) {
-    smp::request(caller.domain().dirty_cpus.snapshot(), Request::FlushTlb);
+    let cpus = caller.domain().dirty_cpus.snapshot();
+    if cpus == CpuSet::of(cpu::cpu_id()) {
+        paging::flush_local();
+    } else {
+        smp::request(cpus, Request::FlushTlb);
+    }
 }
 
 /// The entry's table, which the lock keeps what it is, and the index.

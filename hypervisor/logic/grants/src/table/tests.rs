@@ -39,7 +39,7 @@ fn offer(shared: &Shared, gref: u32, to: u16, flags: u16, frame: u32) {
     shared.0.borrow_mut()[gref as usize] = u64::from(flags) | u64::from(to) << 16 | u64::from(frame) << 32;
 }
 
-fn fresh() -> (GrantTable, Shared) {
+fn fresh() -> (GrantTable<DomId>, Shared) {
     let mut table = GrantTable::new(2, 1).unwrap();
     table.prepare_frame().unwrap();
     table.add_frame(Mfn::new(7));
@@ -125,7 +125,7 @@ fn entries_swap_unless_one_is_in_use() {
 
 #[test]
 fn handles_end_at_the_limit() {
-    let mut maps = MapTrack::new(1);
+    let mut maps = MapTrack::<DomId>::new(1);
     for _ in 0..256 {
         maps.take().unwrap();
     }
@@ -136,7 +136,7 @@ fn handles_end_at_the_limit() {
 
 #[test]
 fn a_handle_that_somebody_works_on_is_no_handle_for_others() {
-    let mut maps = MapTrack::new(1);
+    let mut maps = MapTrack::<DomId>::new(1);
     let handle = maps.take().unwrap();
     assert_eq!(maps.begin(handle), Err(Refused::NoSuchHandle));
     let mapping = Mapping {
