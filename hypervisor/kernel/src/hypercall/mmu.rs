@@ -23,6 +23,9 @@ use ferroxen_words::{DomId, Mfn, RawDomId, Vaddr, VcpuId};
 /// Set in the count when a batch is continued (`MMU_UPDATE_PREEMPTED`).
 const PREEMPTED: u32 = 0x8000_0000;
 
+/// How many entries of a batch are done between looks at the clock. What may take long by itself looks at it too.
+const LOOK_AT_CLOCK: u32 = 4;
+
 /// Commands in the low two bits of `mmu_update`'s `ptr`.
 mod update {
     pub const NORMAL: u64 = 0;
@@ -149,7 +152,7 @@ where
     let mut done = 0u32;
     let mut answer = Ok(Outcome::Done(0));
     while done < count {
-        let halt = if done != 0 && time::entry_budget_spent() {
+        let halt = if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && time::entry_budget_spent() {
             Err(Halt::Again)
         } else {
             requests
@@ -180,7 +183,6 @@ where
     if !done_at.is_null() {
         done_at.write(&before.wrapping_add(done))?;
     }
-    memory::reap_emptied();
     answer
 }
 
@@ -203,11 +205,21 @@ pub fn mmu_update(call: &mut Call<'_>) -> Answer {
     let page_owner = PageOwner::resolve(caller, RawDomId(foreign as u16))?;
     page_owner.check(caller)?;
     let owner = page_owner.id(caller);
-    batch(call, |request: MmuUpdate| update_one(table_owner, owner, request))
+    // Locked at the first entry that needs it, for as many as there is time for.
+    let mut tables = None;
+    let answer = batch(call, |request: MmuUpdate| update_one(table_owner, &mut tables, owner, request));
+    drop(tables);
+    memory::reap_emptied();
+    answer
 }
 
 #[inline(always)]
-fn update_one(table_owner: &Domain, owner: u16, request: MmuUpdate) -> Result<(), Halt> {
+fn update_one<'a>(
+    table_owner: &'a Domain,
+    tables: &mut Option<Tables<'a>>,
+    owner: u16,
+    request: MmuUpdate,
+) -> Result<(), Halt> {
     let command = request.ptr & 3;
     let at = request.ptr & !3;
     let flavour = match command {
@@ -219,7 +231,14 @@ fn update_one(table_owner: &Domain, owner: u16, request: MmuUpdate) -> Result<()
     if !at.is_multiple_of(8) {
         return Err(Halt::Refused(Errno::EINVAL));
     }
-    let mut tables = Tables::lock(table_owner)?;
+    if tables.as_ref().is_some_and(Tables::owes) {
+        // Let go first: locking again settles it.
+        *tables = None;
+    }
+    let tables = match tables {
+        Some(tables) => tables,
+        None => tables.insert(Tables::lock(table_owner)?),
+    };
     match tables.update_word(at >> 12, (at & 0xfff) as usize / 8, request.val, flavour, owner)? {
         Updated::Done => Ok(()),
         Updated::Again => Err(Halt::Again),
@@ -259,8 +278,9 @@ fn update_mapping(call: &mut Call<'_>, owner: u16) -> Answer {
         let Ok(mut tables) = Tables::lock(caller.domain()) else {
             return Ok(Outcome::Again(call.args));
         };
-        let root = caller.pv.lock().kernel_root.ok_or(Errno::EINVAL)?;
-        tables.update_leaf_at(root.mfn(), at, entry, owner)?;
+        // The caller is in its kernel, so this is its kernel's root.
+        let root = paging::active().ok_or(Errno::EINVAL)?;
+        tables.update_leaf_at(root, at, entry, owner)?;
     }
     match flags & uvmf::TYPE_MASK {
         uvmf::TLB_FLUSH => match flags & !uvmf::TYPE_MASK {

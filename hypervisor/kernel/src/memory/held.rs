@@ -32,7 +32,7 @@ pub fn release(mfn: Mfn, is_writable: bool) {
     let mfn = mfn.raw();
     let Some(frame) = frame(mfn) else { return };
     let put = if is_writable {
-        frame.put_writable(tlb::now)
+        frame.put_writable(tlb::now())
     } else {
         frame.put()
     };

@@ -145,6 +145,20 @@ impl Frame {
     /// way: [`Self::get`], then [`Self::acquire`].
     #[inline(always)]
     pub fn get_writable(&self) -> Result<u16, Refused> {
+        let old = self.word();
+        if let Some(new) = old.get_writable_again()
+            && self
+                .word
+                .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        {
+            return Ok(self.owner());
+        }
+        self.get_writable_slowly()
+    }
+
+    #[cold]
+    fn get_writable_slowly(&self) -> Result<u16, Refused> {
         self.step(|word| match word.get()?.acquire(Kind::Writable)? {
             Acquire::Given(word) => Ok(word),
             Acquire::Fresh { .. } | Acquire::Resume(_) => Err(Refused::Changing),
@@ -159,25 +173,27 @@ impl Frame {
     }
 
     /// Gives a reference back.
+    ///
+    /// # Panics
+    /// If there was none to give back.
     #[inline(always)]
     pub fn put(&self) -> Put {
-        let (_, new) = self.always(Word::put);
-        if new.references() == 0 { Put::Last } else { Put::Held }
+        let old = Word::from_bits(self.word.fetch_sub(1, Ordering::AcqRel));
+        assert!(old.references() != 0, "a reference given back twice");
+        if old.references() == 1 { Put::Last } else { Put::Held }
     }
 
-    /// Gives a reference and a writable type reference back.
+    /// Gives a reference and a writable type reference back. `now` is the flush clock.
+    ///
+    /// # Panics
+    /// If there was no such pair to give back.
     #[inline(always)]
-    pub fn put_writable(&self, now: impl Fn() -> u64) -> Put {
-        let (_, new) = self.always(|word| match word.release() {
-            Release::Shared(word) => word.put(),
-            Release::Idle(word) => {
-                // Before the exchange: whoever changes the type next must find the stamp.
-                self.set_stamp(now());
-                word.put()
-            }
-            Release::TearDown { .. } => panic!("a table was held as writable"),
-        });
-        if new.references() == 0 { Put::Last } else { Put::Held }
+    pub fn put_writable(&self, now: u64) -> Put {
+        // Before the pair goes: whoever changes the type next must find the stamp.
+        self.set_stamp(now);
+        let old = Word::from_bits(self.word.fetch_sub(Word::WRITABLE_PAIR, Ordering::AcqRel));
+        assert!(old.has_writable_pair(), "a writable reference given back twice");
+        if old.references() == 1 { Put::Last } else { Put::Held }
     }
 
     #[inline(always)]
@@ -358,7 +374,7 @@ mod tests {
                         if held {
                             assert!(!is_table.load(Ordering::SeqCst), "writable while a table");
                             mapped.fetch_add(1, Ordering::Relaxed);
-                            assert_eq!(frame.put_writable(|| 1), Put::Held);
+                            assert_eq!(frame.put_writable(1), Put::Held);
                         }
                     }
                 })

@@ -172,7 +172,7 @@ impl<'a, H: Host> Space<'a, H> {
     /// Gives both back.
     #[inline(always)]
     pub fn put_writable(&self, mfn: u64, frame: &Frame) {
-        if frame.put_writable(|| self.host.now()) == Put::Last {
+        if frame.put_writable(self.host.now()) == Put::Last {
             self.host.free(mfn);
         }
     }

@@ -308,6 +308,29 @@ impl Word {
         }
     }
 
+    /// The common case of a reference and a writable type reference in one: the frame is its owner's, is ordinary
+    /// memory already, and no count is full. `None`: take the long way.
+    #[inline(always)]
+    pub const fn get_writable_again(self) -> Option<Word> {
+        const WANTED: u64 = ALLOCATED | VALIDATED | (Kind::Writable as u64) << KIND_SHIFT;
+        let is_memory = self.0 & (ALLOCATED | VALIDATED | KIND_MASK) == WANTED;
+        // A frame that its owner holds has a reference; the sum of the two cannot carry into each other.
+        if is_memory && self.references() != COUNT_MAX && self.type_count() != COUNT_MAX {
+            Some(Word(self.0 + ONE_TYPE + 1))
+        } else {
+            None
+        }
+    }
+
+    /// What [`Self::release`] and [`Self::put`] of a writable frame subtract.
+    pub const WRITABLE_PAIR: u64 = ONE_TYPE + 1;
+
+    /// Whether a frame that had this word could lose a writable pair of references.
+    #[inline(always)]
+    pub const fn has_writable_pair(self) -> bool {
+        matches!(self.kind(), Kind::Writable) && self.type_count() != 0 && self.references() != 0
+    }
+
     /// One type reference less.
     ///
     /// # Panics

@@ -101,31 +101,23 @@ impl Tables<'_> {
         flavour: Flavour,
         owner: u16,
     ) -> Result<Updated, Errno> {
-        let domid = self.hands.domain.id.raw();
+        let frame = memory::frame(mfn).ok_or(Errno::EINVAL)?;
         let space = self.space();
-        let frame = space.get(mfn, domid).map_err(|_| Errno::EINVAL)?;
-        let answer = if frame.word().is_live_table() {
-            match space.update(mfn, frame, index, new, flavour, owner) {
-                Ok(dropped) => Ok((Updated::Done, dropped)),
-                Err(Stop::Preempted) => Ok((Updated::Again, Dropped::Done)),
-                Err(Stop::Refused(why)) => Err((update_errno(frame, why), Dropped::Done)),
-                Err(Stop::Unwinding(why, left)) => Err((update_errno(frame, why), Dropped::Unfinished(left))),
-            }
-        } else {
-            write_plainly(&space, mfn, index, new)
-                .map(|()| (Updated::Done, Dropped::Done))
-                .map_err(|why| (why, Dropped::Done))
-        };
-        space.put(mfn, frame);
-        match answer {
-            Ok((updated, dropped)) => {
+        // Under the lock a live table of the domain's stays one: whoever holds it as a table cannot let it go.
+        if !frame.word().is_live_table() || frame.owner() != space.owner {
+            write_plainly(&space, mfn, index, new)?;
+            return Ok(Updated::Done);
+        }
+        match space.update(mfn, frame, index, new, flavour, owner) {
+            Ok(Dropped::Done) => Ok(Updated::Done),
+            Ok(dropped) => {
                 self.note(dropped);
-                Ok(updated)
+                Ok(Updated::Done)
             }
-            Err((why, dropped)) => {
-                self.note(dropped);
-                Err(why)
-            }
+            Err(stop) => match self.note_stop(stop) {
+                Some(why) => Err(update_errno(frame, why)),
+                None => Ok(Updated::Again),
+            },
         }
     }
 }
