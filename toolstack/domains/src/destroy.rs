@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How long backends may take to let go before we go on without them.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// `XenbusStateInitialising`: no backend has looked at the device.
+const NEW: &str = "1";
 /// `XenbusStateClosed`
 const CLOSED: &str = "6";
 
@@ -48,7 +50,13 @@ impl Toolstack {
     fn take_devices(&self, domid: DomId) -> Result<()> {
         let doing = || format!("taking away the devices of domain {}", domid.raw());
         let devices = self.devices(domid).doing(doing)?;
+        let mut served = Vec::new();
         for device in &devices {
+            let state = self.store.read_opt(&format!("{}/state", device.back)).doing(doing)?;
+            let has_backend = matches!(device.kind.as_str(), "vbd" | "vif") && state.is_some_and(|state| state != NEW);
+            if has_backend {
+                served.push(&device.back);
+            }
             // Told to close and without its frontend, a backend lets go by itself.
             for (name, value) in [("online", "0"), ("state", "5")] {
                 self.store

@@ -187,7 +187,7 @@ impl Layout {
             let flags = if level == 4 { TOP_FLAGS } else { TABLE_FLAGS };
             return below
                 .and_then(|at| mfn(self.tables.start + at as u64))
-                .map_or(0, |mfn| mfn * PAGE | flags);
+                .map_or(0, |mfn| (mfn * PAGE) | flags);
         }
         let Some(pfn) = self.frame_at(address) else { return 0 };
         let flags = if self.tables.contains(&pfn) {
@@ -195,7 +195,7 @@ impl Layout {
         } else {
             PAGE_FLAGS
         };
-        mfn(pfn).map_or(0, |mfn| mfn * PAGE | flags)
+        mfn(pfn).map_or(0, |mfn| (mfn * PAGE) | flags)
     }
 
     /// The frame mapped at a 48-bit address (see [`low48`]).
@@ -225,10 +225,10 @@ fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> (Vec<(u32, u64)
     loop {
         let behind_stack = wishes.virt_base.wrapping_add((first_table + count + 1) * PAGE);
         let end = (behind_stack + SLACK).next_multiple_of(MAP_ALIGN);
-        let mut ranges = vec![low48(wishes.virt_base)..low48(wishes.virt_base) + (end - wishes.virt_base)];
-        if let Some(apart) = wishes.init_p2m {
-            ranges.push(low48(apart)..low48(apart) + p2m_frames * PAGE);
-        }
+        let from = |address: u64, len: u64| low48(address)..low48(address) + len;
+        let mapped = from(wishes.virt_base, end - wishes.virt_base);
+        let apart = wishes.init_p2m.map(|apart| from(apart, p2m_frames * PAGE));
+        let ranges: Vec<_> = std::iter::once(mapped).chain(apart).collect();
         let mut order = Vec::new();
         for level in [4, 3, 2, 1] {
             let bases: BTreeSet<u64> = ranges
