@@ -135,6 +135,14 @@ impl Dom0 {
             .with_context(|| said_last(&self.machine, "watching the console"))
     }
 
+    /// Waits for `wanted` from a program that holds the console; its end, which shows our prompt, is a failure.
+    pub fn wait_while_held(&self, wanted: &str, from: usize, patience: Duration) -> Result<usize> {
+        let mut doom = DOOM.to_vec();
+        doom.push(OWN_PROMPT);
+        let seen = self.machine.transcript().wait_for(wanted, from, &doom, patience);
+        seen.with_context(|| said_last(&self.machine, "watching the console"))
+    }
+
     /// Runs `command`, types `lines` to it, and waits until it ends by itself.
     pub fn converse(&mut self, command: &str, lines: &[&str], patience: Duration) -> Result<()> {
         let from = self.machine.transcript().len();

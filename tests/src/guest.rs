@@ -107,7 +107,7 @@ impl Dom0 {
     pub fn watch_guest(&mut self, name: &str, wanted: &str, patience: Duration) -> Result<()> {
         let from = self.machine().transcript().len();
         self.type_line(&format!("xl console {name}"))?;
-        let seen = self.wait_for(wanted, from, patience);
+        let seen = self.wait_while_held(wanted, from, patience);
         seen.with_context(|| format!("waiting for {wanted:?} on the console of {name}"))?;
         self.leave_console()
     }
@@ -124,7 +124,7 @@ impl Dom0 {
             .wait_for(&format!("<g{number}<"), from, patience)
             .with_context(context)?;
         let sign = format!(">g{number}>");
-        let end = self.wait_for(&sign, start, patience).with_context(context)?;
+        let end = self.wait_while_held(&sign, start, patience).with_context(context)?;
         let stop = self.machine().transcript().wait_for(".", end, &DOOM, PATIENCE)?;
         self.leave_console()?;
         let transcript = self.machine().transcript();

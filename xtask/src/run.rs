@@ -63,7 +63,7 @@ fn demo(dom0: &mut Dom0, steps: &mut Steps) -> Result<()> {
     steps.step("guest: from xl create -c to its prompt", |_| {
         let from = dom0.machine().transcript().len();
         dom0.type_line("xl create -c /etc/xen/demo.cfg")?;
-        dom0.wait_for(GUEST_PROMPT, from, GUEST_PATIENCE)?;
+        dom0.wait_while_held(GUEST_PROMPT, from, GUEST_PATIENCE)?;
         dom0.leave_console()
     })?;
     for command in ["xl list", "xl info"] {
