@@ -108,7 +108,7 @@ fn long_listings_and_permissions_survive_the_way() {
 fn a_client_that_breaks_the_rules_is_cut_off_and_the_others_go_on() {
     let socket = start("rules");
     let good = connect(&socket);
-    let mut bad = UnixStream::connect(&socket).unwrap();
+    let mut bad = UnixStream::connect(&*socket).unwrap();
     // A header that announces more than a message may have.
     bad.write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0])
         .unwrap();
