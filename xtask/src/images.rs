@@ -63,6 +63,9 @@ struct Program {
     package: String,
     binary: String,
     to: String,
+    /// Other names that it answers to.
+    #[serde(default)]
+    links: Vec<String>,
 }
 
 impl Recipe {
@@ -164,7 +167,13 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
             tree.file(to, 0o755, bytes.clone());
         }
         match toolstack {
-            Toolstack::Ours => tree.link("usr/sbin/xm", "xl"),
+            Toolstack::Ours => {
+                for program in &recipe.program {
+                    for link in &program.links {
+                        tree.link(link, &format!("/{}", program.to));
+                    }
+                }
+            }
             Toolstack::Debian => tree.overlay(&recipes().join("overlay-stock"))?,
         }
         Ok(fs::write(out, tree.to_initramfs()?)?)
