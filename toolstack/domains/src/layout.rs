@@ -87,11 +87,16 @@ pub struct Layout {
     order: Vec<(u32, u64)>,
 }
 
-/// The domain's memory is too small.
+/// Why there is no place for everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TooSmall {
-    /// Frames that are needed, at least.
-    pub needed: u64,
+pub enum NoPlace {
+    /// The domain's memory is too small.
+    TooSmall {
+        /// Frames that are needed, at least.
+        needed: u64,
+    },
+    /// The kernel's addresses leave no room for what has to be mapped behind it.
+    AddressesEnd,
 }
 
 /// One frame of a page table.
@@ -105,11 +110,17 @@ pub struct Table {
 
 impl Layout {
     /// Finds a place for everything in a domain of `frames` frames.
-    pub fn plan(wishes: &Wishes, frames: u64, initrd_bytes: u64) -> Result<Layout, TooSmall> {
+    pub fn plan(wishes: &Wishes, frames: u64, initrd_bytes: u64) -> Result<Layout, NoPlace> {
         let initrd_frames = initrd_bytes.div_ceil(PAGE);
         let p2m_frames = (frames * 8).div_ceil(PAGE);
         let initrd_is_unmapped = wishes.takes_unmapped_initrd && initrd_bytes > 0;
         let mut next = wishes.kernel.end.div_ceil(PAGE);
+        // From here on nothing is larger than a few times the domain's memory.
+        if next > frames || initrd_frames > frames {
+            return Err(NoPlace::TooSmall {
+                needed: next.saturating_add(initrd_frames),
+            });
+        }
         let mut take = |count: u64| {
             let range = next..next + count;
             next += count;
@@ -123,7 +134,7 @@ impl Layout {
         };
         let [start_info, store, console] = [(); 3].map(|()| take(1).start);
         let first_table = take(0).start;
-        let (order, mapped) = tables(wishes, first_table, p2m_frames);
+        let (order, mapped) = tables(wishes, first_table, p2m_frames).ok_or(NoPlace::AddressesEnd)?;
         let tables = take(order.len() as u64);
         let stack = take(1).start;
         // Behind the mapping if there is room, so that what a kernel takes for free behind its stack is free.
@@ -141,7 +152,7 @@ impl Layout {
         }
         let needed = take(0).start;
         if needed > frames {
-            return Err(TooSmall { needed });
+            return Err(NoPlace::TooSmall { needed });
         }
         let address = |pfn: u64| wishes.virt_base.wrapping_add(pfn * PAGE);
         Ok(Layout {
@@ -220,15 +231,18 @@ fn span(level: u32) -> u64 {
 }
 
 /// Which tables are needed, top level first, and what is mapped from `virt_base` on; each depends on the other.
-fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> (Vec<(u32, u64)>, Range<u64>) {
+fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> Option<(Vec<(u32, u64)>, Range<u64>)> {
     let mut count = 0;
     loop {
-        let behind_stack = wishes.virt_base.wrapping_add((first_table + count + 1) * PAGE);
-        let end = (behind_stack + SLACK).next_multiple_of(MAP_ALIGN);
+        let behind_stack = wishes.virt_base.checked_add((first_table + count + 1) * PAGE)?;
+        let end = behind_stack.checked_add(SLACK)?.checked_next_multiple_of(MAP_ALIGN)?;
         let from = |address: u64, len: u64| low48(address)..low48(address) + len;
         let mapped = from(wishes.virt_base, end - wishes.virt_base);
         let apart = wishes.init_p2m.map(|apart| from(apart, p2m_frames * PAGE));
         let ranges: Vec<_> = std::iter::once(mapped).chain(apart).collect();
+        if ranges.iter().any(|range| range.end > 1 << 48) {
+            return None;
+        }
         let mut order = Vec::new();
         for level in [4, 3, 2, 1] {
             let bases: BTreeSet<u64> = ranges
@@ -242,7 +256,7 @@ fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> (Vec<(u32, u64)
             order.extend(bases.into_iter().map(|base| (level, base)));
         }
         if order.len() as u64 <= count {
-            return (order, wishes.virt_base..end);
+            return Some((order, wishes.virt_base..end));
         }
         count = order.len() as u64;
     }
@@ -252,7 +266,7 @@ fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> (Vec<(u32, u64)
 mod tests {
     use super::*;
 
-    fn linux(frames_mib: u64, initrd: u64) -> Result<Layout, TooSmall> {
+    fn linux(frames_mib: u64, initrd: u64) -> Result<Layout, NoPlace> {
         let wishes = Wishes {
             virt_base: 0xffff_ffff_8000_0000,
             kernel: 0x100_0000..0x340_0000,
@@ -335,8 +349,28 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_end_too_early_are_refused() {
+        let wishes = |virt_base, init_p2m| Wishes {
+            virt_base,
+            kernel: 0..0x40_0000,
+            init_p2m,
+            takes_unmapped_initrd: true,
+        };
+        let plan = |wishes: Wishes| Layout::plan(&wishes, 16384, 0);
+        assert_eq!(plan(wishes(!0 << 22, None)), Err(NoPlace::AddressesEnd));
+        assert_eq!(plan(wishes(0, Some((1 << 48) - PAGE))), Err(NoPlace::AddressesEnd));
+        let huge = Wishes {
+            kernel: 0..!0,
+            ..wishes(0, None)
+        };
+        assert!(matches!(plan(huge), Err(NoPlace::TooSmall { .. })));
+    }
+
+    #[test]
     fn too_little_memory_is_told_with_what_would_do() {
-        let needed = linux(64, 30 << 20).expect_err("too small").needed;
+        let Err(NoPlace::TooSmall { needed }) = linux(64, 30 << 20) else {
+            panic!("64 MiB do not suffice")
+        };
         assert!(needed > 64 * 256);
         assert!(linux(needed / 256 + 1, 30 << 20).is_ok());
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{Doing, Error, Result};
 use crate::hyper::Hypervisor;
-use crate::layout::{Layout, PAGE, TooSmall, Wishes};
+use crate::layout::{Layout, NoPlace, PAGE, Wishes};
 use ferroxen_abi::x86::{VcpuGuestContext, selector, vgcf};
 use ferroxen_abi::xen::{StartInfo, shared_info, vcpu_info};
 use ferroxen_loader::image::{Refused, inspect, unpack_to_vec};
@@ -75,12 +75,14 @@ impl Payload {
     /// Finds a place for everything in `memory_mib`.
     pub fn plan(&self, memory_mib: u64) -> Result<Layout> {
         let wishes = Wishes::of(&self.image()?);
-        Layout::plan(&wishes, memory_mib * 256, self.initrd.len() as u64).map_err(|TooSmall { needed }| {
-            Error::new(
-                "laying out the memory",
+        let what = "laying out the memory";
+        Layout::plan(&wishes, memory_mib * 256, self.initrd.len() as u64).map_err(|error| match error {
+            NoPlace::TooSmall { needed } => Error::new(
+                what,
                 format!("{memory_mib} MiB are too little for this kernel and ramdisk"),
             )
-            .way_out(format!("set memory = {} or more", needed.div_ceil(256)))
+            .way_out(format!("set memory = {} or more", needed.div_ceil(256))),
+            NoPlace::AddressesEnd => Error::new(what, "the kernel's addresses leave no room behind it"),
         })
     }
 }
