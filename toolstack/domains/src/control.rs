@@ -91,6 +91,14 @@ impl Toolstack {
             .doing(|| format!("asking domain {} for a {word}", domid.raw()))
     }
 
+    /// Presses a magic key in a guest.
+    pub fn sysrq(&self, domid: DomId, letter: char) -> Result<()> {
+        let path = format!("{}/control/sysrq", nodes::domain(domid));
+        self.store
+            .write(&path, letter.to_string())
+            .doing(|| format!("sending `{letter}` to domain {}", domid.raw()))
+    }
+
     /// Waits until a domain stops or goes away.
     pub fn wait_end(&self, domid: DomId, deadline: Option<Instant>) -> Result<End> {
         let doing = || format!("waiting for the end of domain {}", domid.raw());

@@ -59,6 +59,16 @@ pub enum Command {
     VcpuPin(VcpuPin),
     /// Set the number of active VCPUs allowed for the domain
     VcpuSet(VcpuSet),
+    /// List guest domains, excluding dom0, stubdoms, etc.
+    VmList,
+    /// List virtual block devices for a domain
+    BlockList(Named),
+    /// List virtual network interfaces for a domain
+    NetworkList(Named),
+    /// Send a sysrq to a domain
+    Sysrq(Sysrq),
+    /// List outstanding claim information about all domains
+    Claims,
     /// Get information about Xen host
     Info,
     /// Get/set credit2 scheduler parameters
@@ -178,6 +188,23 @@ pub struct Some_ {
     /// Domains, by name or number; all if none is named
     #[arg(value_name = "Domains")]
     pub domains: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Domains, by name or number
+    #[arg(value_name = "Domain(s)", required = true)]
+    pub domains: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Sysrq {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The key, such as `s` for a sync
+    #[arg(value_name = "letter")]
+    pub letter: char,
 }
 
 #[derive(Debug, Args)]

@@ -31,6 +31,7 @@ pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
     let columns = Columns {
         verbose: args.verbose,
         context: args.context,
+        claim: false,
         cpupool: args.cpupool,
         numa: args.numa,
     };
@@ -42,11 +43,42 @@ pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `xl vm-list`
+pub fn vms(tools: &Toolstack) -> anyhow::Result<()> {
+    println!("UUID                                  ID    name");
+    for info in tools.hypervisor.domains().context("asking for the domains")? {
+        if let Some(domid) = DomId::new(info.domain.0).filter(|domid| *domid != DomId::DOM0) {
+            println!(
+                "{}  {}    {:<30}",
+                Uuid::from_bytes(info.handle),
+                domid.raw(),
+                tools.name(domid)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// `xl claims`
+pub fn claims(tools: &Toolstack) -> anyhow::Result<()> {
+    let columns = Columns {
+        claim: true,
+        ..Default::default()
+    };
+    print!("{}", heading(columns));
+    for info in &tools.hypervisor.domains().context("asking for the domains")? {
+        let name = DomId::new(info.domain.0).map_or_else(|| "(null)".to_owned(), |domid| tools.name(domid));
+        print!("{}", row(columns, &name, info));
+    }
+    Ok(())
+}
+
 /// Which columns are wanted beside the usual.
 #[derive(Clone, Copy, Default)]
 struct Columns {
     verbose: bool,
     context: bool,
+    claim: bool,
     cpupool: bool,
     numa: bool,
 }
@@ -58,6 +90,9 @@ fn heading(columns: Columns) -> String {
     }
     if columns.context && !columns.verbose {
         text.push_str("   Security Label");
+    }
+    if columns.claim {
+        text.push_str("  Claimed");
     }
     if columns.cpupool {
         text.push_str("         Cpupool");
@@ -92,6 +127,9 @@ fn row(columns: Columns, name: &str, info: &Getdomaininfo) -> String {
             Some(reason) => write!(text, " {:8x}", reason.code()),
             None => write!(text, " {:>8}", "-"),
         };
+    }
+    if columns.claim {
+        let _ = write!(text, " {:5}", info.outstanding_pages / 256);
     }
     if columns.verbose || columns.context {
         // No security labels without XSM.

@@ -7,6 +7,7 @@
 mod cli;
 mod console;
 mod create;
+mod devices;
 mod help;
 mod host;
 mod json;
@@ -54,6 +55,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::List(args) => list::run(&tools, &args)?,
         Command::VcpuList(args) => vcpus::run(&tools, &args)?,
+        Command::VmList => list::vms(&tools)?,
+        Command::Claims => list::claims(&tools)?,
+        Command::BlockList(args) => devices::disks(&tools, &args)?,
+        Command::NetworkList(args) => devices::cards(&tools, &args)?,
+        Command::Sysrq(args) => tools.sysrq(domain(&tools, &args.domain)?, args.letter)?,
         Command::Info => print!("{}", host::info(&tools)?),
         Command::Dmesg(args) => host::dmesg(&tools, &args)?,
         Command::DebugKeys(args) => tools.hypervisor.debug_keys(&args.keys).context("sending debug keys")?,
