@@ -137,9 +137,9 @@ pub fn set_timer_op(call: &mut Call<'_>) -> Answer {
     if due_ns == 0 {
         time::stop_singleshot(call.caller);
     } else if i64::try_from(due_ns).is_err() || due_ns.saturating_sub(now) >= ABSURD_NS {
-        time::set_singleshot(call.caller, now.saturating_add(SOON_NS));
+        time::set_singleshot_at(call.caller, now.saturating_add(SOON_NS), now);
     } else {
-        time::set_singleshot(call.caller, due_ns);
+        time::set_singleshot_at(call.caller, due_ns, now);
     }
     DONE
 }

@@ -187,21 +187,48 @@ pub fn call_at(due_ns: u64, function: fn()) -> bool {
 }
 
 /// Sets the vcpu's one singleshot timer; one that is due rings at once.
-#[inline]
 pub fn set_singleshot(vcpu: &VcpuRef, due_ns: u64) {
+    set_singleshot_at(vcpu, due_ns, now());
+}
+
+/// [`set_singleshot`] for a caller that has just looked at the clock.
+#[inline]
+pub fn set_singleshot_at(vcpu: &VcpuRef, due_ns: u64, now_ns: u64) {
     let mut timers = vcpu.time.timers.lock();
+    if due_ns <= now_ns {
+        if let Some(armed) = timers.singleshot.take() {
+            drop_alarm(armed);
+        }
+        drop(timers);
+        return ring_timer(vcpu);
+    }
+    if let Some(armed) = &mut timers.singleshot
+        && postpone(armed, due_ns)
+    {
+        return;
+    }
     if let Some(armed) = timers.singleshot.take() {
         drop_alarm(armed);
     }
-    if due_ns > now() {
-        timers.singleshot = arm(due_ns, Alarm::Singleshot(vcpu.clone()));
-        if let Some(armed) = timers.singleshot {
-            vcpu.time.armed_on.store(armed.cpu.0, Ordering::Relaxed);
-            return;
+    timers.singleshot = arm(due_ns, Alarm::Singleshot(vcpu.clone()));
+    match timers.singleshot {
+        Some(armed) => vcpu.time.armed_on.store(armed.cpu.0, Ordering::Relaxed),
+        None => {
+            drop(timers);
+            ring_timer(vcpu);
         }
     }
-    drop(timers);
-    ring_timer(vcpu);
+}
+
+/// Gives an alarm of this CPU another deadline; false if it has gone off or is another CPU's.
+fn postpone(armed: &mut Armed, due_ns: u64) -> bool {
+    let (cpu, timers) = here();
+    if armed.cpu != cpu || !timers.alarms.lock().set_due(armed.timer, due_ns) {
+        return false;
+    }
+    armed.due_ns = due_ns;
+    rearm_sooner(timers, due_ns);
+    true
 }
 
 /// Stops the vcpu's singleshot timer.

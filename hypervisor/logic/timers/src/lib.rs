@@ -95,6 +95,20 @@ impl<T> TimerQueue<T> {
         Ok(TimerHandle { slot, generation })
     }
 
+    /// Gives an armed timer another deadline; false if it is not armed any more.
+    pub fn set_due(&mut self, timer: TimerHandle, due_ns: u64) -> bool {
+        let Some(slot) = self.slots.get(timer.slot as usize) else { return false };
+        if slot.generation != timer.generation || slot.what.is_none() {
+            return false;
+        }
+        let at = slot.at as usize;
+        self.heap[at].due_ns = due_ns;
+        if !self.sink(at) {
+            self.rise(at);
+        }
+        true
+    }
+
     /// Disarms a timer and gives back what it was for; `None` if it is not armed any more.
     pub fn cancel(&mut self, timer: TimerHandle) -> Option<T> {
         let slot = self.slots.get(timer.slot as usize)?;
@@ -232,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_sorted_list(steps in prop::collection::vec((0_u8..3, 0_u64..50), 1..200)) {
+        fn it_agrees_with_a_sorted_list(steps in prop::collection::vec((0_u8..4, 0_u64..50), 1..200)) {
             let mut queue = TimerQueue::new();
             let mut model: std::vec::Vec<(u64, u32, TimerHandle)> = std::vec::Vec::new();
             let mut next_id = 0;
@@ -245,6 +259,12 @@ mod tests {
                     1 if !model.is_empty() => {
                         let (_, id, handle) = model.swap_remove(value as usize % model.len());
                         prop_assert_eq!(queue.cancel(handle), Some(id));
+                        prop_assert!(!queue.set_due(handle, 0));
+                    }
+                    2 if !model.is_empty() => {
+                        let at = value as usize % model.len();
+                        model[at].0 = value / 2;
+                        prop_assert!(queue.set_due(model[at].2, value / 2));
                     }
                     _ => {
                         let earliest = model.iter().map(|entry| entry.0).min().filter(|due| *due <= value);
