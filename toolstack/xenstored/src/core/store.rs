@@ -19,6 +19,11 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub(super) u64);
 
+/// How many changes of the store a guest's transaction may outlive, and how often that is looked at. Old
+/// snapshots keep old nodes in memory, and a guest could hold them for ever.
+const TRANSACTION_LIFE: u64 = 2048;
+const BETWEEN_SWEEPS: u64 = 256;
+
 /// What must happen outside for some requests.
 pub trait World {
     /// Maps a domain's ring page and binds its port; messages then go between that ring and `conn`.
@@ -67,6 +72,8 @@ struct Domain {
 pub struct Xenstore {
     pub(super) tree: Tree,
     clock: u64,
+    /// When to look for old transactions again.
+    next_sweep: u64,
     conns: BTreeMap<ConnId, Connection>,
     next_conn: u64,
     pub(super) watches: Watches,
@@ -88,6 +95,7 @@ impl Xenstore {
         let mut store = Xenstore {
             tree: Tree::new(),
             clock: 1,
+            next_sweep: BETWEEN_SWEEPS,
             conns: BTreeMap::new(),
             next_conn: 1,
             watches: Watches::default(),
@@ -176,6 +184,9 @@ impl Xenstore {
             self.dirty.insert(conn);
         }
         let told = self.tell(events);
+        if self.clock >= self.next_sweep {
+            self.refresh_old_transactions();
+        }
         if let Some(connection) = self.conns.get_mut(&conn) {
             connection.budget.spend(message.payload.len(), told);
         }
@@ -277,6 +288,18 @@ impl Xenstore {
         };
         self.conns.insert(conn, connection);
         conn
+    }
+
+    fn refresh_old_transactions(&mut self) {
+        self.next_sweep = self.clock + BETWEEN_SWEEPS;
+        let oldest = self.clock.saturating_sub(TRANSACTION_LIFE);
+        let guests = self
+            .conns
+            .values_mut()
+            .filter(|connection| !connection.actor.is_privileged());
+        for transaction in guests.flat_map(|connection| connection.transactions.values_mut()) {
+            transaction.refresh_if_older(oldest, &self.tree, self.clock);
+        }
     }
 
     fn answer(
@@ -475,7 +498,9 @@ impl Xenstore {
             id = id.wrapping_add(1);
         }
         connection.next_transaction = id.wrapping_add(1);
-        connection.transactions.insert(id, Transaction::new(&self.tree));
+        connection
+            .transactions
+            .insert(id, Transaction::new(&self.tree, self.clock));
         Ok(format!("{id}\0").into_bytes())
     }
 

@@ -381,6 +381,21 @@ fn a_guest_that_does_not_read_its_answers_is_not_listened_to() {
 }
 
 #[test]
+fn a_guest_cannot_hold_an_old_snapshot_for_ever() {
+    let mut bench = Bench::new();
+    let guest = bench.guest(3);
+    for (conn, answer) in [(guest, Err("EAGAIN".into())), (bench.dom0, Ok("OK\0".into()))] {
+        let start = bench.ask(conn, T::TRANSACTION_START, 0, "\0").unwrap();
+        let tx = start.trim_end_matches('\0').parse().unwrap();
+        for _ in 0..2500 {
+            bench.ask(bench.dom0, T::WRITE, 0, "/busy\0").unwrap();
+        }
+        bench.ask(conn, T::WRITE, tx, "/local/domain/3/x\0").unwrap();
+        assert_eq!(bench.ask(conn, T::TRANSACTION_END, tx, "T\0"), answer);
+    }
+}
+
+#[test]
 fn long_directories_come_in_parts() {
     let mut bench = Bench::new();
     let mut names = vec![];

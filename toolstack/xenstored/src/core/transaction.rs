@@ -21,17 +21,34 @@ pub struct Transaction {
     log: Vec<Op>,
     log_bytes: usize,
     depends: BTreeSet<(Arc<str>, Aspect)>,
+    /// The clock when the snapshot was taken.
+    started: u64,
+    /// It took so long that its snapshot was let go; it cannot be committed any more.
+    is_stale: bool,
 }
 
 impl Transaction {
     /// Starts from the tree as it is now.
-    pub fn new(tree: &Tree) -> Transaction {
+    pub fn new(tree: &Tree, clock: u64) -> Transaction {
         Transaction {
             base: tree.clone(),
             view: tree.clone(),
             log: vec![],
             log_bytes: 0,
             depends: BTreeSet::new(),
+            started: clock,
+            is_stale: false,
+        }
+    }
+
+    /// Lets go of an old snapshot, which keeps old versions of nodes in memory. The transaction goes on with a
+    /// new one, and its commit will be `EAGAIN`.
+    pub fn refresh_if_older(&mut self, than: u64, tree: &Tree, clock: u64) {
+        if self.started < than {
+            *self = Transaction {
+                is_stale: true,
+                ..Transaction::new(tree, clock)
+            };
         }
     }
 
@@ -56,7 +73,7 @@ impl Transaction {
     /// Does the changes on the live tree, or says `EAGAIN` and leaves it alone.
     pub fn commit(self, live: &mut Tree, who: Actor, limits: &Limits, clock: u64) -> Result<Vec<Change>, ErrorCode> {
         let is_current = |(path, aspect): &(Arc<str>, Aspect)| live.age(path, *aspect) == self.base.age(path, *aspect);
-        if !self.depends.iter().all(is_current) {
+        if self.is_stale || !self.depends.iter().all(is_current) {
             return Err(ErrorCode::EAGAIN);
         }
         let mut tree = live.clone();
@@ -133,7 +150,7 @@ mod tests {
     #[test]
     fn changes_show_only_after_the_commit() {
         let mut live = live_with(&["/a"]);
-        let mut tx = Transaction::new(&live);
+        let mut tx = Transaction::new(&live, 1);
         tx.apply(op("/a", "new"), DOM0, &Limits::default(), 2).unwrap();
         assert_eq!(
             &*tx.read("/a", Aspect::Itself, DOM0, &Limits::default()).unwrap().value,
@@ -147,7 +164,7 @@ mod tests {
     #[test]
     fn what_was_read_must_not_have_changed() {
         let mut live = live_with(&["/a", "/b"]);
-        let mut tx = Transaction::new(&live);
+        let mut tx = Transaction::new(&live, 1);
         tx.read("/a", Aspect::Itself, DOM0, &Limits::default()).unwrap();
         tx.apply(op("/b", "new"), DOM0, &Limits::default(), 2).unwrap();
         apply(&mut live, op("/a", "meanwhile"), 3);
@@ -158,7 +175,7 @@ mod tests {
     #[test]
     fn what_was_not_there_must_still_not_be() {
         let mut live = live_with(&["/a"]);
-        let mut tx = Transaction::new(&live);
+        let mut tx = Transaction::new(&live, 1);
         assert!(tx.read("/a/lock", Aspect::Itself, DOM0, &Limits::default()).is_err());
         apply(&mut live, op("/a/lock", ""), 3);
         assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
@@ -168,9 +185,9 @@ mod tests {
     fn neighbours_do_not_conflict_unless_one_listed_the_directory() {
         let mut live = live_with(&["/dir"]);
         let (mut first, mut second, mut lister) = (
-            Transaction::new(&live),
-            Transaction::new(&live),
-            Transaction::new(&live),
+            Transaction::new(&live, 1),
+            Transaction::new(&live, 1),
+            Transaction::new(&live, 1),
         );
         lister.read("/dir", Aspect::Children, DOM0, &Limits::default()).unwrap();
         for (tx, path) in [(&mut first, "/dir/1"), (&mut second, "/dir/2"), (&mut lister, "/dir/3")] {
@@ -184,7 +201,7 @@ mod tests {
     #[test]
     fn removing_a_directory_conflicts_with_any_change_below_it() {
         let mut live = live_with(&["/dir/a/b", "/other"]);
-        let mut tx = Transaction::new(&live);
+        let mut tx = Transaction::new(&live, 1);
         tx.apply(Op::Remove("/dir".into()), DOM0, &Limits::default(), 2)
             .unwrap();
         let quiet = tx.clone();
@@ -197,9 +214,22 @@ mod tests {
     #[test]
     fn a_new_node_conflicts_with_a_change_of_what_it_inherits() {
         let mut live = live_with(&["/dir"]);
-        let mut tx = Transaction::new(&live);
+        let mut tx = Transaction::new(&live, 1);
         tx.apply(op("/dir/a/b", ""), DOM0, &Limits::default(), 2).unwrap();
         apply(&mut live, op("/dir/a", ""), 3);
         assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
+    }
+
+    #[test]
+    fn a_transaction_that_takes_too_long_must_be_tried_again() {
+        let mut live = live_with(&["/a"]);
+        let mut tx = Transaction::new(&live, 5);
+        tx.apply(op("/b", ""), DOM0, &Limits::default(), 6).unwrap();
+        tx.refresh_if_older(5, &live, 10);
+        assert!(tx.read("/b", Aspect::Itself, DOM0, &Limits::default()).is_ok());
+        tx.refresh_if_older(6, &live, 10);
+        assert!(tx.read("/a", Aspect::Itself, DOM0, &Limits::default()).is_ok());
+        assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
+        assert!(live.get("/b").is_none());
     }
 }
