@@ -6,7 +6,7 @@ use crate::memory::Held;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::TrapInfo;
 use ferroxen_abi::xen::vcpu_info;
@@ -15,7 +15,7 @@ use ferroxen_machine::fpu::FpuState;
 use ferroxen_machine::memory::Page;
 use ferroxen_machine::paging::RootTable;
 use ferroxen_machine::segments::Selectors;
-use ferroxen_words::{Mfn, VcpuId};
+use ferroxen_words::{Maddr, Mfn, VcpuId};
 
 /// One virtual CPU.
 pub struct Vcpu {
@@ -28,7 +28,7 @@ pub struct Vcpu {
     /// Clocks and timers.
     pub time: crate::time::VcpuTime,
     /// Where the guest and we meet (`vcpu_info`).
-    info: Lock<Option<InfoArea>>,
+    info: AtomicU64,
     /// Keeps the page of a registered `vcpu_info` from being freed or becoming a table.
     info_hold: Lock<Option<Held>>,
     /// Set by `VCPUOP_up` or at creation, cleared by `VCPUOP_down`.
@@ -50,6 +50,20 @@ pub struct InfoArea {
 }
 
 impl InfoArea {
+    /// A place as one word: its machine address, or 0 for none.
+    fn pack(area: Option<InfoArea>) -> u64 {
+        area.map_or(0, |area| area.page.mfn().maddr().raw() + area.offset as u64)
+    }
+
+    #[inline]
+    fn unpack(packed: u64) -> Option<InfoArea> {
+        if packed == 0 {
+            return None;
+        }
+        let at = Maddr::new(packed);
+        Page::new(at.mfn()).map(|page| InfoArea { page, offset: at.offset() })
+    }
+
     /// Whether an upcall waits and may be made.
     #[inline]
     pub fn wants_upcall(&self) -> bool {
@@ -203,7 +217,7 @@ impl Vcpu {
             pv: Lock::new(Rank::Vcpu, PvState::new()?),
             sched: crate::sched::VcpuSched::new(domain.id, id),
             time: crate::time::VcpuTime::new(),
-            info: Lock::new(Rank::VcpuInfo, domain.legacy_info(id)),
+            info: AtomicU64::new(InfoArea::pack(domain.legacy_info(id))),
             info_hold: Lock::new(Rank::Vcpu, None),
             online: AtomicBool::new(false),
             initialised: AtomicBool::new(false),
@@ -215,7 +229,7 @@ impl Vcpu {
     /// Where its `vcpu_info` lies, if it has a place.
     #[inline]
     pub fn info(&self) -> Option<InfoArea> {
-        *self.info.lock()
+        InfoArea::unpack(self.info.load(Ordering::Acquire))
     }
 
     /// Whether its `vcpu_info` was moved to a page of the guest's.
@@ -230,13 +244,13 @@ impl Vcpu {
             return false;
         }
         *hold = Some(held);
-        *self.info.lock() = Some(area);
+        self.info.store(InfoArea::pack(Some(area)), Ordering::Release);
         true
     }
 
     /// Lets the page of a registered `vcpu_info` go: the vcpu never runs again.
     pub fn release_info(&self) {
-        *self.info.lock() = None;
+        self.info.store(InfoArea::pack(None), Ordering::Release);
         let held = self.info_hold.lock().take();
         drop(held);
     }
