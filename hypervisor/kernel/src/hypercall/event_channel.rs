@@ -52,7 +52,9 @@ pub fn event_channel_op_compat(call: &mut Call<'_>) -> Answer {
     if u64::from(request.cmd) > evtchnop::UNMASK {
         return Err(Errno::ENOSYS);
     }
-    let operands = at.checked_add(core::mem::offset_of!(abi::Op, u) as u64).ok_or(Errno::EFAULT)?;
+    let operands = at
+        .checked_add(core::mem::offset_of!(abi::Op, u) as u64)
+        .ok_or(Errno::EFAULT)?;
     operate(call, u64::from(request.cmd), operands)
 }
 
@@ -64,19 +66,28 @@ fn operate(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
             let at = GuestPtr::<abi::AllocUnbound>::new(at);
             let request = at.read()?;
             let port = alloc_unbound(caller, &request)?;
-            at.write(&abi::AllocUnbound { port: port.raw(), ..request })?;
+            at.write(&abi::AllocUnbound {
+                port: port.raw(),
+                ..request
+            })?;
         }
         evtchnop::BIND_INTERDOMAIN => {
             let at = GuestPtr::<abi::BindInterdomain>::new(at);
             let request = at.read()?;
             let port = bind_far(domain, &request)?;
-            at.write(&abi::BindInterdomain { local_port: port.raw(), ..request })?;
+            at.write(&abi::BindInterdomain {
+                local_port: port.raw(),
+                ..request
+            })?;
         }
         evtchnop::BIND_VIRQ => {
             let at = GuestPtr::<abi::BindVirq>::new(at);
             let request = at.read()?;
             let port = bind_virq(domain, request.virq, VcpuId(request.vcpu))?;
-            at.write(&abi::BindVirq { port: port.raw(), ..request })?;
+            at.write(&abi::BindVirq {
+                port: port.raw(),
+                ..request
+            })?;
         }
         evtchnop::BIND_IPI => {
             let at = GuestPtr::<abi::BindIpi>::new(at);
@@ -84,14 +95,20 @@ fn operate(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
             let vcpu = VcpuId(request.vcpu);
             domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
             let port = living(domain)?.bind_ipi(vcpu).map_err(errno)?;
-            at.write(&abi::BindIpi { port: port.raw(), ..request })?;
+            at.write(&abi::BindIpi {
+                port: port.raw(),
+                ..request
+            })?;
         }
         evtchnop::BIND_PIRQ => {
             let at = GuestPtr::<abi::BindPirq>::new(at);
             let request = at.read()?;
             let will_share = request.flags & abi::BIND_PIRQ_WILL_SHARE != 0;
             let port = bind_pirq(domain, Pirq::new(request.pirq), will_share)?;
-            at.write(&abi::BindPirq { port: port.raw(), ..request })?;
+            at.write(&abi::BindPirq {
+                port: port.raw(),
+                ..request
+            })?;
         }
         evtchnop::CLOSE => close(domain, Port::new(GuestPtr::<abi::Close>::new(at).read()?.port))?,
         evtchnop::SEND => send(domain, Port::new(GuestPtr::<abi::Send>::new(at).read()?.port))?,
@@ -125,7 +142,11 @@ fn subject_of(caller: &VcpuRef, id: RawDomId) -> Result<Arc<Domain>, Errno> {
 /// Locks the ports of a domain that may get new ones.
 fn living(domain: &Domain) -> Result<Guard<'_, PortTable>, Errno> {
     let ports = domain.ports.lock();
-    if domain.life() == Life::Alive { Ok(ports) } else { Err(Errno::EINVAL) }
+    if domain.life() == Life::Alive {
+        Ok(ports)
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 fn alloc_unbound(caller: &VcpuRef, request: &abi::AllocUnbound) -> Result<Port, Errno> {
@@ -179,7 +200,10 @@ fn bind_virq(domain: &Arc<Domain>, number: u32, vcpu: VcpuId) -> Result<Port, Er
 
 fn bind_pirq(domain: &Arc<Domain>, pirq: Pirq, will_share: bool) -> Result<Port, Errno> {
     let port = living(domain)?.bind_pirq(pirq).map_err(errno)?;
-    let cpu = domain.vcpu(VcpuId(0)).and_then(|vcpu| vcpu.sched.cpu()).unwrap_or(ferroxen_machine::cpu::cpu_id());
+    let cpu = domain
+        .vcpu(VcpuId(0))
+        .and_then(|vcpu| vcpu.sched.cpu())
+        .unwrap_or(ferroxen_machine::cpu::cpu_id());
     if let Err(refused) = crate::irq::bind_pirq(domain, pirq, port, will_share, cpu) {
         // The port was known to nobody but an interrupt that was never bound.
         let undone = domain.ports.lock().close(port);
@@ -206,7 +230,10 @@ fn send(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
         Target::Own(vcpu) => ring(domain, port, vcpu),
         Target::Nobody => {}
         Target::Far(far) => {
-            let by = FarEnd { domain: domain.id, port };
+            let by = FarEnd {
+                domain: domain.id,
+                port,
+            };
             if far.domain == domain.id {
                 if let Some(vcpu) = ports.rung_by(far.port, by) {
                     ring(domain, far.port, vcpu);
@@ -230,7 +257,11 @@ pub(crate) fn unmask(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let ports = domain.ports.lock();
     let channel = ports.get(port).ok_or(Errno::EINVAL)?;
     if channel.state != State::Free {
-        carry_out(domain, port, ferroxen_evtchn::unmask(&Bits { domain }, port, channel.vcpu));
+        carry_out(
+            domain,
+            port,
+            ferroxen_evtchn::unmask(&Bits { domain }, port, channel.vcpu),
+        );
     }
     Ok(())
 }
@@ -250,7 +281,13 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
                 let closed = ports.close(port).map_err(errno)?;
                 Bits { domain }.clear_pending(port);
                 if let Closed::Far(far) = closed {
-                    ports.far_end_closed(far.port, FarEnd { domain: domain.id, port });
+                    ports.far_end_closed(
+                        far.port,
+                        FarEnd {
+                            domain: domain.id,
+                            port,
+                        },
+                    );
                 }
                 drop(ports);
                 if let Closed::Pirq(pirq) = closed {
@@ -270,7 +307,13 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
             // Nothing but the far end is left to be told of an interdomain port.
             let _ = ours.close(port).map_err(errno)?;
             Bits { domain }.clear_pending(port);
-            theirs.far_end_closed(far.port, FarEnd { domain: domain.id, port });
+            theirs.far_end_closed(
+                far.port,
+                FarEnd {
+                    domain: domain.id,
+                    port,
+                },
+            );
             return Ok(());
         }
     }
@@ -291,7 +334,12 @@ fn status_of(caller: &VcpuRef, request: abi::Status) -> Result<abi::Status, Errn
         State::Virq { virq, .. } => (status::VIRQ, [u32::from(virq), 0]),
         State::Ipi => (status::IPI, request.u),
     };
-    Ok(abi::Status { status, vcpu: channel.vcpu.0, u, ..request })
+    Ok(abi::Status {
+        status,
+        vcpu: channel.vcpu.0,
+        u,
+        ..request
+    })
 }
 
 fn reset(call: &mut Call<'_>, id: RawDomId) -> Answer {
@@ -459,7 +507,9 @@ impl SharedBits for Bits<'_> {
     #[inline]
     fn select(&self, vcpu: VcpuId, word: u32) -> bool {
         // Without a place to look at it is told nothing; when it gets one, it looks everywhere.
-        let Some(info) = self.domain.vcpu(vcpu).and_then(Vcpu::info) else { return false };
+        let Some(info) = self.domain.vcpu(vcpu).and_then(Vcpu::info) else {
+            return false;
+        };
         let bit = 1u64 << (word % 64);
         info.page.fetch_or_u64_at(info.offset + vcpu_info::PENDING_SEL, bit) & bit == 0
             && info.page.swap_u8_at(info.offset + vcpu_info::UPCALL_PENDING, 1) == 0

@@ -235,7 +235,15 @@ impl Pin {
         }
         let frame = grants.pin(&SharedPages, gref, by, access).map_err(status)?.frame;
         drop(grants);
-        Ok((Pin { owner, gref, access, is_kept: false }, frame))
+        Ok((
+            Pin {
+                owner,
+                gref,
+                access,
+                is_kept: false,
+            },
+            frame,
+        ))
     }
 
     /// Leaves the pin to a mapping, which gives it back by [`unpin`].
@@ -272,17 +280,26 @@ fn page_status(why: ferroxen_frames::Refused) -> GrantStatus {
 }
 
 fn access_of(flags: u32) -> Access {
-    if flags & gntmap::READONLY != 0 { Access::ReadOnly } else { Access::ReadWrite }
+    if flags & gntmap::READONLY != 0 {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    }
 }
 
 #[inline]
 fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), Stop> {
     let flags = request.flags;
-    let uses = Use { host: flags & gntmap::HOST_MAP != 0, device: flags & gntmap::DEVICE_MAP != 0 };
+    let uses = Use {
+        host: flags & gntmap::HOST_MAP != 0,
+        device: flags & gntmap::DEVICE_MAP != 0,
+    };
     if !uses.host && !uses.device {
         return Err(GrantStatus::BAD_GNTREF.into());
     }
-    let owner = DomId::new(request.dom.0).and_then(domain::by_id).ok_or(GrantStatus::BAD_DOMAIN)?;
+    let owner = DomId::new(request.dom.0)
+        .and_then(domain::by_id)
+        .ok_or(GrantStatus::BAD_DOMAIN)?;
     let mapper = caller.domain();
     let handle = take_handle(mapper)?;
     match map_at(caller, owner, request, uses) {
@@ -300,29 +317,45 @@ fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), St
 
 /// Who may use the page holds it: for CPUs that is the page-table entry, for devices the mapping itself.
 #[inline]
-fn map_at(
-    caller: &VcpuRef,
-    owner: Arc<Domain>,
-    request: &abi::MapGrantRef,
-    uses: Use,
-) -> Result<Borrowed, Stop> {
+fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses: Use) -> Result<Borrowed, Stop> {
     let (gref, access) = (Gref::new(request.gref), access_of(request.flags));
     let (pin, frame) = Pin::new(owner, gref, caller.domain().id, access)?;
     // Device memory is not the owner's to lend, whoever may map it otherwise.
     if memory::frame(frame.raw()).is_none() {
         return Err(GrantStatus::BAD_PAGE.into());
     }
-    let held = if uses.device { Some(hold(&pin.owner, frame, access)?) } else { None };
+    let held = if uses.device {
+        Some(hold(&pin.owner, frame, access)?)
+    } else {
+        None
+    };
     let names_entry = request.flags & gntmap::CONTAINS_PTE != 0;
     if uses.host {
-        map_grant(caller, place(request.host_addr, names_entry), pin.owner.id, frame, request.flags)?;
+        map_grant(
+            caller,
+            place(request.host_addr, names_entry),
+            pin.owner.id,
+            frame,
+            request.flags,
+        )?;
     }
     core::mem::forget(held);
-    Ok(Mapping { owner: pin.keep(), gref, frame, access, uses, names_entry })
+    Ok(Mapping {
+        owner: pin.keep(),
+        gref,
+        frame,
+        access,
+        uses,
+        names_entry,
+    })
 }
 
 fn place(at: u64, names_entry: bool) -> GrantPlace {
-    if names_entry { GrantPlace::Entry(at) } else { GrantPlace::Address(at) }
+    if names_entry {
+        GrantPlace::Entry(at)
+    } else {
+        GrantPlace::Address(at)
+    }
 }
 
 /// Hands out a handle. What a guest can make us remember must not eat the memory that others need.
@@ -336,7 +369,11 @@ fn take_handle(mapper: &Domain) -> Result<Handle, GrantStatus> {
 }
 
 fn may_use_heap(domain: &Domain) -> bool {
-    let reserve = if domain.is_privileged { HEAP_RESERVE } else { 4 * HEAP_RESERVE };
+    let reserve = if domain.is_privileged {
+        HEAP_RESERVE
+    } else {
+        4 * HEAP_RESERVE
+    };
     heap::free_bytes() > reserve
 }
 
@@ -438,8 +475,17 @@ fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Borrowed,
         return Err(GrantStatus::GENERAL_ERROR.into());
     }
     if gone.host {
-        let flags = if mapping.access == Access::ReadOnly { gntmap::READONLY } else { 0 };
-        unmap_grant(caller, place(request.host_addr, mapping.names_entry), mapping.frame, flags)?;
+        let flags = if mapping.access == Access::ReadOnly {
+            gntmap::READONLY
+        } else {
+            0
+        };
+        unmap_grant(
+            caller,
+            place(request.host_addr, mapping.names_entry),
+            mapping.frame,
+            flags,
+        )?;
     }
     Ok(())
 }
@@ -451,11 +497,19 @@ fn settle(caller: &VcpuRef, let_go: &mut [Option<LetGo>]) {
     if let_go.iter().flatten().any(|one| one.gone.host) {
         flush_after_unmap(caller);
     }
-    for LetGo { handle, mut mapping, gone } in let_go.iter_mut().filter_map(Option::take) {
+    for LetGo {
+        handle,
+        mut mapping,
+        gone,
+    } in let_go.iter_mut().filter_map(Option::take)
+    {
         if gone.device {
             memory::release(mapping.frame, mapping.access == Access::ReadWrite);
         }
-        mapping.uses = Use { host: mapping.uses.host && !gone.host, device: mapping.uses.device && !gone.device };
+        mapping.uses = Use {
+            host: mapping.uses.host && !gone.host,
+            device: mapping.uses.device && !gone.device,
+        };
         if mapping.uses.host || mapping.uses.device {
             mapper.grants.lock().maps.set(handle, mapping);
         } else {
@@ -468,7 +522,11 @@ fn settle(caller: &VcpuRef, let_go: &mut [Option<LetGo>]) {
 /// Tells the owner that a mapping is gone.
 #[inline]
 fn unpin(mapping: &Borrowed) {
-    mapping.owner.grants.lock().unpin(&SharedPages, mapping.gref, mapping.access);
+    mapping
+        .owner
+        .grants
+        .lock()
+        .unpin(&SharedPages, mapping.gref, mapping.access);
 }
 
 /// One end of a copy, held until it is dropped.
@@ -485,10 +543,18 @@ fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) ->
         let owner = domain_of(caller, at.domid)?;
         let (pin, frame) = Pin::new(owner, Gref::new(at.u as u32), caller.domain().id, access)?;
         let held = hold(&pin.owner, frame, access)?;
-        Ok(End { page: held.page(), _held: held, _pin: Some(pin) })
+        Ok(End {
+            page: held.page(),
+            _held: held,
+            _pin: Some(pin),
+        })
     } else if at.domid == RawDomId::SELF {
         let held = hold(caller.domain(), Mfn::new(at.u), access)?;
-        Ok(End { page: held.page(), _held: held, _pin: None })
+        Ok(End {
+            page: held.page(),
+            _held: held,
+            _pin: None,
+        })
     } else {
         Err(GrantStatus::PERMISSION_DENIED)
     }
@@ -501,9 +567,15 @@ fn copy(caller: &VcpuRef, request: &abi::Copy) -> Result<(), GrantStatus> {
     if !fits(from) || !fits(to) {
         return Err(GrantStatus::BAD_COPY_ARG);
     }
-    let source = end_of(caller, from, request.flags & gntcopy::SOURCE_GREF != 0, Access::ReadOnly)?;
+    let source = end_of(
+        caller,
+        from,
+        request.flags & gntcopy::SOURCE_GREF != 0,
+        Access::ReadOnly,
+    )?;
     let dest = end_of(caller, to, request.flags & gntcopy::DEST_GREF != 0, Access::ReadWrite)?;
-    dest.page.copy_range(usize::from(to.offset), source.page, usize::from(from.offset), len);
+    dest.page
+        .copy_range(usize::from(to.offset), source.page, usize::from(from.offset), len);
     Ok(())
 }
 
@@ -518,7 +590,8 @@ fn setup_table(caller: &VcpuRef, request: &abi::SetupTable) -> Result<(), GrantS
     let list = GuestPtr::<u64>::new(request.frame_list);
     for index in 0..request.nr_frames {
         let frame = shared_frame(&subject, index).map_err(|_| GrantStatus::GENERAL_ERROR)?;
-        list.write_element(u64::from(index), &frame.raw()).map_err(|_| GrantStatus::BAD_VIRT_ADDR)?;
+        list.write_element(u64::from(index), &frame.raw())
+            .map_err(|_| GrantStatus::BAD_VIRT_ADDR)?;
     }
     Ok(())
 }
@@ -580,7 +653,9 @@ pub fn release_all(domain: &Arc<Domain>) -> Progress {
     let mut from = 0;
     loop {
         let next = domain.grants.lock().maps.begin_next(from);
-        let Some((handle, mapping)) = next else { return Progress::Done };
+        let Some((handle, mapping)) = next else {
+            return Progress::Done;
+        };
         // Its vcpus do not run again, so no translation of its own is used. Its tables, which are taken down
         // later, hold the pages themselves.
         if mapping.uses.device {

@@ -26,7 +26,9 @@ pub fn sched_op(call: &mut Call<'_>) -> Answer {
         schedop::POLL => poll(caller, &GuestPtr::<abi::Poll>::new(at).read()?)?,
         schedop::REMOTE_SHUTDOWN => {
             let request = GuestPtr::<abi::RemoteShutdown>::new(at).read()?;
-            let subject = DomId::new(request.domain_id.0).and_then(domain::by_id).ok_or(Errno::ESRCH)?;
+            let subject = DomId::new(request.domain_id.0)
+                .and_then(domain::by_id)
+                .ok_or(Errno::ESRCH)?;
             if !caller.domain().is_privileged {
                 return Err(Errno::EPERM);
             }
@@ -100,7 +102,11 @@ fn poll(caller: &VcpuRef, request: &abi::Poll) -> Result<(), Errno> {
     let ports = GuestPtr::<u32>::new(request.ports);
     // All are read before anything is done, and looked at again afterwards: the guest may change the list, but
     // then it does not care which of them wakes it.
-    let only = if count == 1 { Some(Port::new(ports.read()?)) } else { None };
+    let only = if count == 1 {
+        Some(Port::new(ports.read()?))
+    } else {
+        None
+    };
     let any_pending = || -> Result<bool, Errno> {
         if let Some(port) = only {
             return event_channel::is_pending(domain, port);

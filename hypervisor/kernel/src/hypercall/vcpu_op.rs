@@ -109,7 +109,11 @@ fn down(vcpu: &VcpuRef) {
 }
 
 fn runstate(vcpu: &VcpuRef) -> RunstateInfo {
-    let never = Times { state: RunState::Offline, since_ns: 0, spent_ns: [0; 4] };
+    let never = Times {
+        state: RunState::Offline,
+        since_ns: 0,
+        spent_ns: [0; 4],
+    };
     sched::runstate_info(sched::times(vcpu).unwrap_or(never).at(time::now()))
 }
 
@@ -138,7 +142,10 @@ fn register_info(caller: &VcpuRef, vcpu: &VcpuRef, request: &abi::RegisterVcpuIn
         return Err(Errno::EINVAL);
     }
     let held = memory::hold_writable(vcpu.domain(), Mfn::new(request.mfn)).map_err(|_| Errno::EINVAL)?;
-    let to = InfoArea { page: held.page(), offset };
+    let to = InfoArea {
+        page: held.page(),
+        offset,
+    };
     let old = vcpu.info();
     if !vcpu.register_info(to, held) {
         return Err(Errno::EINVAL);

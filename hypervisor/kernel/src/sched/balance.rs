@@ -23,7 +23,9 @@ fn load(cpu: CpuId) -> u32 {
 
 /// The CPU with the least load among those allowed; preferred ones win over others.
 fn emptiest(hard: CpuMask, soft: CpuMask) -> Option<CpuId> {
-    online().filter(|cpu| hard.contains(*cpu)).min_by_key(|cpu| (!soft.contains(*cpu), load(*cpu), live(*cpu)))
+    online()
+        .filter(|cpu| hard.contains(*cpu))
+        .min_by_key(|cpu| (!soft.contains(*cpu), load(*cpu), live(*cpu)))
 }
 
 fn live(cpu: CpuId) -> u32 {
@@ -35,14 +37,20 @@ pub fn admit(vcpu: &VcpuRef) {
     if vcpu.sched.home.load(Ordering::Acquire) != NO_HOME || vcpu.domain().life() != crate::domain::Life::Alive {
         return;
     }
-    let Some(cpu) = emptiest(CpuMask::ALL, CpuMask::ALL) else { return };
+    let Some(cpu) = emptiest(CpuMask::ALL, CpuMask::ALL) else {
+        return;
+    };
     let unit = unit_of(vcpu);
     let mut queue = QUEUES[cpu.0 as usize].lock();
     // Two may try at once: whoever has a queue's lock and still sees no home gives it one.
     let refused = match queue.insert(unit) {
         Ok(slot) => {
             let ours = place(cpu, slot);
-            let won = vcpu.sched.home.compare_exchange(NO_HOME, ours, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            let won = vcpu
+                .sched
+                .home
+                .compare_exchange(NO_HOME, ours, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
             if won { None } else { queue.remove(slot) }
         }
         Err((_, unit)) => {
@@ -59,10 +67,7 @@ fn place(cpu: CpuId, slot: Slot) -> u64 {
 }
 
 /// Locks two CPUs' queues, the lower number first; they come back in the order asked for.
-fn both(
-    one: CpuId,
-    other: CpuId,
-) -> (Guard<'static, RunQueue<VcpuRef>>, Guard<'static, RunQueue<VcpuRef>>) {
+fn both(one: CpuId, other: CpuId) -> (Guard<'static, RunQueue<VcpuRef>>, Guard<'static, RunQueue<VcpuRef>>) {
     let lock = |cpu: CpuId| &QUEUES[cpu.0 as usize];
     if one.0 < other.0 {
         let first = lock(one).lock();
@@ -76,13 +81,7 @@ fn both(
 }
 
 /// Moves a vcpu, which is on no CPU, from one queue to another.
-fn transfer(
-    slot: Slot,
-    from: &mut RunQueue<VcpuRef>,
-    old: CpuId,
-    to: &mut RunQueue<VcpuRef>,
-    new: CpuId,
-) -> bool {
+fn transfer(slot: Slot, from: &mut RunQueue<VcpuRef>, old: CpuId, to: &mut RunQueue<VcpuRef>, new: CpuId) -> bool {
     let Some(unit) = from.remove(slot) else { return false };
     let who = unit.who.clone();
     let moved = match to.insert(unit) {
@@ -93,7 +92,9 @@ fn transfer(
         Err((_, unit)) => {
             // It just left, so there is room for it.
             let back = from.insert(unit).map_err(|_| "no room in the queue that it left");
-            who.sched.home.store(place(old, back.unwrap_or(slot)), Ordering::Release);
+            who.sched
+                .home
+                .store(place(old, back.unwrap_or(slot)), Ordering::Release);
             false
         }
     };
@@ -160,7 +161,9 @@ pub fn move_to_allowed(vcpu: &VcpuRef) {
 /// More vcpus want this CPU than it can run: passes one on to a CPU with less to do.
 pub fn pass_on(here: CpuId, now_ns: u64) {
     let mine = load(here);
-    let Some(there) = online().filter(|cpu| *cpu != here).min_by_key(|cpu| load(*cpu)) else { return };
+    let Some(there) = online().filter(|cpu| *cpu != here).min_by_key(|cpu| load(*cpu)) else {
+        return;
+    };
     let theirs = load(there);
     let for_fairness = theirs + 1 == mine;
     if theirs + 1 > mine {
@@ -207,10 +210,12 @@ pub fn affinity(vcpu: &VcpuRef) -> (CpuSet, CpuSet) {
 }
 
 fn online_set(mask: CpuMask) -> CpuSet {
-    online().filter(|cpu| mask.contains(*cpu)).fold(CpuSet::EMPTY, |mut set, cpu| {
-        set.insert(cpu);
-        set
-    })
+    online()
+        .filter(|cpu| mask.contains(*cpu))
+        .fold(CpuSet::EMPTY, |mut set, cpu| {
+            set.insert(cpu);
+            set
+        })
 }
 
 /// The mask of a set; one that names every CPU that runs means every CPU there may be.
@@ -239,7 +244,9 @@ pub fn set_affinity(vcpu: &VcpuRef, hard: Option<CpuSet>, soft: Option<CpuSet>) 
 
 fn apply(vcpu: &VcpuRef, hard: Option<CpuMask>, soft: Option<CpuMask>) {
     admit(vcpu);
-    let Some((cpu, slot, mut queue)) = home(vcpu) else { return };
+    let Some((cpu, slot, mut queue)) = home(vcpu) else {
+        return;
+    };
     let Some(unit) = queue.unit_mut(slot) else { return };
     unit.hard = hard.unwrap_or(unit.hard);
     unit.soft = soft.unwrap_or(unit.soft);

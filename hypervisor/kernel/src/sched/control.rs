@@ -63,11 +63,17 @@ pub fn global(request: &mut sysctl::SchedulerOp) -> Result<(), Errno> {
     if request.sched_id != SCHEDULER || request.cpupool_id != 0 {
         return Err(Errno::EINVAL);
     }
-    let fixed = sysctl::Credit2Schedule { ratelimit_us: RATELIMIT_US };
+    let fixed = sysctl::Credit2Schedule {
+        ratelimit_us: RATELIMIT_US,
+    };
     match request.cmd {
         PUTINFO => {
             let wanted: sysctl::Credit2Schedule = request.payload();
-            if wanted.ratelimit_us == RATELIMIT_US { Ok(()) } else { Err(Errno::EINVAL) }
+            if wanted.ratelimit_us == RATELIMIT_US {
+                Ok(())
+            } else {
+                Err(Errno::EINVAL)
+            }
         }
         GETINFO => {
             request.set_payload(&fixed);

@@ -15,7 +15,10 @@ pub(super) struct IdleTime {
 
 impl IdleTime {
     pub(super) const fn new() -> Self {
-        IdleTime { before_ns: AtomicU64::new(0), since_ns: AtomicU64::new(0) }
+        IdleTime {
+            before_ns: AtomicU64::new(0),
+            since_ns: AtomicU64::new(0),
+        }
     }
 }
 
@@ -23,7 +26,11 @@ impl IdleTime {
 pub fn idle_ns(cpu: CpuId) -> u64 {
     let idle = &state(cpu).idle;
     let since = idle.since_ns.load(Ordering::Relaxed);
-    let running = if since == 0 { 0 } else { crate::time::now().saturating_sub(since) };
+    let running = if since == 0 {
+        0
+    } else {
+        crate::time::now().saturating_sub(since)
+    };
     idle.before_ns.load(Ordering::Relaxed).saturating_add(running)
 }
 

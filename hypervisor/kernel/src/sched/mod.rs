@@ -15,8 +15,8 @@ mod runstate;
 
 pub use balance::{affinity, pin, set_affinity};
 pub use idle::idle_ns;
-pub use runstate::{info as runstate_info, register_area, times};
 pub(crate) use runstate::with_kernel_tables;
+pub use runstate::{info as runstate_info, register_area, times};
 
 use crate::cpu::{self, work};
 use crate::domain::{Domain, Vcpu, VcpuRef, context};
@@ -27,8 +27,7 @@ use ferroxen_machine::{GuestFrame, MAX_CPUS, smp};
 use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Times, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
 
-static QUEUES: [Lock<RunQueue<VcpuRef>>; MAX_CPUS] =
-    [const { Lock::new(Rank::RunQueue, RunQueue::new()) }; MAX_CPUS];
+static QUEUES: [Lock<RunQueue<VcpuRef>>; MAX_CPUS] = [const { Lock::new(Rank::RunQueue, RunQueue::new()) }; MAX_CPUS];
 
 /// What others may know about a CPU without its lock. Hints, but for `must_decide`.
 struct CpuState {
@@ -192,7 +191,10 @@ fn make_decide(cpu: CpuId) {
 
 /// Another CPU has interrupted this one: notes what it wants. Called from the interrupt.
 pub fn poked() {
-    if state(ferroxen_machine::cpu::cpu_id()).must_decide.load(Ordering::Acquire) {
+    if state(ferroxen_machine::cpu::cpu_id())
+        .must_decide
+        .load(Ordering::Acquire)
+    {
         cpu::request(work::RESCHEDULE);
     }
     if let Some(vcpu) = cpu::local().current.borrow().as_ref() {
@@ -215,7 +217,9 @@ pub fn wake(vcpu: &VcpuRef) {
     }
     balance::admit(vcpu);
     balance::prefer_idle_cpu(vcpu);
-    let Some((cpu, slot, mut queue)) = home(vcpu) else { return };
+    let Some((cpu, slot, mut queue)) = home(vcpu) else {
+        return;
+    };
     if !vcpu.may_run() || vcpu.sched.is_waiting() {
         return;
     }
@@ -273,7 +277,9 @@ pub fn block(vcpu: &VcpuRef, has_event: impl Fn() -> bool) {
 
 /// The running vcpu waits for an event or for one of `ports`; false if there is one already.
 pub fn poll(vcpu: &VcpuRef, port: Option<Port>, is_ready: impl Fn() -> bool) -> bool {
-    vcpu.sched.polled.store(port.map_or(ANY_PORT, Port::raw), Ordering::Relaxed);
+    vcpu.sched
+        .polled
+        .store(port.map_or(ANY_PORT, Port::raw), Ordering::Relaxed);
     vcpu.domain().sched.pollers.fetch_add(1, Ordering::SeqCst);
     vcpu.sched.waits.fetch_or(POLLING, Ordering::SeqCst);
     if is_ready() {
@@ -312,7 +318,9 @@ pub fn yield_now(vcpu: &VcpuRef) {
 
 /// Stops a vcpu that may not run any more; does not wait until it has left its CPU.
 pub fn stop(vcpu: &VcpuRef) {
-    let Some((cpu, slot, mut queue)) = home(vcpu) else { return };
+    let Some((cpu, slot, mut queue)) = home(vcpu) else {
+        return;
+    };
     let runs = queue.stop(slot, crate::time::now());
     note_load(cpu, &queue);
     drop(queue);
@@ -362,7 +370,12 @@ pub fn state_of(vcpu: &VcpuRef) -> VcpuState {
                 cpu,
             }
         }
-        None => VcpuState { is_blocked, is_running: false, run_ns: 0, cpu: CpuId(0) },
+        None => VcpuState {
+            is_blocked,
+            is_running: false,
+            run_ns: 0,
+            cpu: CpuId(0),
+        },
     }
 }
 
@@ -475,7 +488,12 @@ fn decide(here: CpuId, before: Option<&VcpuRef>) -> Decision {
     if waiting != 0 {
         balance::pass_on(here, now);
     }
-    Decision { chosen, old_times, new_times, must_move }
+    Decision {
+        chosen,
+        old_times,
+        new_times,
+        must_move,
+    }
 }
 
 /// A new unit for a vcpu's queue.

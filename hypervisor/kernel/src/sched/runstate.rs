@@ -18,7 +18,12 @@ pub fn times(vcpu: &VcpuRef) -> Option<Times> {
 
 /// What `vcpu_runstate_info` says.
 pub fn info(times: Times) -> RunstateInfo {
-    RunstateInfo { state: times.state as u32, pad: 0, state_entry_time: times.since_ns, time: times.spent_ns }
+    RunstateInfo {
+        state: times.state as u32,
+        pad: 0,
+        state_entry_time: times.since_ns,
+        time: times.spent_ns,
+    }
 }
 
 /// Where the guest wants its run state from now on; written at every change of the vcpu that runs.
@@ -42,10 +47,16 @@ fn write(vcpu: &VcpuRef, at: Vaddr, times: Times) {
     let flagged = vcpu.domain().assists(vm_assist::RUNSTATE_UPDATE_FLAG);
     with_kernel_tables(vcpu, || {
         // Whether it can be written is the guest's business: nothing depends on it here.
-        let entry_time = Vaddr::new(at.raw().wrapping_add(core::mem::offset_of!(RunstateInfo, state_entry_time) as u64));
+        let entry_time = Vaddr::new(
+            at.raw()
+                .wrapping_add(core::mem::offset_of!(RunstateInfo, state_entry_time) as u64),
+        );
         if flagged {
             let _ = guest::copy_to_guest(entry_time, (info.state_entry_time | RUNSTATE_UPDATE).as_bytes());
-            let flagged = RunstateInfo { state_entry_time: info.state_entry_time | RUNSTATE_UPDATE, ..info };
+            let flagged = RunstateInfo {
+                state_entry_time: info.state_entry_time | RUNSTATE_UPDATE,
+                ..info
+            };
             let _ = guest::copy_to_guest(at, flagged.as_bytes());
             let _ = guest::copy_to_guest(entry_time, info.state_entry_time.as_bytes());
         } else {

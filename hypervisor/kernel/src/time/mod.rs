@@ -150,7 +150,9 @@ pub fn run_timers() {
     // It may have come early, and is not armed any more in either case.
     timers.armed_ns.store(NEVER, Ordering::Relaxed);
     loop {
-        let Some((due_ns, alarm)) = timers.alarms.lock().pop_due(now()) else { break };
+        let Some((due_ns, alarm)) = timers.alarms.lock().pop_due(now()) else {
+            break;
+        };
         go_off(due_ns, alarm);
     }
     let now = now();
@@ -320,7 +322,9 @@ pub(crate) fn entered(vcpu: &VcpuRef) {
 fn follow(vcpu: &VcpuRef) {
     let here = ferroxen_machine::cpu::cpu_id();
     let mut timers = vcpu.time.timers.lock();
-    let VcpuTimers { singleshot, periodic, .. } = &mut *timers;
+    let VcpuTimers {
+        singleshot, periodic, ..
+    } = &mut *timers;
     for timer in [singleshot, periodic] {
         if let Some(armed) = timer.filter(|armed| armed.cpu != here)
             && let Some(alarm) = disarm(armed)
@@ -339,7 +343,12 @@ pub(crate) fn register_time_area(vcpu: &VcpuRef, at: Vaddr) {
 
 /// The vcpu's `vcpu_info` has moved: its clock has to be written there.
 pub(crate) fn info_moved(vcpu: &VcpuRef) {
-    if cpu::local().current.borrow().as_ref().is_some_and(|running| running.is(vcpu)) {
+    if cpu::local()
+        .current
+        .borrow()
+        .as_ref()
+        .is_some_and(|running| running.is(vcpu))
+    {
         cpu::local().info.set(vcpu.info());
     }
     vcpu.time.is_published.store(true, Ordering::Relaxed);

@@ -25,7 +25,9 @@ pub struct Watchdogs {
 impl Watchdogs {
     /// None in use.
     pub const fn new() -> Self {
-        Watchdogs { dogs: [Dog::Away; COUNT] }
+        Watchdogs {
+            dogs: [Dog::Away; COUNT],
+        }
     }
 }
 
@@ -38,15 +40,25 @@ pub(crate) fn set(domain: &Arc<Domain>, id: u32, seconds: u32) -> Result<u64, Er
         if seconds == 0 {
             return Err(Errno::EINVAL);
         }
-        let number = watchdogs.dogs.iter().position(|dog| matches!(dog, Dog::Away)).ok_or(Errno::ENOSPC)?;
+        let number = watchdogs
+            .dogs
+            .iter()
+            .position(|dog| matches!(dog, Dog::Away))
+            .ok_or(Errno::ENOSPC)?;
         watchdogs.dogs[number] = start(number).ok_or(Errno::ENOMEM)?;
         return Ok(number as u64 + 1);
     }
     let number = id as usize - 1;
     let dog = watchdogs.dogs.get_mut(number).ok_or(Errno::EINVAL)?;
-    let Dog::Watches(armed) = *dog else { return Err(Errno::EINVAL) };
+    let Dog::Watches(armed) = *dog else {
+        return Err(Errno::EINVAL);
+    };
     drop_alarm(armed);
-    *dog = if seconds == 0 { Dog::Away } else { start(number).ok_or(Errno::ENOMEM)? };
+    *dog = if seconds == 0 {
+        Dog::Away
+    } else {
+        start(number).ok_or(Errno::ENOMEM)?
+    };
     Ok(0)
 }
 

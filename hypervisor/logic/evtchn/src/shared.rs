@@ -47,7 +47,11 @@ pub fn ring(bits: &impl SharedBits, port: Port, vcpu: VcpuId) -> Rung {
     if bits.test_and_set_pending(port) {
         return Rung::Already;
     }
-    if bits.is_masked(port) || !bits.select(vcpu, port.raw() / WORD_BITS) { Rung::Quiet } else { Rung::Upcall(vcpu) }
+    if bits.is_masked(port) || !bits.select(vcpu, port.raw() / WORD_BITS) {
+        Rung::Quiet
+    } else {
+        Rung::Upcall(vcpu)
+    }
 }
 
 /// Unmasks `port`, and raises the upcall that the mask held back.

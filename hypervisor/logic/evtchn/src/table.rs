@@ -85,7 +85,10 @@ pub struct Channel {
     pub vcpu: VcpuId,
 }
 
-const FREE: Channel = Channel { state: State::Free, vcpu: VcpuId(0) };
+const FREE: Channel = Channel {
+    state: State::Free,
+    vcpu: VcpuId(0),
+};
 
 /// Whom `EVTCHNOP_send` rings.
 #[must_use]
@@ -174,7 +177,10 @@ impl PortTable {
 
     /// Offers a port to `remote`.
     pub fn alloc_unbound(&mut self, remote: DomId) -> Result<Port, Refused> {
-        self.take(Channel { state: State::Unbound { remote }, vcpu: VcpuId(0) })
+        self.take(Channel {
+            state: State::Unbound { remote },
+            vcpu: VcpuId(0),
+        })
     }
 
     /// Binds a virtual interrupt of `vcpu`.
@@ -185,11 +191,20 @@ impl PortTable {
         if virq_is_global(number) && vcpu.0 != 0 {
             return Err(Refused::WrongVcpuForVirq);
         }
-        let slot = self.virqs.get(vcpu.0 as usize).and_then(|of_vcpu| of_vcpu.get(number as usize));
+        let slot = self
+            .virqs
+            .get(vcpu.0 as usize)
+            .and_then(|of_vcpu| of_vcpu.get(number as usize));
         if *slot.ok_or(Refused::NoSuchVcpu)? != 0 {
             return Err(Refused::AlreadyBound);
         }
-        let port = self.take(Channel { state: State::Virq { virq: number as u8, bound_on: vcpu.0 as u16 }, vcpu })?;
+        let port = self.take(Channel {
+            state: State::Virq {
+                virq: number as u8,
+                bound_on: vcpu.0 as u16,
+            },
+            vcpu,
+        })?;
         self.set_virq(number, vcpu.0, port.raw() as u16);
         Ok(port)
     }
@@ -199,7 +214,10 @@ impl PortTable {
         if vcpu.0 as usize >= self.virqs.len() {
             return Err(Refused::NoSuchVcpu);
         }
-        self.take(Channel { state: State::Ipi, vcpu })
+        self.take(Channel {
+            state: State::Ipi,
+            vcpu,
+        })
     }
 
     /// Gives a pirq a port. Whether the domain may have the interrupt was decided elsewhere; if binding
@@ -210,7 +228,10 @@ impl PortTable {
             Some(0) => {}
             Some(_) => return Err(Refused::AlreadyBound),
         }
-        let port = self.take(Channel { state: State::Pirq(pirq), vcpu: VcpuId(0) })?;
+        let port = self.take(Channel {
+            state: State::Pirq(pirq),
+            vcpu: VcpuId(0),
+        })?;
         if let Some(slot) = self.pirqs.get_mut(pirq.raw() as usize) {
             *slot = port.raw() as u16;
         }
@@ -316,12 +337,19 @@ impl PortTable {
 
     /// How many ports are in use.
     pub fn used_count(&self) -> u32 {
-        self.channels.iter().filter(|channel| channel.state != State::Free).count() as u32
+        self.channels
+            .iter()
+            .filter(|channel| channel.state != State::Free)
+            .count() as u32
     }
 
     fn take(&mut self, channel: Channel) -> Result<Port, Refused> {
-        let (index, word) =
-            self.free.iter_mut().enumerate().find(|(_, word)| **word != 0).ok_or(Refused::NoPortLeft)?;
+        let (index, word) = self
+            .free
+            .iter_mut()
+            .enumerate()
+            .find(|(_, word)| **word != 0)
+            .ok_or(Refused::NoPortLeft)?;
         let port = index * 64 + word.trailing_zeros() as usize;
         *word &= *word - 1;
         *self.channels.get_mut(port).ok_or(Refused::NoPortLeft)? = channel;
@@ -339,17 +367,29 @@ impl PortTable {
     }
 
     fn set_virq(&mut self, number: u32, vcpu: u32, port: u16) {
-        if let Some(slot) = self.virqs.get_mut(vcpu as usize).and_then(|of| of.get_mut(number as usize)) {
+        if let Some(slot) = self
+            .virqs
+            .get_mut(vcpu as usize)
+            .and_then(|of| of.get_mut(number as usize))
+        {
             *slot = port;
         }
     }
 
     /// Panics if anything that the crate's page promises of one table is not so.
     pub fn audit(&self) {
-        assert_eq!(self.get(Port::new(0)).map(|c| c.state), Some(State::Free), "port 0 was handed out");
+        assert_eq!(
+            self.get(Port::new(0)).map(|c| c.state),
+            Some(State::Free),
+            "port 0 was handed out"
+        );
         for at in 1..self.channels.len() {
             let free = self.free[at / 64] & 1 << (at % 64) != 0;
-            assert_eq!(free, self.channels[at].state == State::Free, "free map and port {at} disagree");
+            assert_eq!(
+                free,
+                self.channels[at].state == State::Free,
+                "free map and port {at} disagree"
+            );
             match self.channels[at].state {
                 State::Virq { virq, bound_on } => {
                     assert_eq!(usize::from(self.virqs[usize::from(bound_on)][usize::from(virq)]), at)
@@ -360,12 +400,18 @@ impl PortTable {
         }
         for (vcpu, of_vcpu) in self.virqs.iter().enumerate() {
             for (number, &port) in of_vcpu.iter().enumerate().filter(|(_, port)| **port != 0) {
-                let expected = State::Virq { virq: number as u8, bound_on: vcpu as u16 };
+                let expected = State::Virq {
+                    virq: number as u8,
+                    bound_on: vcpu as u16,
+                };
                 assert_eq!(self.channels[usize::from(port)].state, expected);
             }
         }
         for (pirq, &port) in self.pirqs.iter().enumerate().filter(|(_, port)| **port != 0) {
-            assert_eq!(self.channels[usize::from(port)].state, State::Pirq(Pirq::new(pirq as u32)));
+            assert_eq!(
+                self.channels[usize::from(port)].state,
+                State::Pirq(Pirq::new(pirq as u32))
+            );
         }
     }
 }
@@ -380,7 +426,10 @@ pub fn bind_interdomain(
 ) -> Result<Port, Refused> {
     remote.1.offered(remote_port, local.0)?;
     let port = local.1.take(Channel {
-        state: State::Interdomain(FarEnd { domain: remote.0, port: remote_port }),
+        state: State::Interdomain(FarEnd {
+            domain: remote.0,
+            port: remote_port,
+        }),
         vcpu: VcpuId(0),
     })?;
     remote.1.connect(remote_port, FarEnd { domain: local.0, port });
@@ -390,8 +439,13 @@ pub fn bind_interdomain(
 /// [`bind_interdomain`] of a domain with itself.
 pub fn bind_loopback(domain: DomId, table: &mut PortTable, remote_port: Port) -> Result<Port, Refused> {
     table.offered(remote_port, domain)?;
-    let port =
-        table.take(Channel { state: State::Interdomain(FarEnd { domain, port: remote_port }), vcpu: VcpuId(0) })?;
+    let port = table.take(Channel {
+        state: State::Interdomain(FarEnd {
+            domain,
+            port: remote_port,
+        }),
+        vcpu: VcpuId(0),
+    })?;
     table.connect(remote_port, FarEnd { domain, port });
     Ok(port)
 }
@@ -419,7 +473,13 @@ pub fn audit_pair(left: (DomId, &PortTable), right: (DomId, &PortTable)) {
             && far.domain == right.0
         {
             let back = right.1.used(far.port).map(|c| c.state);
-            assert_eq!(back, Ok(State::Interdomain(FarEnd { domain: left.0, port: Port::new(at as u32) })));
+            assert_eq!(
+                back,
+                Ok(State::Interdomain(FarEnd {
+                    domain: left.0,
+                    port: Port::new(at as u32)
+                }))
+            );
         }
     }
 }

@@ -37,7 +37,9 @@ pub struct Mapping<O> {
 }
 
 enum Slot<O> {
-    Free { next: u32 },
+    Free {
+        next: u32,
+    },
     /// Handed out, but somebody is at work on it: nobody else may touch it.
     Busy,
     Live(Mapping<O>),
@@ -54,7 +56,12 @@ pub struct MapTrack<O> {
 impl<O> MapTrack<O> {
     /// No mappings yet, and at most so many "frames" of them.
     pub const fn new(max_frames: u32) -> Self {
-        MapTrack { max: max_frames.saturating_mul(HANDLES_PER_FRAME), slots: Vec::new(), free: NONE, used: 0 }
+        MapTrack {
+            max: max_frames.saturating_mul(HANDLES_PER_FRAME),
+            slots: Vec::new(),
+            free: NONE,
+            used: 0,
+        }
     }
 
     /// How many handles are in use.
@@ -77,7 +84,9 @@ impl<O> MapTrack<O> {
     pub fn take(&mut self) -> Result<Handle, Refused> {
         let at = if self.free != NONE {
             let at = self.free;
-            let Some(Slot::Free { next }) = self.slots.get(at as usize) else { panic!("the free handle {at} is none") };
+            let Some(Slot::Free { next }) = self.slots.get(at as usize) else {
+                panic!("the free handle {at} is none")
+            };
             self.free = *next;
             self.slots[at as usize] = Slot::Busy;
             at
@@ -87,7 +96,9 @@ impl<O> MapTrack<O> {
                 return Err(Refused::NoHandleLeft);
             }
             if self.slots.len() == self.slots.capacity() {
-                self.slots.try_reserve_exact(HANDLES_PER_FRAME as usize).map_err(|_| Refused::NoMemory)?;
+                self.slots
+                    .try_reserve_exact(HANDLES_PER_FRAME as usize)
+                    .map_err(|_| Refused::NoMemory)?;
             }
             self.slots.push(Slot::Busy);
             at
@@ -135,16 +146,24 @@ impl<O> MapTrack<O> {
     pub fn begin_next(&mut self, from: u32) -> Option<(Handle, Mapping<O>)> {
         let rest = self.slots.get(from as usize..)?;
         let at = from + rest.iter().position(|slot| matches!(slot, Slot::Live(_)))? as u32;
-        self.begin(Handle::new(at)).ok().map(|mapping| (Handle::new(at), mapping))
+        self.begin(Handle::new(at))
+            .ok()
+            .map(|mapping| (Handle::new(at), mapping))
     }
 
     /// Panics if the free list is not exactly the free slots.
     pub fn audit(&self) {
-        let free = self.slots.iter().filter(|slot| matches!(slot, Slot::Free { .. })).count();
+        let free = self
+            .slots
+            .iter()
+            .filter(|slot| matches!(slot, Slot::Free { .. }))
+            .count();
         let mut listed = 0;
         let mut next = self.free;
         while next != NONE {
-            let Slot::Free { next: after } = self.slots[next as usize] else { panic!("handle {next} is listed as free") };
+            let Slot::Free { next: after } = self.slots[next as usize] else {
+                panic!("handle {next} is listed as free")
+            };
             listed += 1;
             assert!(listed <= free, "the free list goes in a circle");
             next = after;

@@ -77,7 +77,8 @@ impl<O> GrantTable<O> {
         self.active.try_reserve(1).map_err(|_| Refused::NoMemory)?;
         if self.active.len() == self.frames.len() {
             let mut uses = Vec::new();
-            uses.try_reserve_exact(ENTRIES_PER_FRAME as usize).map_err(|_| Refused::NoMemory)?;
+            uses.try_reserve_exact(ENTRIES_PER_FRAME as usize)
+                .map_err(|_| Refused::NoMemory)?;
             uses.resize(ENTRIES_PER_FRAME as usize, Active::default());
             self.active.push(uses);
         }
@@ -86,7 +87,10 @@ impl<O> GrantTable<O> {
 
     /// Adds a zeroed frame to the table. The caller has prepared it.
     pub fn add_frame(&mut self, frame: Mfn) {
-        assert!(self.active.len() > self.frames.len(), "a grant frame was added unprepared");
+        assert!(
+            self.active.len() > self.frames.len(),
+            "a grant frame was added unprepared"
+        );
         self.frames.push(frame);
     }
 
@@ -109,7 +113,12 @@ impl<O> GrantTable<O> {
             active.pin_again(place, by, access)?
         } else {
             let entry = change(place, |entry| entry.claim(by, access))?;
-            *active = Active { frame: entry.frame(), by: by.raw(), readers: 0, writers: 0 };
+            *active = Active {
+                frame: entry.frame(),
+                by: by.raw(),
+                readers: 0,
+                writers: 0,
+            };
             entry.frame()
         };
         active.count(access);
@@ -122,7 +131,9 @@ impl<O> GrantTable<O> {
     /// If there was no such use: the caller's books are wrong.
     #[inline]
     pub fn unpin(&mut self, shared: &impl SharedEntries, gref: Gref, access: Access) {
-        let Some((place, active)) = self.place(shared, gref) else { panic!("unpinned a grant beyond the table") };
+        let Some((place, active)) = self.place(shared, gref) else {
+            panic!("unpinned a grant beyond the table")
+        };
         let flags = active.uncount(access);
         if flags != 0 {
             place.shared.clear_flags(place.frame, place.index, flags);
@@ -148,7 +159,10 @@ impl<O> GrantTable<O> {
 
     #[inline]
     fn place<'a, S: SharedEntries>(&mut self, shared: &'a S, gref: Gref) -> Option<(Place<'a, S>, &mut Active)> {
-        let (which, index) = ((gref.raw() / ENTRIES_PER_FRAME) as usize, (gref.raw() % ENTRIES_PER_FRAME) as usize);
+        let (which, index) = (
+            (gref.raw() / ENTRIES_PER_FRAME) as usize,
+            (gref.raw() % ENTRIES_PER_FRAME) as usize,
+        );
         let frame = *self.frames.get(which)?;
         let active = self.active.get_mut(which)?.get_mut(index)?;
         Some((Place { shared, frame, index }, active))
@@ -158,7 +172,9 @@ impl<O> GrantTable<O> {
     pub fn uses(&self, gref: Gref) -> Option<(u16, u16, u16)> {
         let active = self.active.get((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
         let active = active.get((gref.raw() % ENTRIES_PER_FRAME) as usize)?;
-        active.is_pinned().then_some((active.readers, active.writers, active.by))
+        active
+            .is_pinned()
+            .then_some((active.readers, active.writers, active.by))
     }
 
     /// Panics if the flags do not tell how the entries are used, or the maps are inconsistent.
@@ -169,9 +185,15 @@ impl<O> GrantTable<O> {
             let active = &self.active[which][index];
             let flags = Entry(shared.load(self.frames[which], index)).flags();
             if active.is_pinned() {
-                assert!(flags & Entry::READING != 0, "grant {gref} is in use and does not say so");
+                assert!(
+                    flags & Entry::READING != 0,
+                    "grant {gref} is in use and does not say so"
+                );
             }
-            assert!(active.writers == 0 || flags & Entry::WRITING != 0, "grant {gref} is written and does not say so");
+            assert!(
+                active.writers == 0 || flags & Entry::WRITING != 0,
+                "grant {gref} is written and does not say so"
+            );
         }
         self.maps.audit();
     }
@@ -182,12 +204,7 @@ impl Active {
         self.readers != 0 || self.writers != 0
     }
 
-    fn pin_again<S: SharedEntries>(
-        &mut self,
-        place: Place<'_, S>,
-        by: DomId,
-        access: Access,
-    ) -> Result<Mfn, Refused> {
+    fn pin_again<S: SharedEntries>(&mut self, place: Place<'_, S>, by: DomId, access: Access) -> Result<Mfn, Refused> {
         if self.by != by.raw() {
             return Err(Refused::NotForYou);
         }
@@ -217,7 +234,9 @@ impl Active {
             Access::ReadOnly => &mut self.readers,
             Access::ReadWrite => &mut self.writers,
         };
-        let Some(less) = count.checked_sub(1) else { panic!("a grant was unpinned more often than pinned") };
+        let Some(less) = count.checked_sub(1) else {
+            panic!("a grant was unpinned more often than pinned")
+        };
         *count = less;
         let mut flags = 0;
         if access == Access::ReadWrite && self.writers == 0 {

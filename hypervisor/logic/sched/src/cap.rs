@@ -15,7 +15,11 @@ pub struct CapMeter {
 impl CapMeter {
     /// No cap.
     pub const fn new() -> Self {
-        CapMeter { percent: 0, period_start_ns: 0, used_ns: 0 }
+        CapMeter {
+            percent: 0,
+            period_start_ns: 0,
+            used_ns: 0,
+        }
     }
 
     /// The cap in hundredths of a CPU; 0 for none.
@@ -25,7 +29,10 @@ impl CapMeter {
 
     /// Sets the cap.
     pub fn set_percent(&mut self, percent: u32) {
-        *self = CapMeter { percent, ..CapMeter::new() };
+        *self = CapMeter {
+            percent,
+            ..CapMeter::new()
+        };
     }
 
     const fn budget_ns(&self) -> u64 {
@@ -88,7 +95,10 @@ mod tests {
                 }
             }
             let expected = u64::from(percent.min(100)) * 10_000_000;
-            assert!(ran.abs_diff(expected) <= expected / 10, "{percent}%: {ran} ns of {expected}");
+            assert!(
+                ran.abs_diff(expected) <= expected / 10,
+                "{percent}%: {ran} ns of {expected}"
+            );
         }
     }
 }

@@ -34,7 +34,9 @@ impl CpuMask {
     /// Whether the CPU is in.
     #[inline]
     pub fn contains(&self, cpu: CpuId) -> bool {
-        self.words.get(cpu.0 as usize / 64).is_some_and(|word| word >> (cpu.0 % 64) & 1 != 0)
+        self.words
+            .get(cpu.0 as usize / 64)
+            .is_some_and(|word| word >> (cpu.0 % 64) & 1 != 0)
     }
 
     /// Adds a CPU; a number that no CPU can have is ignored.

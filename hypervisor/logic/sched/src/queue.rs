@@ -66,11 +66,18 @@ impl<V> Default for RunQueue<V> {
 impl<V> RunQueue<V> {
     /// An empty queue.
     pub const fn new() -> Self {
-        RunQueue { units: Vec::new(), ready: Vec::new(), running: None, virtual_ns: 0, live: 0 }
+        RunQueue {
+            units: Vec::new(),
+            ready: Vec::new(),
+            running: None,
+            virtual_ns: 0,
+            live: 0,
+        }
     }
 
     /// Makes a vcpu at home here. It keeps its distance to the virtual time of the queue that it
     /// left (see [`Self::remove`]).
+    #[expect(clippy::result_large_err, reason = "a refused vcpu goes back to where it came from")]
     pub fn insert(&mut self, mut unit: Unit<V>) -> Result<Slot, (NoMemory, Unit<V>)> {
         let free = self.units.iter().position(Option::is_none);
         let room = match free {
@@ -81,7 +88,10 @@ impl<V> RunQueue<V> {
         if room.is_err() {
             return Err((NoMemory, unit));
         }
-        unit.virtual_ns = unit.virtual_ns.saturating_add(self.virtual_ns).saturating_sub(NEUTRAL_NS);
+        unit.virtual_ns = unit
+            .virtual_ns
+            .saturating_add(self.virtual_ns)
+            .saturating_sub(NEUTRAL_NS);
         let is_ready = unit.times.state == RunState::Runnable;
         let slot = match free {
             Some(at) => {
@@ -108,7 +118,10 @@ impl<V> RunQueue<V> {
         self.unready(slot);
         let mut unit = self.units.get_mut(slot.0 as usize)?.take()?;
         self.live -= 1;
-        unit.virtual_ns = unit.virtual_ns.saturating_add(NEUTRAL_NS).saturating_sub(self.virtual_ns);
+        unit.virtual_ns = unit
+            .virtual_ns
+            .saturating_add(NEUTRAL_NS)
+            .saturating_sub(self.virtual_ns);
         Some(unit)
     }
 
@@ -155,7 +168,9 @@ impl<V> RunQueue<V> {
     /// Makes a vcpu runnable.
     pub fn wake(&mut self, slot: Slot, now_ns: u64) -> Wake {
         let floor = self.virtual_ns.saturating_sub(WAKE_CREDIT_NS);
-        let Some(unit) = self.unit_mut(slot) else { return Wake::Already };
+        let Some(unit) = self.unit_mut(slot) else {
+            return Wake::Already;
+        };
         if matches!(unit.times.state, RunState::Running | RunState::Runnable) {
             return Wake::Already;
         }
@@ -191,7 +206,9 @@ impl<V> RunQueue<V> {
 
     /// Counts the time that the running vcpu ran since it was last counted.
     pub fn charge(&mut self, now_ns: u64) -> u64 {
-        let Some(unit) = self.running.and_then(|slot| self.unit_mut(slot)) else { return 0 };
+        let Some(unit) = self.running.and_then(|slot| self.unit_mut(slot)) else {
+            return 0;
+        };
         unit.charge(now_ns)
     }
 
@@ -211,7 +228,11 @@ impl<V> RunQueue<V> {
         if let Some(slot) = before {
             self.put_back(slot, goes, now_ns);
         }
-        let chosen = self.choose(before.filter(|_| matches!(goes, Goes::Stays | Goes::Yields)), goes, now_ns);
+        let chosen = self.choose(
+            before.filter(|_| matches!(goes, Goes::Stays | Goes::Yields)),
+            goes,
+            now_ns,
+        );
         if let Some(slot) = chosen {
             self.unready(slot);
             self.running = Some(slot);
@@ -229,7 +250,11 @@ impl<V> RunQueue<V> {
             unit.times.enter(RunState::Runnable, now_ns);
         }
         self.advance();
-        let unparks = self.ready.iter().filter_map(|slot| self.unit(*slot)).map(|unit| unit.parked_until_ns);
+        let unparks = self
+            .ready
+            .iter()
+            .filter_map(|slot| self.unit(*slot))
+            .map(|unit| unit.parked_until_ns);
         let unparks = unparks.filter(|until| *until > now_ns).min();
         let contested = self.ready.iter().any(|slot| self.is_eligible(*slot, now_ns));
         let slice = (chosen.is_some() && contested).then_some(now_ns.saturating_add(SLICE_NS));
@@ -242,9 +267,11 @@ impl<V> RunQueue<V> {
 
     /// A waiting vcpu that another CPU may take over: the one that would wait longest.
     pub fn spare(&self, now_ns: u64, may_go: impl Fn(&Unit<V>) -> bool) -> Option<Slot> {
-        let candidates = self.ready.iter().copied().filter(|slot| {
-            self.is_eligible(*slot, now_ns) && self.unit(*slot).is_some_and(&may_go)
-        });
+        let candidates = self
+            .ready
+            .iter()
+            .copied()
+            .filter(|slot| self.is_eligible(*slot, now_ns) && self.unit(*slot).is_some_and(&may_go));
         candidates.max_by_key(|slot| self.unit(*slot).map_or(0, |unit| unit.virtual_ns))
     }
 
@@ -265,8 +292,12 @@ impl<V> RunQueue<V> {
     /// Chooses among the ready ones; `before` is the one that ran last, if it is among them.
     fn choose(&self, before: Option<Slot>, goes: Goes, now_ns: u64) -> Option<Slot> {
         let before = before.filter(|slot| self.is_eligible(*slot, now_ns));
-        let Some(other) = self.best(now_ns, before) else { return before };
-        let Some(before) = before.filter(|_| goes != Goes::Yields) else { return Some(other) };
+        let Some(other) = self.best(now_ns, before) else {
+            return before;
+        };
+        let Some(before) = before.filter(|_| goes != Goes::Yields) else {
+            return Some(other);
+        };
         // A change costs something, so a small difference is none.
         let virtual_ns = |slot: Slot| self.unit(slot).map_or(u64::MAX, |unit| unit.virtual_ns);
         let stays = virtual_ns(before) <= virtual_ns(other).saturating_add(PREEMPT_NS);
@@ -288,7 +319,10 @@ impl<V> RunQueue<V> {
     /// Lets the queue's virtual time follow the least of those who want to run.
     fn advance(&mut self) {
         let wanting = self.ready.iter().chain(self.running.as_ref());
-        let least = wanting.filter_map(|slot| self.unit(*slot)).map(|unit| unit.virtual_ns).min();
+        let least = wanting
+            .filter_map(|slot| self.unit(*slot))
+            .map(|unit| unit.virtual_ns)
+            .min();
         if let Some(least) = least {
             self.virtual_ns = self.virtual_ns.max(least);
         }
@@ -304,7 +338,11 @@ impl<V> RunQueue<V> {
             let listed = self.ready.iter().filter(|other| **other == slot).count();
             let (running, state) = (self.running == Some(slot), unit.times.state);
             assert_eq!(running, state == RunState::Running, "vcpu {at}: running and {state:?}");
-            assert_eq!(listed, usize::from(state == RunState::Runnable), "vcpu {at}: listed {listed} times, {state:?}");
+            assert_eq!(
+                listed,
+                usize::from(state == RunState::Runnable),
+                "vcpu {at}: listed {listed} times, {state:?}"
+            );
             let total: u64 = unit.times.at(now_ns).spent_ns.iter().sum();
             assert_eq!(total, now_ns, "vcpu {at}: time was lost or won");
         }
@@ -316,7 +354,8 @@ impl<V> RunQueue<V> {
 impl<V> Unit<V> {
     /// Its virtual time, counting what it ran up to now.
     fn virtual_at(&self, now_ns: u64) -> u64 {
-        self.virtual_ns.saturating_add(self.scaled(now_ns.saturating_sub(self.charged_ns)))
+        self.virtual_ns
+            .saturating_add(self.scaled(now_ns.saturating_sub(self.charged_ns)))
     }
 }
 

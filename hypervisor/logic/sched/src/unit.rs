@@ -76,7 +76,11 @@ impl<V> Unit<V> {
     pub fn new(who: V, now_ns: u64) -> Self {
         Unit {
             who,
-            times: Times { state: RunState::Offline, since_ns: now_ns, spent_ns: [0; 4] },
+            times: Times {
+                state: RunState::Offline,
+                since_ns: now_ns,
+                spent_ns: [0; 4],
+            },
             hard: CpuMask::ALL,
             soft: CpuMask::ALL,
             weight: DEFAULT_WEIGHT,

@@ -56,13 +56,21 @@ impl<T> Default for TimerQueue<T> {
 impl<T> TimerQueue<T> {
     /// An empty queue.
     pub const fn new() -> Self {
-        TimerQueue { heap: Vec::new(), slots: Vec::new(), free: NO_SLOT }
+        TimerQueue {
+            heap: Vec::new(),
+            slots: Vec::new(),
+            free: NO_SLOT,
+        }
     }
 
     /// Makes sure that `count` timers in all can be armed without needing memory.
     pub fn reserve(&mut self, count: usize) -> Result<(), Full> {
-        self.heap.try_reserve(count.saturating_sub(self.heap.len())).map_err(|_| Full)?;
-        self.slots.try_reserve(count.saturating_sub(self.slots.len())).map_err(|_| Full)
+        self.heap
+            .try_reserve(count.saturating_sub(self.heap.len()))
+            .map_err(|_| Full)?;
+        self.slots
+            .try_reserve(count.saturating_sub(self.slots.len()))
+            .map_err(|_| Full)
     }
 
     /// How many timers are armed.
@@ -97,7 +105,9 @@ impl<T> TimerQueue<T> {
 
     /// Gives an armed timer another deadline; false if it is not armed any more.
     pub fn set_due(&mut self, timer: TimerHandle, due_ns: u64) -> bool {
-        let Some(slot) = self.slots.get(timer.slot as usize) else { return false };
+        let Some(slot) = self.slots.get(timer.slot as usize) else {
+            return false;
+        };
         if slot.generation != timer.generation || slot.what.is_none() {
             return false;
         }
@@ -132,8 +142,15 @@ impl<T> TimerQueue<T> {
             return Ok(slot);
         }
         self.slots.try_reserve(1).map_err(|_| Full)?;
-        let slot = u32::try_from(self.slots.len()).ok().filter(|slot| *slot != NO_SLOT).ok_or(Full)?;
-        self.slots.push(Slot { generation: 0, at: NO_SLOT, what: None });
+        let slot = u32::try_from(self.slots.len())
+            .ok()
+            .filter(|slot| *slot != NO_SLOT)
+            .ok_or(Full)?;
+        self.slots.push(Slot {
+            generation: 0,
+            at: NO_SLOT,
+            what: None,
+        });
         Ok(slot)
     }
 
@@ -174,7 +191,9 @@ impl<T> TimerQueue<T> {
         let mut at = start;
         loop {
             let left = 2 * at + 1;
-            let Some(left_due) = self.heap.get(left).map(|e| e.due_ns) else { break };
+            let Some(left_due) = self.heap.get(left).map(|e| e.due_ns) else {
+                break;
+            };
             let right = left + 1;
             let child = match self.heap.get(right) {
                 Some(entry) if entry.due_ns < left_due => right,
@@ -198,9 +217,16 @@ impl<T> TimerQueue<T> {
     /// Panics if anything that the crate's page promises is not so.
     pub fn audit(&self) {
         for (at, entry) in self.heap.iter().enumerate() {
-            assert!(at == 0 || self.heap[(at - 1) / 2].due_ns <= entry.due_ns, "entry {at} is due before its parent");
+            assert!(
+                at == 0 || self.heap[(at - 1) / 2].due_ns <= entry.due_ns,
+                "entry {at} is due before its parent"
+            );
             let slot = &self.slots[entry.slot as usize];
-            assert!(slot.what.is_some() && slot.at as usize == at, "slot {} lost its entry", entry.slot);
+            assert!(
+                slot.what.is_some() && slot.at as usize == at,
+                "slot {} lost its entry",
+                entry.slot
+            );
         }
         let mut free = 0;
         let mut next = self.free;

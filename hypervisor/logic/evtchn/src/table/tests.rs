@@ -6,7 +6,12 @@ fn id(n: u16) -> DomId {
 }
 
 fn table() -> PortTable {
-    PortTable::new(Limits { max_port: 70, vcpus: 3, pirqs: 8 }).unwrap()
+    PortTable::new(Limits {
+        max_port: 70,
+        vcpus: 3,
+        pirqs: 8,
+    })
+    .unwrap()
 }
 
 #[test]
@@ -27,7 +32,12 @@ fn ports_run_out_at_the_limit_and_come_back() {
 
 #[test]
 fn a_limit_beyond_the_abi_is_cut() {
-    let table = PortTable::new(Limits { max_port: u32::MAX, vcpus: 1, pirqs: 0 }).unwrap();
+    let table = PortTable::new(Limits {
+        max_port: u32::MAX,
+        vcpus: 1,
+        pirqs: 0,
+    })
+    .unwrap();
     assert_eq!(table.count(), 4096);
 }
 
@@ -35,7 +45,10 @@ fn a_limit_beyond_the_abi_is_cut() {
 fn only_the_domain_that_it_was_offered_to_may_bind() {
     let (mut a, mut b) = (table(), table());
     let offered = a.alloc_unbound(id(2)).unwrap();
-    assert_eq!(bind_interdomain((id(3), &mut b), (id(1), &mut a), offered), Err(Refused::NotOfferedToYou));
+    assert_eq!(
+        bind_interdomain((id(3), &mut b), (id(1), &mut a), offered),
+        Err(Refused::NotOfferedToYou)
+    );
     assert!(bind_interdomain((id(2), &mut b), (id(1), &mut a), offered).is_ok());
 }
 
@@ -45,12 +58,27 @@ fn a_ring_reaches_the_far_end_and_only_while_both_name_each_other() {
     let at_a = a.alloc_unbound(id(2)).unwrap();
     assert_eq!(a.send(at_a), Ok(Target::Nobody));
     let at_b = bind_interdomain((id(2), &mut b), (id(1), &mut a), at_a).unwrap();
-    assert_eq!(a.send(at_a), Ok(Target::Far(FarEnd { domain: id(2), port: at_b })));
-    let by = FarEnd { domain: id(1), port: at_a };
+    assert_eq!(
+        a.send(at_a),
+        Ok(Target::Far(FarEnd {
+            domain: id(2),
+            port: at_b
+        }))
+    );
+    let by = FarEnd {
+        domain: id(1),
+        port: at_a,
+    };
     assert_eq!(b.rung_by(at_b, by), Some(VcpuId(0)));
     assert_eq!(b.close(at_b), Ok(Closed::Far(by)));
     assert_eq!(b.rung_by(at_b, by), None);
-    a.far_end_closed(at_a, FarEnd { domain: id(2), port: at_b });
+    a.far_end_closed(
+        at_a,
+        FarEnd {
+            domain: id(2),
+            port: at_b,
+        },
+    );
     assert_eq!(a.used(at_a).unwrap().state, State::Unbound { remote: id(2) });
 }
 
@@ -60,7 +88,10 @@ fn a_virq_binds_once_per_vcpu_and_a_global_one_on_vcpu_0_only() {
     let port = table.bind_virq(virq::TIMER, VcpuId(2)).unwrap();
     assert_eq!(table.bind_virq(virq::TIMER, VcpuId(2)), Err(Refused::AlreadyBound));
     assert_eq!(table.virq_port(virq::TIMER, VcpuId(2)), Some((port, VcpuId(2))));
-    assert_eq!(table.bind_virq(virq::DOM_EXC, VcpuId(1)), Err(Refused::WrongVcpuForVirq));
+    assert_eq!(
+        table.bind_virq(virq::DOM_EXC, VcpuId(1)),
+        Err(Refused::WrongVcpuForVirq)
+    );
     assert_eq!(table.bind_virq(virq::COUNT, VcpuId(0)), Err(Refused::NoSuchVirq));
     assert_eq!(table.bind_virq(virq::TIMER, VcpuId(3)), Err(Refused::NoSuchVcpu));
     assert_eq!(table.bind_vcpu(port, VcpuId(0)), Err(Refused::WrongVcpuForVirq));

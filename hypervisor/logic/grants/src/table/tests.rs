@@ -52,10 +52,18 @@ const GREF: Gref = Gref::new(9);
 fn a_grant_in_use_says_so_until_its_last_use_ends() {
     let (mut table, shared) = fresh();
     offer(&shared, 9, 3, Entry::PERMIT_ACCESS, 0x1234);
-    assert_eq!(table.pin(&shared, GREF, id(3), Access::ReadOnly), Ok(Pinned { frame: Mfn::new(0x1234) }));
+    assert_eq!(
+        table.pin(&shared, GREF, id(3), Access::ReadOnly),
+        Ok(Pinned {
+            frame: Mfn::new(0x1234)
+        })
+    );
     assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS | Entry::READING);
     let _ = table.pin(&shared, GREF, id(3), Access::ReadWrite).unwrap();
-    assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS | Entry::READING | Entry::WRITING);
+    assert_eq!(
+        shared.entry(9).flags(),
+        Entry::PERMIT_ACCESS | Entry::READING | Entry::WRITING
+    );
     table.unpin(&shared, GREF, Access::ReadWrite);
     assert_eq!(shared.entry(9).flags(), Entry::PERMIT_ACCESS | Entry::READING);
     table.unpin(&shared, GREF, Access::ReadOnly);
@@ -66,11 +74,17 @@ fn a_grant_in_use_says_so_until_its_last_use_ends() {
 fn a_grant_is_only_for_whom_it_names() {
     let (mut table, shared) = fresh();
     offer(&shared, 9, 3, Entry::PERMIT_ACCESS, 1);
-    assert_eq!(table.pin(&shared, GREF, id(4), Access::ReadOnly), Err(Refused::NotForYou));
+    assert_eq!(
+        table.pin(&shared, GREF, id(4), Access::ReadOnly),
+        Err(Refused::NotForYou)
+    );
     let _ = table.pin(&shared, GREF, id(3), Access::ReadOnly).unwrap();
     // Renaming the grantee while the grant is in use gives nobody else access.
     offer(&shared, 9, 4, Entry::PERMIT_ACCESS | Entry::READING, 2);
-    assert_eq!(table.pin(&shared, GREF, id(4), Access::ReadOnly), Err(Refused::NotForYou));
+    assert_eq!(
+        table.pin(&shared, GREF, id(4), Access::ReadOnly),
+        Err(Refused::NotForYou)
+    );
 }
 
 #[test]
@@ -79,16 +93,25 @@ fn the_frame_of_a_grant_in_use_does_not_change() {
     offer(&shared, 9, 3, Entry::PERMIT_ACCESS, 1);
     let _ = table.pin(&shared, GREF, id(3), Access::ReadOnly).unwrap();
     offer(&shared, 9, 3, Entry::PERMIT_ACCESS | Entry::READING, 2);
-    assert_eq!(table.pin(&shared, GREF, id(3), Access::ReadOnly), Ok(Pinned { frame: Mfn::new(1) }));
+    assert_eq!(
+        table.pin(&shared, GREF, id(3), Access::ReadOnly),
+        Ok(Pinned { frame: Mfn::new(1) })
+    );
 }
 
 #[test]
 fn a_read_only_grant_cannot_be_written() {
     let (mut table, shared) = fresh();
     offer(&shared, 9, 3, Entry::PERMIT_ACCESS | Entry::READONLY, 1);
-    assert_eq!(table.pin(&shared, GREF, id(3), Access::ReadWrite), Err(Refused::ReadOnly));
+    assert_eq!(
+        table.pin(&shared, GREF, id(3), Access::ReadWrite),
+        Err(Refused::ReadOnly)
+    );
     let _ = table.pin(&shared, GREF, id(3), Access::ReadOnly).unwrap();
-    assert_eq!(table.pin(&shared, GREF, id(3), Access::ReadWrite), Err(Refused::ReadOnly));
+    assert_eq!(
+        table.pin(&shared, GREF, id(3), Access::ReadWrite),
+        Err(Refused::ReadOnly)
+    );
 }
 
 #[test]
@@ -96,10 +119,19 @@ fn nothing_is_granted_by_transfer_transitive_or_sub_page_entries_or_beyond_the_t
     let (mut table, shared) = fresh();
     for flags in [0, 2, 3, Entry::PERMIT_ACCESS | Entry::SUB_PAGE] {
         offer(&shared, 9, 3, flags, 1);
-        assert_eq!(table.pin(&shared, GREF, id(3), Access::ReadOnly), Err(Refused::NotOffered));
+        assert_eq!(
+            table.pin(&shared, GREF, id(3), Access::ReadOnly),
+            Err(Refused::NotOffered)
+        );
     }
-    assert_eq!(table.pin(&shared, Gref::new(512), id(3), Access::ReadOnly), Err(Refused::NoSuchGrant));
-    assert_eq!(table.pin(&shared, Gref::new(u32::MAX), id(3), Access::ReadOnly), Err(Refused::NoSuchGrant));
+    assert_eq!(
+        table.pin(&shared, Gref::new(512), id(3), Access::ReadOnly),
+        Err(Refused::NoSuchGrant)
+    );
+    assert_eq!(
+        table.pin(&shared, Gref::new(u32::MAX), id(3), Access::ReadOnly),
+        Err(Refused::NoSuchGrant)
+    );
 }
 
 #[test]
@@ -144,7 +176,10 @@ fn a_handle_that_somebody_works_on_is_no_handle_for_others() {
         gref: GREF,
         frame: Mfn::new(1),
         access: Access::ReadOnly,
-        uses: Use { host: true, device: false },
+        uses: Use {
+            host: true,
+            device: false,
+        },
         names_entry: false,
     };
     maps.set(handle, mapping);

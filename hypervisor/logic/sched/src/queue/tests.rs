@@ -17,7 +17,12 @@ fn with(count: u32) -> RunQueue<u32> {
 /// Runs for `total` ns as a CPU would; answers how long each ran.
 fn run(queue: &mut RunQueue<u32>, start: u64, total: u64) -> std::vec::Vec<u64> {
     let (mut now, end) = (start, start + total);
-    let before: std::vec::Vec<u64> = queue.units.iter().flatten().map(|u| u.times.at(start).spent_ns[0]).collect();
+    let before: std::vec::Vec<u64> = queue
+        .units
+        .iter()
+        .flatten()
+        .map(|u| u.times.at(start).spent_ns[0])
+        .collect();
     while now < end {
         queue.charge(now);
         let next = queue.pick(Goes::Stays, now);
@@ -54,7 +59,13 @@ fn twice_the_weight_gets_twice_the_time() {
 fn whoever_is_alone_runs_without_a_tick() {
     let mut queue = with(2);
     let _ = queue.wake(Slot(1), 0);
-    assert_eq!(queue.pick(Goes::Stays, 0), Next { slot: Some(Slot(1)), until_ns: None });
+    assert_eq!(
+        queue.pick(Goes::Stays, 0),
+        Next {
+            slot: Some(Slot(1)),
+            until_ns: None
+        }
+    );
     let _ = queue.wake(Slot(0), 5);
     queue.charge(5);
     assert!(queue.pick(Goes::Stays, 5).until_ns.is_some());
@@ -94,7 +105,13 @@ fn a_parked_vcpu_waits_for_its_budget() {
     let mut queue = with(1);
     let _ = queue.wake(Slot(0), 0);
     queue.park(Slot(0), 50);
-    assert_eq!(queue.pick(Goes::Stays, 10), Next { slot: None, until_ns: Some(50) });
+    assert_eq!(
+        queue.pick(Goes::Stays, 10),
+        Next {
+            slot: None,
+            until_ns: Some(50)
+        }
+    );
     assert_eq!(queue.pick(Goes::Stays, 50).slot, Some(Slot(0)));
 }
 
