@@ -5,6 +5,9 @@ use ferroxen_domains::{Toolstack, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
 
+/// All backends are in Domain 0.
+const BACKEND: u16 = 0;
+
 /// `xl block-list`
 pub fn disks(tools: &Toolstack, args: &Named) -> anyhow::Result<()> {
     println!(
@@ -13,11 +16,11 @@ pub fn disks(tools: &Toolstack, args: &Named) -> anyhow::Result<()> {
     );
     for (domid, id) in each(tools, args, "vbd")? {
         let front = Front::new(tools, domid, "vbd", id);
-        let (backend, state) = (front.number("backend-id"), front.number("state"));
+        let (backend, state) = (BACKEND, front.number("state"));
         let (channel, ring) = (front.number("event-channel"), front.number("ring-ref"));
         println!(
             "{id:<5} {backend:<3} {domid:<6} {state:<5} {channel:<6} {ring:<8} {:<30}",
-            front.text("backend"),
+            front.noted("backend"),
             domid = domid.raw()
         );
     }
@@ -32,13 +35,13 @@ pub fn cards(tools: &Toolstack, args: &Named) -> anyhow::Result<()> {
     );
     for (domid, id) in each(tools, args, "vif")? {
         let front = Front::new(tools, domid, "vif", id);
-        let (backend, state) = (front.number("backend-id"), front.number("state"));
+        let (backend, state) = (BACKEND, front.number("state"));
         let channel = front.number("event-channel");
         let (tx, rx) = (front.number("tx-ring-ref"), front.number("rx-ring-ref"));
         println!(
             "{id:<3} {backend:<2} {:<17} {id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {:<30}",
-            front.text("mac"),
-            front.text("backend")
+            front.noted("mac"),
+            front.noted("backend")
         );
     }
     Ok(())
@@ -59,9 +62,10 @@ fn each(tools: &Toolstack, args: &Named, kind: &str) -> anyhow::Result<Vec<(DomI
     Ok(found)
 }
 
-/// A guest's directory of a device, which the guest may have written anything to.
+/// What is known of a device: our own note, and the guest's directory, to which it may have written anything.
 struct Front<'a> {
     tools: &'a Toolstack,
+    note: String,
     path: String,
 }
 
@@ -69,8 +73,19 @@ impl Front<'_> {
     fn new<'a>(tools: &'a Toolstack, domid: DomId, kind: &str, id: u32) -> Front<'a> {
         Front {
             tools,
+            note: format!("{}/device/{kind}/{id}", nodes::libxl(domid)),
             path: nodes::frontend(domid, kind, id),
         }
+    }
+
+    /// What we noted ourselves.
+    fn noted(&self, name: &str) -> String {
+        self.tools
+            .store
+            .read_opt(&format!("{}/{name}", self.note))
+            .ok()
+            .flatten()
+            .unwrap_or_default()
     }
 
     /// Printable, whatever the guest wrote.

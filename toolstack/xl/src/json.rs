@@ -38,8 +38,10 @@ fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     if !uuid.is_nil() {
         value["c_info"]["uuid"] = uuid.to_string().into();
     }
+    if value["b_info"]["max_memkb"].is_null() {
+        value["b_info"]["max_memkb"] = info.max_pages.saturating_mul(4).into();
+    }
     // As it is now, not as it was asked for.
-    value["b_info"]["max_memkb"] = info.max_pages.saturating_mul(4).into();
     value["b_info"]["target_memkb"] = info.tot_pages.saturating_mul(4).into();
     if let Ok(credit) = tools.hypervisor.sched_credit(domid) {
         let scheduler = tools

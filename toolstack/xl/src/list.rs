@@ -47,7 +47,7 @@ pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
 pub fn vms(tools: &Toolstack) -> anyhow::Result<()> {
     println!("UUID                                  ID    name");
     for info in tools.hypervisor.domains().context("asking for the domains")? {
-        if let Some(domid) = DomId::new(info.domain.0).filter(|domid| *domid != DomId::DOM0) {
+        if let Some(domid) = DomId::new(info.domain.0) {
             println!(
                 "{}  {}    {:<30}",
                 Uuid::from_bytes(info.handle),
