@@ -8,7 +8,7 @@ use crate::error::{Doing, Error, Result};
 use crate::nodes;
 use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
-use ferroxen_xenstore::Store;
+use ferroxen_xenstore::{Result as StoreResult, Store};
 use ferroxen_xlconfig::{Disk, DiskAccess, DiskFormat};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,10 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()>
         return Err(Error::new(what(), "empty drives are not supported for PV yet").way_out("name an image"));
     };
     let target = find(target);
-    refuse_shared(tools, &target, disk)?;
+    // Looked at once more when the disk is announced; here it saves setting up a loop device.
+    if let Some(user) = user_of(&tools.store, &target, disk).doing(what)? {
+        return Err(in_use(&target, disk, &user));
+    }
     let device = open(&target, disk)?;
     let written = write_nodes(tools, domid, disk, &target, &device);
     if written.is_err() && device.looped {
@@ -128,41 +131,39 @@ fn device_number(path: &Path) -> std::io::Result<String> {
     ))
 }
 
-/// Two domains writing to one file system destroy it, so that has to be asked for (`w!`).
-fn refuse_shared(tools: &Toolstack, target: &Path, disk: &Disk) -> Result<()> {
-    let what = || format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
+/// Who has this image or device in a way that ours does not bear: two domains that write to one file system
+/// destroy it, so that has to be asked for (`w!`).
+fn user_of(store: &impl Store, target: &Path, disk: &Disk) -> StoreResult<Option<String>> {
     if disk.access == DiskAccess::Shared {
-        return Ok(());
+        return Ok(None);
     }
-    let same = |other: &str| {
-        let identity = |path: &Path| {
-            std::fs::metadata(path)
-                .ok()
-                .map(|meta| (meta.dev(), meta.ino(), meta.rdev()))
-        };
-        Path::new(other) == target || identity(Path::new(other)).is_some_and(|other| Some(other) == identity(target))
+    let identity = |path: &Path| {
+        std::fs::metadata(path)
+            .ok()
+            .map(|meta| (meta.dev(), meta.ino(), meta.rdev()))
     };
-    let store = &tools.store;
+    let ours = identity(target);
+    let same = |other: &Path| other == target || (ours.is_some() && identity(other) == ours);
     let root = "/local/domain/0/backend/vbd";
-    for domain in store.directory_opt(root).doing(what)? {
-        for id in store.directory_opt(&format!("{root}/{domain}")).doing(what)? {
-            let read = |name: &str| store.read_opt(&format!("{root}/{domain}/{id}/{name}")).doing(what);
+    for domain in store.directory_opt(root)? {
+        for id in store.directory_opt(&format!("{root}/{domain}"))? {
+            let read = |name: &str| store.read_opt(&format!("{root}/{domain}/{id}/{name}"));
             let Some(params) = read("params")? else { continue };
             let written = read("mode")?.as_deref() != Some("r") || disk.access != DiskAccess::ReadOnly;
-            if written && same(&params) {
-                let owner = domain.parse().ok().and_then(DomId::new);
-                let owner = owner
-                    .and_then(|domid| nodes::name(store, domid).ok().flatten())
-                    .unwrap_or(domain.clone());
-                return Err(Error::new(
-                    what(),
-                    format!("{} is in use by \"{owner}\" (domid {domain})", target.display()),
-                )
-                .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it"));
+            if written && same(Path::new(&params)) {
+                let domid = domain.parse().ok().and_then(DomId::new);
+                let name = domid.map(|domid| nodes::name(store, domid)).transpose()?.flatten();
+                return Ok(Some(format!("\"{}\" (domid {domain})", name.unwrap_or_default())));
             }
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+fn in_use(target: &Path, disk: &Disk, user: &str) -> Error {
+    let what = format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
+    Error::new(what, format!("{} is in use by {user}", target.display()))
+        .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it")
 }
 
 fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, device: &Device) -> Result<()> {
@@ -197,16 +198,25 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
         ("virtual-device", id.to_string()),
         ("device-type", kind.to_owned()),
     ];
-    tools
+    let user = tools
         .store
         .transaction(|tx| {
+            // In here, so that of two who come at once only one gets the image.
+            if let Some(user) = user_of(tx, target, disk)? {
+                return Ok(Some(user));
+            }
             nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
             nodes::make(tx, &back, &nodes::shared(DomId::DOM0, domid))?;
             nodes::write_all(tx, &front, &frontend)?;
             nodes::write_all(tx, &back, &backend)?;
-            nodes::register(tx, domid, "vbd", id, &back, &backend)
+            nodes::register(tx, domid, "vbd", id, &back, &backend)?;
+            Ok(None)
         })
-        .doing(|| format!("announcing disk {}", disk.vdev.name))
+        .doing(|| format!("announcing disk {}", disk.vdev.name))?;
+    match user {
+        Some(user) => Err(in_use(target, disk, &user)),
+        None => Ok(()),
+    }
 }
 
 /// Lets go of what stood behind a disk that is gone.

@@ -35,15 +35,17 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
         );
     }
     if let Some(taken) = nodes::find(&tools.store, &config.name).doing(what)? {
-        return Err(
-            Error::new(what(), format!("a domain of that name exists (domid {})", taken.raw()))
-                .way_out("choose another `name`, or destroy that one"),
-        );
+        return Err(name_taken(config, taken));
     }
     if config.pool.as_deref().is_some_and(|pool| pool != "Pool-0") {
         return Err(Error::new(what(), "CPU pools other than Pool-0 are not supported yet").way_out("leave `pool` out"));
     }
     Ok(())
+}
+
+fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
+    let why = format!("a domain of that name exists (domid {})", taken.raw());
+    Error::new(format!("creating \"{}\"", config.name), why).way_out("choose another `name`, or destroy that one")
 }
 
 /// Makes a domain, complete and paused.
@@ -64,7 +66,9 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     let domid = make(tools, &config, &uuid)?;
     let unfinished = Unfinished { tools, domid };
     limits(tools, domid, &config)?;
-    nodes::create(&tools.store, domid, &uuid, &config)?;
+    if let Some(taken) = nodes::create(&tools.store, domid, &uuid, &config)? {
+        return Err(name_taken(&config, taken));
+    }
     let channels = channels(tools, domid)?;
     let claimed = claim(tools, domid, layout.frames)?;
     let built = pv::build(

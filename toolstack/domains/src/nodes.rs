@@ -88,10 +88,14 @@ pub fn ensure_dom0(store: &Client) -> Result<()> {
         .doing(doing)
 }
 
-/// Makes the directories of a new domain.
-pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) -> Result<()> {
+/// Makes the directories of a new domain; gives the domain that has its name already, if one has.
+pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) -> Result<Option<DomId>> {
     store
         .transaction(|tx| {
+            // Looked up in here, so that of two who come at once only one gets the name.
+            if let Some(taken) = find(tx, &config.name)? {
+                return Ok(Some(taken));
+            }
             let (home, vm) = (domain(domid), vm(uuid));
             for path in [&home, &vm, &libxl(domid)] {
                 tx.rm(path)?;
@@ -130,7 +134,8 @@ pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) 
             ] {
                 tx.write(&format!("{home}/control/{name}"), "1")?;
             }
-            vm_nodes(tx, &vm, uuid, config)
+            vm_nodes(tx, &vm, uuid, config)?;
+            Ok(None)
         })
         .doing(|| format!("making the xenstore directories of domain {}", domid.raw()))
 }
@@ -220,12 +225,12 @@ pub fn register(
 }
 
 /// A domain's name, if it has one.
-pub fn name(store: &Client, domid: DomId) -> StoreResult<Option<String>> {
+pub fn name(store: &impl Store, domid: DomId) -> StoreResult<Option<String>> {
     store.read_opt(&format!("{}/name", domain(domid)))
 }
 
 /// The domain of that name.
-pub fn find(store: &Client, wanted: &str) -> StoreResult<Option<DomId>> {
+pub fn find(store: &impl Store, wanted: &str) -> StoreResult<Option<DomId>> {
     for id in store.directory_opt("/local/domain")? {
         let Some(domid) = id.parse().ok().and_then(DomId::new) else {
             continue;
