@@ -1,6 +1,7 @@
 //! Configurations as people write them, and what they are told when they slip.
 
 use ferroxen_xlconfig::{Loaded, Source, load, parse};
+use proptest::prelude::*;
 use std::path::Path;
 
 fn old(name: &str) -> String {
@@ -127,4 +128,37 @@ fn a_stranger_is_mentioned_and_an_own_name_is_not() {
     let loaded = read("name = 'web'\n_size = 3\nguests = 7\nvnc = 1\npci = ['00:1f.0']\n");
     let notices: Vec<_> = loaded.notices.iter().map(ToString::to_string).collect();
     insta::assert_debug_snapshot!(notices);
+}
+
+/// Bits of configurations, put together at random.
+fn scraps() -> impl Strategy<Value = String> {
+    let scrap = prop_oneof![
+        "[a-z_]{1,8}",
+        "[ \t\r\n;#,=+'\"\\[\\]\\\\(){}:]{1,3}",
+        "[0-9xa-f-]{1,6}",
+        Just("disk".to_owned()),
+        Just("vif".to_owned()),
+        Just("cpus".to_owned()),
+        Just(" = ".to_owned()),
+        Just("'file:/a.img,xvda1,w'".to_owned()),
+        Just("['mac=00:16:3e:00:00:01, rate=1Mb/s@20ms']".to_owned()),
+        "\\PC{0,4}",
+    ];
+    prop::collection::vec(scrap, 0..24).prop_map(|scraps| scraps.concat())
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_is_written_makes_us_panic(text in scraps(), spec in "[ -~é]{0,40}") {
+        // Complaints are fine, and have to come out as text.
+        if let Err(problem) = parse(Source::new("odd.cfg", text), &[]) {
+            prop_assert!(!problem.to_string().is_empty());
+        }
+        for list in ["disk", "vif"] {
+            let text = format!("{list} = [ \"{}\" ]\n", spec.replace(['"', '\\'], ","));
+            if let Err(problem) = parse(Source::new("odd.cfg", text), &[]) {
+                prop_assert!(problem.to_string().contains(list) || problem.to_string().contains("odd.cfg"));
+            }
+        }
+    }
 }
