@@ -7,6 +7,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+/// Bytes that an empty backlog may keep allocated.
+const SMALL: usize = 16 << 10;
+
 /// Names a reader of one console.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ReaderId(u64);
@@ -116,6 +119,10 @@ impl Backlog {
             .min(self.kept.len());
         self.kept.drain(..passed);
         self.start += passed as u64;
+        // A burst that has been read should not keep its memory.
+        if self.kept.capacity() > SMALL && self.kept.len() < SMALL {
+            self.kept.shrink_to(SMALL);
+        }
     }
 
     /// Checks what must always be true.
