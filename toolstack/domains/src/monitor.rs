@@ -2,7 +2,7 @@
 
 use crate::control::{End, Reason};
 use crate::error::Result;
-use crate::{Toolstack, create, keep};
+use crate::{Toolstack, create, keep, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Action, DomainConfig};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ pub fn supervise(
     text: &str,
     mut log: impl FnMut(String),
 ) -> Result<()> {
+    let (mut config, mut text) = (config.clone(), text.to_owned());
     loop {
         let reason = match tools.wait_end(domid, None)? {
             End::Stopped(reason) => reason,
@@ -24,7 +25,7 @@ pub fn supervise(
                 return Ok(());
             }
         };
-        let Some(action) = action(config, reason) else {
+        let Some(action) = action(&config, reason) else {
             log(format!("domain {} is suspended", domid.raw()));
             return Ok(());
         };
@@ -34,6 +35,15 @@ pub fn supervise(
             reason.code(),
             action.name()
         ));
+        // It may have been renamed since, and keeps that name.
+        if let Some(name) = nodes::name(&tools.store, domid)
+            .ok()
+            .flatten()
+            .filter(|name| *name != config.name)
+        {
+            text.push_str(&format!("\nname = \"{name}\"\n"));
+            config.name = name;
+        }
         let again = match action {
             Action::Preserve => return Ok(()),
             Action::Destroy => false,
@@ -49,7 +59,7 @@ pub fn supervise(
             Action::RenameRestart => {
                 tools.rename(domid, &format!("{}-{}", config.name, timestamp()))?;
                 log(format!("domain {} is kept as \"{}\"", domid.raw(), tools.name(domid)));
-                domid = start(tools, config, text)?;
+                domid = start(tools, &config, &text)?;
                 log(format!("started again as domain {}", domid.raw()));
                 continue;
             }
@@ -58,7 +68,7 @@ pub fn supervise(
         if !again {
             return Ok(());
         }
-        domid = start(tools, config, text)?;
+        domid = start(tools, &config, &text)?;
         log(format!("started again as domain {}", domid.raw()));
     }
 }
