@@ -56,7 +56,7 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()>
     };
     let target = find(target);
     // Looked at once more when the disk is announced; here it saves setting up a loop device.
-    if let Some(user) = user_of(&tools.store, &target, disk).doing(what)? {
+    if let Some(user) = user_of(&tools.store, domid, &target, disk).doing(what)? {
         return Err(in_use(&target, disk, &user));
     }
     let device = open(&target, disk)?;
@@ -133,7 +133,7 @@ fn device_number(path: &Path) -> std::io::Result<String> {
 
 /// Who has this image or device in a way that ours does not bear: two domains that write to one file system
 /// destroy it, so that has to be asked for (`w!`).
-fn user_of(store: &impl Store, target: &Path, disk: &Disk) -> StoreResult<Option<String>> {
+fn user_of(store: &impl Store, domid: DomId, target: &Path, disk: &Disk) -> StoreResult<Option<String>> {
     if disk.access == DiskAccess::Shared {
         return Ok(None);
     }
@@ -144,8 +144,14 @@ fn user_of(store: &impl Store, target: &Path, disk: &Disk) -> StoreResult<Option
     };
     let ours = identity(target);
     let same = |other: &Path| other == target || (ours.is_some() && identity(other) == ours);
+    // A predecessor that was kept after it had ended (rename-restart) does not count: it is the same machine.
+    let vm_of = |domain: &str| store.read_opt(&format!("/local/domain/{domain}/vm"));
+    let our_vm = vm_of(&domid.raw().to_string())?;
     let root = "/local/domain/0/backend/vbd";
     for domain in store.directory_opt(root)? {
+        if our_vm.is_some() && vm_of(&domain)? == our_vm && domain != domid.raw().to_string() {
+            continue;
+        }
         for id in store.directory_opt(&format!("{root}/{domain}"))? {
             let read = |name: &str| store.read_opt(&format!("{root}/{domain}/{id}/{name}"));
             let Some(params) = read("params")? else { continue };
@@ -202,7 +208,7 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
         .store
         .transaction(|tx| {
             // In here, so that of two who come at once only one gets the image.
-            if let Some(user) = user_of(tx, target, disk)? {
+            if let Some(user) = user_of(tx, domid, target, disk)? {
                 return Ok(Some(user));
             }
             nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
