@@ -84,8 +84,11 @@ pub struct Layout {
     /// Virtual addresses mapped from `virt_base` on.
     pub mapped: Range<u64>,
     /// (level, address of its first byte over the level's span) of each table, in the order of `tables`.
-    order: Vec<(u32, u64)>,
+    order: Order,
 }
+
+/// Tables as (level, first address mapped), in the order of their frames.
+type Order = Vec<(u32, u64)>;
 
 /// Why there is no place for everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -231,7 +234,7 @@ fn span(level: u32) -> u64 {
 }
 
 /// Which tables are needed, top level first, and what is mapped from `virt_base` on; each depends on the other.
-fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> Option<(Vec<(u32, u64)>, Range<u64>)> {
+fn tables(wishes: &Wishes, first_table: u64, p2m_frames: u64) -> Option<(Order, Range<u64>)> {
     let mut count = 0;
     loop {
         let behind_stack = wishes.virt_base.checked_add((first_table + count + 1) * PAGE)?;
