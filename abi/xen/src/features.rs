@@ -47,7 +47,10 @@ bitflags! {
 impl Features {
     /// The feature of that name as it stands in ELF notes (`XENFEAT_` without the prefix).
     pub fn by_note_name(name: &str) -> Option<Features> {
-        NAMES.iter().find(|(known, _)| *known == name).map(|&(_, feature)| feature)
+        NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|&(_, feature)| feature)
     }
 }
 
@@ -81,7 +84,10 @@ mod tests {
         for flag in Features::all().iter() {
             assert!(NAMES.iter().any(|&(_, known)| known == flag), "{flag:?}");
         }
-        assert_eq!(Features::by_note_name("pae_pgdir_above_4gb"), Some(Features::PAE_PGDIR_ABOVE_4GB));
+        assert_eq!(
+            Features::by_note_name("pae_pgdir_above_4gb"),
+            Some(Features::PAE_PGDIR_ABOVE_4GB)
+        );
         assert_eq!(Features::by_note_name("telepathy"), None);
     }
 }

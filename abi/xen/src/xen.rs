@@ -6,7 +6,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Hypercall numbers (`__HYPERVISOR_*`).
 pub mod hypercall {
-    #![allow(missing_docs, reason = "each is the header's name in upper case; the header says what it does")]
+    #![allow(
+        missing_docs,
+        reason = "each is the header's name in upper case; the header says what it does"
+    )]
     pub const SET_TRAP_TABLE: u32 = 0;
     pub const MMU_UPDATE: u32 = 1;
     pub const SET_GDT: u32 = 2;
