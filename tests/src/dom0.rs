@@ -25,7 +25,7 @@ pub const DOOM: [&str; 6] = [
 /// The prompt of the first shell.
 const PROMPT: &str = "root@dom0:~# ";
 /// The prompt from then on, which nothing else prints.
-const OWN_PROMPT: &str = "[dom0] ";
+pub const OWN_PROMPT: &str = "[dom0] ";
 
 /// A booted Domain 0 with its prompt.
 pub struct Dom0 {

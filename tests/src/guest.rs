@@ -1,11 +1,11 @@
 //! Guests, as a story uses them: a configuration, a console, a prompt.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::console::without_chatter;
-use crate::dom0::{DOOM, Dom0, PATIENCE};
+use crate::dom0::{DOOM, Dom0, OWN_PROMPT, PATIENCE};
 
 /// How long a guest that is only a ramdisk may take to its prompt.
 pub const TINY_PATIENCE: Duration = Duration::from_secs(90);
@@ -104,12 +104,25 @@ impl Dom0 {
     }
 
     /// Attaches to the console of `name` until it says `wanted`.
+    ///
+    /// A domain that is just being made has no console yet: attaching is tried again until `patience` is over.
     pub fn watch_guest(&mut self, name: &str, wanted: &str, patience: Duration) -> Result<()> {
-        let from = self.machine().transcript().len();
-        self.type_line(&format!("xl console {name}"))?;
-        let seen = self.wait_while_held(wanted, from, patience);
-        seen.with_context(|| format!("waiting for {wanted:?} on the console of {name}"))?;
-        self.leave_console()
+        let end = Instant::now() + patience;
+        loop {
+            let from = self.machine().transcript().len();
+            self.type_line(&format!("xl console {name}"))?;
+            let left = end.saturating_duration_since(Instant::now());
+            let seen = self.wait_while_held(wanted, from, left);
+            if seen.is_ok() {
+                return self.leave_console();
+            }
+            let is_back = self.machine().transcript().text_from(from).contains(OWN_PROMPT);
+            if !is_back || Instant::now() >= end {
+                let context = || format!("waiting for {wanted:?} on the console of {name}");
+                return seen.map(drop).with_context(context);
+            }
+            self.run("sleep 1")?;
+        }
     }
 
     /// Runs `command` at the prompt of guest `name`, and returns what it printed.

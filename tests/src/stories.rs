@@ -186,7 +186,7 @@ fn console_loses_nothing(parts: &Parts) -> Result<()> {
     // The guest begins a little later, so that nobody else reads what it says.
     dom0.in_guest(
         "talk",
-        &format!("( (sleep 3; seq 1 {LINES}; echo END'OF'TALK) & )"),
+        &format!("( (sleep 3; echo; seq 1 {LINES}; echo END'OF'TALK) & )"),
         PATIENCE,
     )?;
     dom0.run("(xl console talk </dev/null >/tmp/out 2>&1 &)")?;

@@ -201,7 +201,13 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     let target = places::made().join("toolstack");
     let mut cargo = clean_command("cargo");
     cargo
-        .args(["build", "--release", "--quiet"])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--config",
+            "profile.release.strip=true",
+        ])
         .current_dir(places::root());
     cargo.arg("--target-dir").arg(&target);
     for program in &recipe.program {
