@@ -374,10 +374,11 @@ fn extended(caller: &VcpuRef, other: Option<&Arc<Domain>>, op: MmuextOp) -> Resu
                 },
             }
             // The domain may have begun to die, past the search for pinned tables.
-            if other.is_some() && owner.life() != domain::Life::Alive {
-                if let Some(dropped) = tables.space().unpin(op.arg1) {
-                    tables.note(dropped);
-                }
+            if other.is_some()
+                && owner.life() != domain::Life::Alive
+                && let Some(dropped) = tables.space().unpin(op.arg1)
+            {
+                tables.note(dropped);
             }
             Ok(())
         }

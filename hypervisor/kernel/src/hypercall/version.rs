@@ -9,7 +9,7 @@ use ferroxen_abi::xen::HYPERVISOR_VIRT_START;
 /// Major and minor number of the Xen whose ABI we keep.
 pub const VERSION: (u64, u64) = (4, 17);
 /// What follows the number: who we really are.
-pub const EXTRAVERSION: &str = concat!(".0-ferroxen");
+pub const EXTRAVERSION: &str = ".0-ferroxen";
 /// Kinds of guest that we run.
 pub const CAPABILITIES: &str = "xen-3.0-x86_64 ";
 
@@ -50,7 +50,6 @@ pub fn xen_version(call: &mut Call<'_>) -> Answer {
                 compile_by: text(b"ferroxen"),
                 compile_domain: text(b""),
                 compile_date: text(b"reproducible"),
-                ..CompileInfo::default()
             };
             GuestPtr::new(arg).write(&info)?;
         }

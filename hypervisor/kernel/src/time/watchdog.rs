@@ -22,6 +22,12 @@ pub struct Watchdogs {
     dogs: [Dog; COUNT],
 }
 
+impl Default for Watchdogs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Watchdogs {
     /// None in use.
     pub const fn new() -> Self {

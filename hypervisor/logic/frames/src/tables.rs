@@ -635,10 +635,10 @@ impl<'a, H: Host> Space<'a, H> {
             self.take_table(new.mfn(), below)?;
         }
         if let Err(raced) = self.write(table, index, old, new.adjusted(level), flavour) {
-            if new.is_present() {
-                if let Dropped::Unfinished(orphan) = self.drop_table(new.mfn()) {
-                    return Err(Stop::Unwinding(raced, orphan));
-                }
+            if new.is_present()
+                && let Dropped::Unfinished(orphan) = self.drop_table(new.mfn())
+            {
+                return Err(Stop::Unwinding(raced, orphan));
             }
             return Err(Stop::Refused(raced));
         }

@@ -197,7 +197,8 @@ pub fn set_xcr0(states: u64) -> bool {
     let avx_needs_sse = states & 4 == 0 || states & 2 != 0;
     let wide = states & 0b1110_0000;
     let wide_is_whole = wide == 0 || (wide == 0b1110_0000 && states & 4 != 0);
-    if !features().xsave || !(known && avx_needs_sse && wide_is_whole) {
+    let takes_it = features().xsave && known && avx_needs_sse && wide_is_whole;
+    if !takes_it {
         return false;
     }
     // SAFETY: checked to be a value that the processor takes; it concerns only the guest's registers.

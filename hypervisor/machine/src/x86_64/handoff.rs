@@ -5,6 +5,7 @@ use super::memory::{self, RamRange};
 use super::paging;
 use crate::ranges::Ranges;
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::slice;
 use ferroxen_words::{Maddr, Mfn, PAGE_SIZE};
@@ -52,6 +53,7 @@ impl Boot {
     /// Takes zeroed memory for the hypervisor's own use, for ever.
     ///
     /// `None` if no free range is large enough. `name` is for [`Boot::taken`].
+    #[expect(clippy::mut_from_ref, reason = "the slice is new memory, not part of what `name` refers to")]
     pub fn take_slice<T: FromZeros>(&mut self, count: usize, name: &'static str) -> Option<&'static mut [T]> {
         let bytes = count.checked_mul(size_of::<T>())?.checked_next_multiple_of(PAGE_SIZE)?;
         let align = align_of::<T>().max(PAGE_SIZE);
@@ -173,8 +175,7 @@ pub fn read_firmware(from: Maddr, into: &mut [u8]) -> bool {
 
 /// Copies bytes of the loader's.
 pub(super) fn copy_physical(at: u64, len: usize) -> Vec<u8> {
-    let mut copy = Vec::new();
-    copy.resize(len, 0);
+    let mut copy = vec![0; len];
     // SAFETY: the loader's words lie in RAM below 4 GiB, which is in the direct map, and were kept out of free
     // memory so far.
     unsafe { memory::copy_bytes(copy.as_mut_ptr(), (DIRECT_MAP + at) as *const u8, len) };

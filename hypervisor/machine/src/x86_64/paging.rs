@@ -114,7 +114,7 @@ pub(super) unsafe fn build_own_root(
     frames: TakeFrames<'_>,
 ) {
     let root = frames(1, PAGE);
-    // SAFETY (all of this function): a fresh root, not in use yet; each mapping is what layout.rs says.
+    // SAFETY: (all of this function) a fresh root, not in use yet; each mapping is what layout.rs says.
     unsafe {
         // The image, each part as it is used.
         let protection = |physical: u64| match physical {

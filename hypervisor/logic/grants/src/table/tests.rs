@@ -205,10 +205,8 @@ proptest! {
                 0 if table.uses(Gref::new(gref)).is_none() => {
                     offer(&shared, gref, who, noise & 0x1e7 | u16::from(write), u32::from(noise));
                 }
-                1 | 2 => {
-                    if table.pin(&shared, Gref::new(gref), id(who), access).is_ok() {
-                        pins.push((Gref::new(gref), access));
-                    }
+                1 | 2 if table.pin(&shared, Gref::new(gref), id(who), access).is_ok() => {
+                    pins.push((Gref::new(gref), access));
                 }
                 3 if !pins.is_empty() => {
                     let (gref, access) = pins.swap_remove(usize::from(noise) % pins.len());
