@@ -182,7 +182,11 @@ impl DomId {
     /// The id, if it is one that an ordinary domain can have.
     #[inline]
     pub const fn new(raw: u16) -> Option<DomId> {
-        if raw < RawDomId::FIRST_RESERVED.0 { Some(DomId(raw)) } else { None }
+        if raw < RawDomId::FIRST_RESERVED.0 {
+            Some(DomId(raw))
+        } else {
+            None
+        }
     }
 
     /// The number.

@@ -6,7 +6,11 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_access::{Caller, Operation, Subject, permits};
 
 fn caller_of(domain: &Domain) -> Caller {
-    if domain.is_privileged { Caller::Privileged } else { Caller::Unprivileged }
+    if domain.is_privileged {
+        Caller::Privileged
+    } else {
+        Caller::Unprivileged
+    }
 }
 
 /// `EPERM` unless `caller` may do this to the host.
@@ -18,6 +22,10 @@ pub fn to_host(caller: &Domain, operation: Operation) -> Result<(), Errno> {
 /// `EPERM` unless `caller` may do this to `subject`.
 #[inline]
 pub fn to_domain(caller: &Arc<Domain>, subject: &Arc<Domain>, operation: Operation) -> Result<(), Errno> {
-    let whom = if Arc::ptr_eq(caller, subject) { Subject::Itself } else { Subject::Other };
+    let whom = if Arc::ptr_eq(caller, subject) {
+        Subject::Itself
+    } else {
+        Subject::Other
+    };
     permits(caller_of(caller), whom, operation).map_err(|_| Errno::EPERM)
 }

@@ -10,8 +10,8 @@ use ferroxen_loader::acpi;
 use ferroxen_loader::memory_map::{Kind, MemoryMap, Region};
 use ferroxen_loader::options::{self, Options, Serial};
 use ferroxen_machine::apic::ApicId;
-use ferroxen_machine::uart::{Parity, Settings};
 use ferroxen_machine::ports::PciFunction;
+use ferroxen_machine::uart::{Parity, Settings};
 use ferroxen_machine::{GuestFrame, Handoff, apic, heap, ioapic, pic, power, report, rtc, serial, smp, vga};
 use ferroxen_words::{CpuId, Gsi, Maddr};
 
@@ -32,7 +32,14 @@ pub fn memory_map() -> &'static [Region] {
 /// Brings the host up and runs Domain 0. Called once, by the first CPU.
 pub fn start(handoff: Handoff) -> ! {
     cpu::init_this();
-    let Handoff { mut boot, modules, command_line, loader_name, memory_map, acpi_root } = handoff;
+    let Handoff {
+        mut boot,
+        modules,
+        command_line,
+        loader_name,
+        memory_map,
+        acpi_root,
+    } = handoff;
     let line = String::from_utf8_lossy(COMMAND_LINE.call_once(|| command_line)).into_owned();
     let loader_name = String::from_utf8_lossy(&loader_name).into_owned();
     let mut remarks = Vec::new();
@@ -60,7 +67,12 @@ pub fn start(handoff: Handoff) -> ! {
         map
     });
     for region in map.regions() {
-        crate::info!("e820: {:#014x}-{:#014x} {}", region.start, region.end - 1, kind_name(region.kind));
+        crate::info!(
+            "e820: {:#014x}-{:#014x} {}",
+            region.start,
+            region.end - 1,
+            kind_name(region.kind)
+        );
     }
 
     let platform = firmware::read(acpi_root.as_deref());
@@ -82,7 +94,11 @@ pub fn start(handoff: Handoff) -> ! {
     crate::info!("*** LOADING DOMAIN 0 ***");
     let domain = dom0::build(unpacked, &options).unwrap_or_else(|why| give_up(&why));
     crate::info!("*** Serial input to DOM0 ***");
-    crate::info!("heap: {} KiB free; {} MiB free for domains", heap::free_bytes() >> 10, memory::free_pages() >> 8);
+    crate::info!(
+        "heap: {} KiB free; {} MiB free for domains",
+        heap::free_bytes() >> 10,
+        memory::free_pages() >> 8
+    );
     // Created paused, as by a controller.
     let _ = domain.unpause_by_controller();
     drop(domain);
@@ -139,15 +155,27 @@ fn settings(given: &Serial, usual: Settings) -> Settings {
             _ => Parity::None,
         },
         stop_bits: given.stop_bits,
-        base: given.base.and_then(|base| u16::try_from(base).ok()).unwrap_or(usual.base),
+        base: given
+            .base
+            .and_then(|base| u16::try_from(base).ok())
+            .unwrap_or(usual.base),
         irq: given.irq.and_then(|irq| u8::try_from(irq).ok()).unwrap_or(usual.irq),
     }
 }
 
 fn banner(loader_name: &str, arguments: &str) {
     use crate::hypercall::version::{EXTRAVERSION, VERSION};
-    crate::info!("Xen version {}.{}{} (Ferroxen {})", VERSION.0, VERSION.1, EXTRAVERSION, env!("CARGO_PKG_VERSION"));
-    crate::info!("Bootloader: {}", if loader_name.is_empty() { "unknown" } else { loader_name });
+    crate::info!(
+        "Xen version {}.{}{} (Ferroxen {})",
+        VERSION.0,
+        VERSION.1,
+        EXTRAVERSION,
+        env!("CARGO_PKG_VERSION")
+    );
+    crate::info!(
+        "Bootloader: {}",
+        if loader_name.is_empty() { "unknown" } else { loader_name }
+    );
     crate::info!("Command line: {arguments}");
 }
 
@@ -182,7 +210,10 @@ fn start_platform(platform: &Platform, options: &Options<'_>) {
     }
     power::init(firmware_of(platform));
     let clocks = ferroxen_machine::time::Clocks {
-        hpet: platform.hpet.filter(|_| options.hpet).map(|hpet| Maddr::new(hpet.address)),
+        hpet: platform
+            .hpet
+            .filter(|_| options.hpet)
+            .map(|hpet| Maddr::new(hpet.address)),
         pm_timer: platform.fadt.and_then(|fadt| fadt.pm_timer?.port()),
     };
     match ferroxen_machine::time::init(clocks) {
@@ -193,7 +224,9 @@ fn start_platform(platform: &Platform, options: &Options<'_>) {
 }
 
 fn firmware_of(platform: &Platform) -> power::Firmware {
-    let Some(fadt) = platform.fadt.as_ref() else { return power::Firmware::default() };
+    let Some(fadt) = platform.fadt.as_ref() else {
+        return power::Firmware::default();
+    };
     let port = |register: Option<acpi::Register>| register.and_then(|register| register.port());
     power::Firmware {
         reset: fadt.reset.and_then(|(register, value)| Some((place(register)?, value))),
@@ -242,7 +275,11 @@ fn start_cpus(platform: &Platform, options: &Options<'_>) {
         .collect();
     let started = smp::start_secondaries(&others);
     if (started as usize) < others.len() {
-        crate::warn!("{} of {} further CPUs did not come up", others.len() - started as usize, others.len());
+        crate::warn!(
+            "{} of {} further CPUs did not come up",
+            others.len() - started as usize,
+            others.len()
+        );
     }
     crate::info!("CPUs: {} running", started + 1);
 }

@@ -75,7 +75,9 @@ impl AtomicCpuSet {
     /// No CPU.
     #[expect(clippy::new_without_default, reason = "used in constants")]
     pub const fn new() -> Self {
-        AtomicCpuSet { words: [const { AtomicU64::new(0) }; MAX_CPUS / 64] }
+        AtomicCpuSet {
+            words: [const { AtomicU64::new(0) }; MAX_CPUS / 64],
+        }
     }
 
     /// Adds one.
@@ -100,7 +102,9 @@ impl AtomicCpuSet {
     /// Whether it is in.
     #[inline]
     pub fn contains(&self, cpu: CpuId) -> bool {
-        self.words.get(cpu.0 as usize / 64).is_some_and(|word| word.load(Ordering::Acquire) >> (cpu.0 % 64) & 1 != 0)
+        self.words
+            .get(cpu.0 as usize / 64)
+            .is_some_and(|word| word.load(Ordering::Acquire) >> (cpu.0 % 64) & 1 != 0)
     }
 
     /// What is in just now.

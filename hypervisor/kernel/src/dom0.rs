@@ -80,7 +80,10 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
     let kernel = modules.next().ok_or(NoDom0::NoKernel)?;
     let initrd = modules.next();
     for extra in modules {
-        crate::warn!("module \"{}\" is not used", String::from_utf8_lossy(&extra.command_line));
+        crate::warn!(
+            "module \"{}\" is not used",
+            String::from_utf8_lossy(&extra.command_line)
+        );
         let _ = extra.release();
     }
     let arguments = arguments_of(&kernel.command_line);
@@ -89,10 +92,18 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
     for _ in 0..3 {
         let packed = image::inspect(current.bytes()).map_err(NoDom0::Packed)?;
         if packed.plain().is_some_and(|plain| plain.len() == current.bytes().len()) {
-            return Ok(Unpacked { elf: current, arguments, initrd });
+            return Ok(Unpacked {
+                elf: current,
+                arguments,
+                initrd,
+            });
         }
         let size = packed.unpacked_size();
-        crate::info!("unpacking Domain 0's kernel ({:?}, {} KiB)", packed.packing(), size >> 10);
+        crate::info!(
+            "unpacking Domain 0's kernel ({:?}, {} KiB)",
+            packed.packing(),
+            size >> 10
+        );
         if packed.heap_needed() > ferroxen_machine::heap::free_bytes() / 2 {
             return Err(NoDom0::NoHeap(packed.heap_needed()));
         }
@@ -107,7 +118,9 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
 fn arguments_of(command_line: &[u8]) -> String {
     let line = String::from_utf8_lossy(command_line);
     let line = line.trim_start();
-    line.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim_start()).to_string()
+    line.split_once(char::is_whitespace)
+        .map_or("", |(_, rest)| rest.trim_start())
+        .to_string()
 }
 
 /// Builds Domain 0; its first vcpu is ready to run, and the domain is paused once.
@@ -159,7 +172,9 @@ pub fn build(unpacked: Unpacked, options: &Options<'_>) -> Result<Arc<Domain>, N
     let entry = image.entry;
     release(elf, initrd);
     let vcpu = VcpuRef::of(&domain, VcpuId(0)).ok_or(NoDom0::Step("vcpu 0", Errno::ESRCH))?;
-    let root = map.mfn(layout.root()).ok_or(NoDom0::Step("root table", Errno::EINVAL))?;
+    let root = map
+        .mfn(layout.root())
+        .ok_or(NoDom0::Step("root table", Errno::EINVAL))?;
     start_context(&vcpu, entry, &layout, root)?;
     mm::pin_root(&domain, root).map_err(|e| NoDom0::Step("pinning the page tables", e))?;
     crate::time::update_wallclock(&domain);
@@ -239,7 +254,10 @@ impl PhysMap {
             let (piece, more) = rest.split_at(count);
             match self.page(at / PAGE_SIZE as u64) {
                 Some(page) => page.write_bytes(offset, piece),
-                None => panic!("Domain 0's layout names page {:#x}, which it does not have", at / PAGE_SIZE as u64),
+                None => panic!(
+                    "Domain 0's layout names page {:#x}, which it does not have",
+                    at / PAGE_SIZE as u64
+                ),
             }
             at += count as u64;
             rest = more;
@@ -333,7 +351,10 @@ fn write_vga(map: &PhysMap, layout: &Layout) {
         rows: 25,
         columns: 80,
     };
-    map.write(layout.start_info.pfn * PAGE_SIZE as u64 + CONSOLE_INFO_OFFSET as u64, screen.as_bytes());
+    map.write(
+        layout.start_info.pfn * PAGE_SIZE as u64 + CONSOLE_INFO_OFFSET as u64,
+        screen.as_bytes(),
+    );
 }
 
 fn start_context(vcpu: &VcpuRef, entry: u64, layout: &Layout, root: Mfn) -> Result<(), NoDom0> {

@@ -16,7 +16,9 @@ use ferroxen_machine::{Entry, GuestFrame};
 /// From the guest's kernel SYSCALL is a hypercall; from its user mode it is a system call for its kernel.
 pub fn syscall(frame: &mut GuestFrame) {
     let entered = cpu::local().current.borrow();
-    let Some(vcpu) = entered.as_ref() else { unreachable!("a guest entered, but none runs here") };
+    let Some(vcpu) = entered.as_ref() else {
+        unreachable!("a guest entered, but none runs here")
+    };
     if frame.entry() == Entry::Syscall64 && vcpu.pv.lock().in_kernel {
         hypercall(vcpu, frame);
     } else {
@@ -30,7 +32,14 @@ pub fn syscall(frame: &mut GuestFrame) {
 fn hypercall(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let number = frame.rax as u32;
     let args = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
-    let answer = hypercall::dispatch(number, &mut Call { caller: vcpu, frame, args });
+    let answer = hypercall::dispatch(
+        number,
+        &mut Call {
+            caller: vcpu,
+            frame,
+            args,
+        },
+    );
     match answer {
         Ok(Outcome::Done(value)) => frame.rax = value,
         Ok(Outcome::Again([rdi, rsi, rdx, r10, r8, r9])) => {
@@ -48,7 +57,9 @@ fn hypercall(vcpu: &VcpuRef, frame: &mut GuestFrame) {
 /// A guest caused an exception, or executed `int N`.
 pub fn trap(frame: &mut GuestFrame) {
     let entered = cpu::local().current.borrow();
-    let Some(vcpu) = entered.as_ref() else { unreachable!("a guest trapped, but none runs here") };
+    let Some(vcpu) = entered.as_ref() else {
+        unreachable!("a guest trapped, but none runs here")
+    };
     trap::handle(vcpu, frame);
     drop(entered);
     before_return(frame);
@@ -70,7 +81,9 @@ pub fn idle_interrupt(vector: u8) {
 /// The way back to the guest failed: its selectors or its stack are no good.
 pub fn return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
     let entered = cpu::local().current.borrow();
-    let Some(vcpu) = entered.as_ref() else { unreachable!("a return failed, but no guest runs here") };
+    let Some(vcpu) = entered.as_ref() else {
+        unreachable!("a return failed, but no guest runs here")
+    };
     trap::failsafe(vcpu, frame, fault);
     drop(entered);
     before_return(frame);
@@ -100,13 +113,18 @@ pub fn before_return(frame: &mut GuestFrame) {
             vcpu,
             &mut pv,
             frame,
-            crate::domain::vcpu::Callback { masks_events: true, ..to },
+            crate::domain::vcpu::Callback {
+                masks_events: true,
+                ..to
+            },
             bounce::Extra::None,
         );
         drop(pv);
         match made {
             Ok(()) => return,
-            Err(bad) => vcpu.domain().crash(format_args!("{vcpu}: no event upcall possible: {bad:?}")),
+            Err(bad) => vcpu
+                .domain()
+                .crash(format_args!("{vcpu}: no event upcall possible: {bad:?}")),
         }
     }
 }

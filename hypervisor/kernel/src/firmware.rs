@@ -70,7 +70,11 @@ fn gather(tables: &Tables<'_, Physical>) -> Platform {
         platform.madt.cpus.len(),
         platform.madt.ioapics.len(),
         platform.pci_windows.len(),
-        if platform.has_iommu { ", an IOMMU (not used)" } else { "" }
+        if platform.has_iommu {
+            ", an IOMMU (not used)"
+        } else {
+            ""
+        }
     );
     platform
 }

@@ -67,7 +67,10 @@ pub struct Lock<T> {
 impl<T> Lock<T> {
     /// Makes a free lock around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Lock { inner: spin::mutex::TicketMutex::new(value), rank }
+        Lock {
+            inner: spin::mutex::TicketMutex::new(value),
+            rank,
+        }
     }
 
     /// Takes the lock, waiting for as long as it takes.
@@ -75,7 +78,10 @@ impl<T> Lock<T> {
     #[track_caller]
     pub fn lock(&self) -> Guard<'_, T> {
         ranks::acquire(self.rank, false);
-        Guard { inner: self.inner.lock(), rank: self.rank }
+        Guard {
+            inner: self.inner.lock(),
+            rank: self.rank,
+        }
     }
 
     /// Takes a second lock of a rank that this CPU holds already; the caller orders the two by domid.
@@ -83,7 +89,10 @@ impl<T> Lock<T> {
     #[track_caller]
     pub fn lock_second(&self) -> Guard<'_, T> {
         ranks::acquire(self.rank, true);
-        Guard { inner: self.inner.lock(), rank: self.rank }
+        Guard {
+            inner: self.inner.lock(),
+            rank: self.rank,
+        }
     }
 
     /// Takes the lock if nobody holds it.
@@ -138,7 +147,10 @@ mod ranks {
         if let Some(held) = HELD.try_get() {
             let mut held = held.borrow_mut();
             if let Some(&top) = held.iter().max() {
-                assert!(top < rank || (same_is_fine && top == rank), "lock of rank {rank:?} taken under {top:?}");
+                assert!(
+                    top < rank || (same_is_fine && top == rank),
+                    "lock of rank {rank:?} taken under {top:?}"
+                );
             }
             held.push(rank);
         }

@@ -19,7 +19,10 @@ impl Default for Ranges {
 impl Ranges {
     /// Nothing.
     pub const fn new() -> Self {
-        Ranges { list: [(0, 0); CAPACITY], len: 0 }
+        Ranges {
+            list: [(0, 0); CAPACITY],
+            len: 0,
+        }
     }
 
     /// The ranges, in order.

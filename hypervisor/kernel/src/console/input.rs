@@ -11,7 +11,14 @@ struct Input {
     consumed: usize,
 }
 
-static INPUT: Lock<Input> = Lock::new(Rank::Console, Input { bytes: [0; BYTES], produced: 0, consumed: 0 });
+static INPUT: Lock<Input> = Lock::new(
+    Rank::Console,
+    Input {
+        bytes: [0; BYTES],
+        produced: 0,
+        consumed: 0,
+    },
+);
 
 /// Takes what the serial port has received; Domain 0 hears of it through `VIRQ_CONSOLE`.
 ///

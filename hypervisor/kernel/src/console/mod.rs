@@ -43,7 +43,14 @@ struct Ring {
     cleared: u32,
 }
 
-static RING: Lock<Ring> = Lock::new(Rank::Console, Ring { bytes: [0; RING_BYTES], produced: 0, cleared: 0 });
+static RING: Lock<Ring> = Lock::new(
+    Rank::Console,
+    Ring {
+        bytes: [0; RING_BYTES],
+        produced: 0,
+        cleared: 0,
+    },
+);
 
 impl Ring {
     fn push(&mut self, text: &[u8]) {
@@ -63,7 +70,10 @@ pub fn print(level: Level, line: fmt::Arguments<'_>) {
         return;
     }
     let mut ring = RING.lock();
-    let mut out = Out { ring: &mut ring, at_start: true };
+    let mut out = Out {
+        ring: &mut ring,
+        at_start: true,
+    };
     // Writing to the ring cannot fail.
     let _ = out.write_fmt(line);
     let _ = out.write_str("\n");

@@ -8,8 +8,8 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{CpuUserRegs, TrapInfo, VcpuGuestContext, vgcf};
 use ferroxen_machine::cpu::{self, GuestMsr};
 use ferroxen_machine::debugregs::{self, DebugRegisters};
-use ferroxen_machine::memory::Page;
 use ferroxen_machine::fpu::{self, FpuState};
+use ferroxen_machine::memory::Page;
 use ferroxen_machine::{GuestFrame, paging, segments};
 use ferroxen_words::Mfn;
 
@@ -20,7 +20,11 @@ pub fn save(vcpu: &VcpuRef, frame: &GuestFrame) {
     pv.selectors = segments::selectors();
     pv.fs_base = cpu::read_msr(GuestMsr::FsBase);
     let (active, waiting) = (cpu::read_msr(GuestMsr::GsBase), cpu::read_msr(GuestMsr::KernelGsBase));
-    (pv.gs_base_kernel, pv.gs_base_user) = if pv.in_kernel { (active, waiting) } else { (waiting, active) };
+    (pv.gs_base_kernel, pv.gs_base_user) = if pv.in_kernel {
+        (active, waiting)
+    } else {
+        (waiting, active)
+    };
     if pv.debug[7] & BREAKPOINTS != 0 {
         pv.debug[6] |= debugregs::take_status();
     }
@@ -40,8 +44,11 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     load_gdt(&pv);
     segments::load_ldt(pv.ldt_entries);
     let selectors_held = segments::load_selectors(pv.selectors);
-    let (active, waiting) =
-        if pv.in_kernel { (pv.gs_base_kernel, pv.gs_base_user) } else { (pv.gs_base_user, pv.gs_base_kernel) };
+    let (active, waiting) = if pv.in_kernel {
+        (pv.gs_base_kernel, pv.gs_base_user)
+    } else {
+        (pv.gs_base_user, pv.gs_base_kernel)
+    };
     // Bases are checked to be canonical when they are set.
     let _ = cpu::write_msr(GuestMsr::FsBase, pv.fs_base);
     let _ = cpu::write_msr(GuestMsr::GsBase, active);
@@ -61,7 +68,11 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
 pub fn load_debug(pv: &PvState) {
     if pv.debug[7] & BREAKPOINTS != 0 {
         let [d0, d1, d2, d3, ..] = pv.debug;
-        debugregs::load(&DebugRegisters { address: [d0, d1, d2, d3], status: pv.debug[6], control: pv.debug[7] });
+        debugregs::load(&DebugRegisters {
+            address: [d0, d1, d2, d3],
+            status: pv.debug[6],
+            control: pv.debug[7],
+        });
     } else {
         debugregs::disable();
     }
@@ -72,7 +83,11 @@ const BREAKPOINTS: u64 = 0xff;
 
 /// Sets or clears CR0.TS of this CPU.
 pub fn set_task_switched(set: bool) {
-    if set { fpu::set_task_switched() } else { fpu::clear_task_switched() }
+    if set {
+        fpu::set_task_switched()
+    } else {
+        fpu::clear_task_switched()
+    }
 }
 
 /// Puts the vcpu's GDT frames into this CPU's window.
@@ -102,10 +117,18 @@ pub fn reload_root(vcpu: &VcpuRef) {
 /// else is masked into a form that cannot hurt. On refusal the vcpu keeps no page table.
 pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     check(context)?;
-    mm::set_initial_roots(vcpu, context.ctrlreg[3], context.ctrlreg[1], context.flags & vgcf::IN_KERNEL != 0)?;
+    mm::set_initial_roots(
+        vcpu,
+        context.ctrlreg[3],
+        context.ctrlreg[1],
+        context.flags & vgcf::IN_KERNEL != 0,
+    )?;
     let gdt_frames = (context.gdt_ents as usize).div_ceil(512);
     let mut gdt = [Mfn::INVALID; 14];
-    for (slot, &frame) in gdt.iter_mut().zip(context.gdt_frames.get(..gdt_frames).ok_or(Errno::EINVAL)?) {
+    for (slot, &frame) in gdt
+        .iter_mut()
+        .zip(context.gdt_frames.get(..gdt_frames).ok_or(Errno::EINVAL)?)
+    {
         *slot = Mfn::new(frame);
     }
     mm::set_gdt_frames(vcpu, &gdt, context.gdt_ents as u32)?;
@@ -113,13 +136,22 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     let mut pv = vcpu.pv.lock();
     let user = &context.user_regs;
     pv.frame = frame_of(user);
-    pv.selectors = segments::Selectors { ds: user.ds, es: user.es, fs: user.fs, gs: user.gs };
+    pv.selectors = segments::Selectors {
+        ds: user.ds,
+        es: user.es,
+        fs: user.fs,
+        gs: user.gs,
+    };
     pv.in_kernel = context.flags & vgcf::IN_KERNEL != 0;
     for (entry, given) in pv.traps.iter_mut().zip(context.trap_ctxt.iter()) {
         *entry = sanitised(*given);
     }
     let flags = context.flags;
-    pv.event = Callback { cs: 0, address: context.event_callback_eip, masks_events: true };
+    pv.event = Callback {
+        cs: 0,
+        address: context.event_callback_eip,
+        masks_events: true,
+    };
     pv.failsafe = Callback {
         cs: 0,
         address: context.failsafe_callback_eip,
@@ -182,12 +214,20 @@ fn check(context: &VcpuGuestContext) -> Result<(), Errno> {
         context.ldt_base,
     ];
     let sizes_fit = context.gdt_ents <= ferroxen_abi::x86::FIRST_RESERVED_GDT_ENTRY as u64 && context.ldt_ents <= 8192;
-    if addresses.into_iter().all(canonical) && sizes_fit { Ok(()) } else { Err(Errno::EINVAL) }
+    if addresses.into_iter().all(canonical) && sizes_fit {
+        Ok(())
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 /// A trap-table entry in the form in which we use it: never the hypervisor's code, always at CPL 3.
 pub fn sanitised(entry: TrapInfo) -> TrapInfo {
-    TrapInfo { cs: entry.cs | 3, pad: 0, ..entry }
+    TrapInfo {
+        cs: entry.cs | 3,
+        pad: 0,
+        ..entry
+    }
 }
 
 fn frame_of(user: &CpuUserRegs) -> GuestFrame {
@@ -224,8 +264,16 @@ pub fn get(vcpu: &VcpuRef, context: &mut VcpuGuestContext) {
     }
     context.flags = vgcf::I387_VALID
         | if pv.in_kernel { vgcf::IN_KERNEL } else { 0 }
-        | if pv.failsafe.masks_events { vgcf::FAILSAFE_DISABLES_EVENTS } else { 0 }
-        | if pv.syscall.masks_events { vgcf::SYSCALL_DISABLES_EVENTS } else { 0 }
+        | if pv.failsafe.masks_events {
+            vgcf::FAILSAFE_DISABLES_EVENTS
+        } else {
+            0
+        }
+        | if pv.syscall.masks_events {
+            vgcf::SYSCALL_DISABLES_EVENTS
+        } else {
+            0
+        }
         | if vcpu.is_online() { vgcf::ONLINE } else { 0 };
     let frame = &pv.frame;
     let masked = vcpu.info().is_some_and(|info| info.is_masked());

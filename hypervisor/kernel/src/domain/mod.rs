@@ -44,7 +44,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { vcpus: 1, evtchn_port: 1023, grant_frames: 64, maptrack_frames: 1024 }
+        Limits {
+            vcpus: 1,
+            evtchn_port: 1023,
+            grant_frames: 64,
+            maptrack_frames: 1024,
+        }
     }
 }
 
@@ -120,7 +125,10 @@ impl Domain {
     ) -> Result<Domain, Errno> {
         // Until it says otherwise, no vcpu of it takes events.
         for vcpu in 0..ferroxen_abi::xen::LEGACY_MAX_VCPUS {
-            shared_page.store_u8_at(shared_info::VCPU_INFO + vcpu * vcpu_info::SIZE + vcpu_info::UPCALL_MASK, 1);
+            shared_page.store_u8_at(
+                shared_info::VCPU_INFO + vcpu * vcpu_info::SIZE + vcpu_info::UPCALL_MASK,
+                1,
+            );
         }
         Ok(Domain {
             id,
@@ -129,7 +137,10 @@ impl Domain {
             handle: Lock::new(Rank::Control, handle),
             shared_info: shared_page,
             vcpus: spin::Once::new(),
-            ports: Lock::new(Rank::Events, PortTable::new(port_limits(limits)).map_err(|_| Errno::ENOMEM)?),
+            ports: Lock::new(
+                Rank::Events,
+                PortTable::new(port_limits(limits)).map_err(|_| Errno::ENOMEM)?,
+            ),
             grants: Lock::new(
                 Rank::Grants,
                 GrantTable::new(limits.grant_frames, limits.maptrack_frames).map_err(|_| Errno::ENOMEM)?,
@@ -157,7 +168,11 @@ impl Domain {
             return Err(Errno::EINVAL);
         }
         if let Some(vcpus) = self.vcpus.get() {
-            return if vcpus.len() == count as usize { Ok(()) } else { Err(Errno::EINVAL) };
+            return if vcpus.len() == count as usize {
+                Ok(())
+            } else {
+                Err(Errno::EINVAL)
+            };
         }
         let mut vcpus = alloc::vec::Vec::new();
         vcpus.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
@@ -194,8 +209,10 @@ impl Domain {
     /// Where in the shared page a vcpu's info lies before the guest moves it.
     pub fn legacy_info(&self, id: VcpuId) -> Option<InfoArea> {
         let index = id.0 as usize;
-        (index < ferroxen_abi::xen::LEGACY_MAX_VCPUS)
-            .then(|| InfoArea { page: self.shared_info, offset: shared_info::VCPU_INFO + index * vcpu_info::SIZE })
+        (index < ferroxen_abi::xen::LEGACY_MAX_VCPUS).then(|| InfoArea {
+            page: self.shared_info,
+            offset: shared_info::VCPU_INFO + index * vcpu_info::SIZE,
+        })
     }
 
     /// Where the domain stands.
@@ -210,7 +227,12 @@ impl Domain {
     /// Moves from alive to dying; false if somebody did that before.
     pub(crate) fn start_dying(&self) -> bool {
         self.life
-            .compare_exchange(Life::Alive as u8, Life::Dying as u8, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(
+                Life::Alive as u8,
+                Life::Dying as u8,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
             .is_ok()
     }
 
@@ -321,7 +343,11 @@ const HEAP_PER_VCPU: usize = 16 * 1024;
 const PIRQS: u32 = crate::irq::MAX_PIRQS;
 
 fn port_limits(limits: Limits) -> ferroxen_evtchn::Limits {
-    ferroxen_evtchn::Limits { max_port: limits.evtchn_port, vcpus: limits.vcpus, pirqs: PIRQS }
+    ferroxen_evtchn::Limits {
+        max_port: limits.evtchn_port,
+        vcpus: limits.vcpus,
+        pirqs: PIRQS,
+    }
 }
 
 /// `SHUTDOWN_poweroff`

@@ -61,7 +61,10 @@ impl InfoArea {
             return None;
         }
         let at = Maddr::new(packed);
-        Page::new(at.mfn()).map(|page| InfoArea { page, offset: at.offset() })
+        Page::new(at.mfn()).map(|page| InfoArea {
+            page,
+            offset: at.offset(),
+        })
     }
 
     /// Whether an upcall waits and may be made.
@@ -86,7 +89,8 @@ impl InfoArea {
     /// Sets `evtchn_upcall_mask`.
     #[inline]
     pub fn set_masked(&self, masked: bool) {
-        self.page.store_u8_at(self.offset + vcpu_info::UPCALL_MASK, u8::from(masked));
+        self.page
+            .store_u8_at(self.offset + vcpu_info::UPCALL_MASK, u8::from(masked));
     }
 
     /// `arch.cr2`.
@@ -311,13 +315,19 @@ impl VcpuRef {
     /// The domain's vcpu of that number, if it has one.
     pub fn of(domain: &Arc<Domain>, id: VcpuId) -> Option<VcpuRef> {
         domain.vcpu(id)?;
-        Some(VcpuRef { domain: domain.clone(), id })
+        Some(VcpuRef {
+            domain: domain.clone(),
+            id,
+        })
     }
 
     /// All of a domain's vcpus.
     pub fn all(domain: &Arc<Domain>) -> impl Iterator<Item = VcpuRef> + use<> {
         let domain = domain.clone();
-        (0..domain.vcpus().len() as u32).map(move |id| VcpuRef { domain: domain.clone(), id: VcpuId(id) })
+        (0..domain.vcpus().len() as u32).map(move |id| VcpuRef {
+            domain: domain.clone(),
+            id: VcpuId(id),
+        })
     }
 
     /// The owner.

@@ -12,7 +12,12 @@ pub fn callback_op(call: &mut Call<'_>) -> Answer {
     match call.args[0] {
         kind::OP_REGISTER => {
             let asked = GuestPtr::<CallbackRegister>::new(call.args[1]).read()?;
-            register(call, asked.kind, asked.address, asked.flags & kind::FLAG_MASK_EVENTS != 0)
+            register(
+                call,
+                asked.kind,
+                asked.address,
+                asked.flags & kind::FLAG_MASK_EVENTS != 0,
+            )
         }
         kind::OP_UNREGISTER => {
             // `callback_unregister` is the first half of the other.
@@ -34,10 +39,19 @@ fn register(call: &Call<'_>, which: u16, address: u64, masks_events: bool) -> An
     if !Vaddr::new(address).is_canonical() {
         return Err(Errno::EINVAL);
     }
-    let to = Callback { cs: 0, address, masks_events };
+    let to = Callback {
+        cs: 0,
+        address,
+        masks_events,
+    };
     let mut pv = call.caller.pv.lock();
     match which {
-        kind::EVENT => pv.event = Callback { masks_events: true, ..to },
+        kind::EVENT => {
+            pv.event = Callback {
+                masks_events: true,
+                ..to
+            }
+        }
         kind::FAILSAFE => pv.failsafe = to,
         kind::SYSCALL => pv.syscall = to,
         kind::SYSCALL32 => pv.syscall32 = to,

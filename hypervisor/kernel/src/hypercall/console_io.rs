@@ -1,8 +1,8 @@
 //! `console_io`: the hypervisor's own console, for Domain 0 (`hvc0` of a Linux there).
 
 use super::{Answer, Call, Outcome};
-use crate::{access, console};
 use crate::guest::GuestPtr;
+use crate::{access, console};
 use ferroxen_abi::errno::Errno;
 use ferroxen_access::Operation;
 
@@ -34,11 +34,20 @@ fn write(count: u32, buffer: u64) -> Answer {
     let mut done = 0;
     while done < count {
         if done != 0 && ferroxen_machine::time::entry_budget_spent() {
-            return Ok(Outcome::Again([WRITE, u64::from(count - done), buffer + u64::from(done), 0, 0, 0]));
+            return Ok(Outcome::Again([
+                WRITE,
+                u64::from(count - done),
+                buffer + u64::from(done),
+                0,
+                0,
+                0,
+            ]));
         }
         let mut bytes = [0; PIECE];
         let piece = PIECE.min((count - done) as usize);
-        GuestPtr::<u8>::new(buffer).element(u64::from(done))?.read_slice(&mut bytes[..piece])?;
+        GuestPtr::<u8>::new(buffer)
+            .element(u64::from(done))?
+            .read_slice(&mut bytes[..piece])?;
         console::write_raw(&bytes[..piece]);
         done += piece as u32;
     }

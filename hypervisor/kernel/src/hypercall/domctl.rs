@@ -169,7 +169,9 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
         }
         DomctlCmd::SETTIMEOFFSET => {
             let wanted: abi::Settimeoffset = request.payload();
-            subject.time_offset.store(wanted.time_offset_seconds as u64, Ordering::Relaxed);
+            subject
+                .time_offset
+                .store(wanted.time_offset_seconds as u64, Ordering::Relaxed);
             crate::time::update_wallclock(subject);
         }
         DomctlCmd::SET_ADDRESS_SIZE => {
@@ -238,7 +240,11 @@ fn create(request: &Domctl) -> Result<DomId, Errno> {
         vcpus: wanted.max_vcpus,
         evtchn_port: wanted.max_evtchn_port.min(ferroxen_abi::xen::EVTCHN_2L_PORTS - 1),
         grant_frames: bounded(wanted.max_grant_frames, defaults.grant_frames, MAX_GRANT_FRAMES)?,
-        maptrack_frames: bounded(wanted.max_maptrack_frames, defaults.maptrack_frames, MAX_MAPTRACK_FRAMES)?,
+        maptrack_frames: bounded(
+            wanted.max_maptrack_frames,
+            defaults.maptrack_frames,
+            MAX_MAPTRACK_FRAMES,
+        )?,
     };
     let id = match request.domain {
         RawDomId(0) => None,
@@ -333,8 +339,12 @@ fn set_affinity(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Er
     if wanted.flags & (abi::VCPUAFFINITY_HARD | abi::VCPUAFFINITY_SOFT) == 0 {
         return Err(Errno::EINVAL);
     }
-    let hard = (wanted.flags & abi::VCPUAFFINITY_HARD != 0).then(|| CpuBitmap::read(&wanted.cpumap_hard)).transpose()?;
-    let soft = (wanted.flags & abi::VCPUAFFINITY_SOFT != 0).then(|| CpuBitmap::read(&wanted.cpumap_soft)).transpose()?;
+    let hard = (wanted.flags & abi::VCPUAFFINITY_HARD != 0)
+        .then(|| CpuBitmap::read(&wanted.cpumap_hard))
+        .transpose()?;
+    let soft = (wanted.flags & abi::VCPUAFFINITY_SOFT != 0)
+        .then(|| CpuBitmap::read(&wanted.cpumap_soft))
+        .transpose()?;
     sched::set_affinity(&vcpu, hard.map(|set| set.cpus()), soft.map(|set| set.cpus()))?;
     // What is in force now goes back, as libxl compares it with what it asked for.
     write_affinity(&vcpu, &wanted)?;

@@ -207,7 +207,9 @@ pub fn mmu_update(call: &mut Call<'_>) -> Answer {
     let owner = page_owner.id(caller);
     // Locked at the first entry that needs it, for as many as there is time for.
     let mut tables = None;
-    let answer = batch(call, |request: MmuUpdate| update_one(table_owner, &mut tables, owner, request));
+    let answer = batch(call, |request: MmuUpdate| {
+        update_one(table_owner, &mut tables, owner, request)
+    });
     drop(tables);
     memory::reap_emptied();
     answer
@@ -491,7 +493,9 @@ pub fn update_descriptor(call: &mut Call<'_>) -> Answer {
     if !at.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let Ok(tables) = Tables::lock(call.caller.domain()) else { return Ok(Outcome::Again(call.args)) };
+    let Ok(tables) = Tables::lock(call.caller.domain()) else {
+        return Ok(Outcome::Again(call.args));
+    };
     tables.write_descriptor(at >> 12, (at & 0xfff) as usize / 8, fit)?;
     Ok(Outcome::Done(0))
 }

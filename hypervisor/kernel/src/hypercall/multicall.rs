@@ -22,9 +22,20 @@ pub fn multicall(call: &mut Call<'_>) -> Answer {
         let entry = at.read()?;
         let op = entry.op as u32;
         let answer = if op == nr::MULTICALL || entry.op > u64::from(u32::MAX) {
-            Err(if op == nr::MULTICALL { Errno::EINVAL } else { Errno::ENOSYS })
+            Err(if op == nr::MULTICALL {
+                Errno::EINVAL
+            } else {
+                Errno::ENOSYS
+            })
         } else {
-            dispatch(op, &mut Call { caller: call.caller, frame: call.frame, args: entry.args })
+            dispatch(
+                op,
+                &mut Call {
+                    caller: call.caller,
+                    frame: call.frame,
+                    args: entry.args,
+                },
+            )
         };
         let result = match answer {
             Ok(Outcome::Done(value)) => value,

@@ -31,7 +31,9 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             Ok(())
         }
         SysctlCmd::SCHED_ID => {
-            request.set_payload(&abi::SchedId { sched_id: SchedulerId::CREDIT2 });
+            request.set_payload(&abi::SchedId {
+                sched_id: SchedulerId::CREDIT2,
+            });
             Ok(())
         }
         SysctlCmd::GETDOMAININFOLIST => list_domains(request),
@@ -100,7 +102,11 @@ fn physinfo() -> abi::Physinfo {
     let mut hw_cap = [0; 8];
     let [_, _, c1, d1] = cpu::cpuid(1, 0);
     let [_, _, ce, de] = cpu::cpuid(0x8000_0001, 0);
-    let [_, b7, ..] = if cpu::cpuid(0, 0)[0] >= 7 { cpu::cpuid(7, 0) } else { [0; 4] };
+    let [_, b7, ..] = if cpu::cpuid(0, 0)[0] >= 7 {
+        cpu::cpuid(7, 0)
+    } else {
+        [0; 4]
+    };
     hw_cap[..4].copy_from_slice(&[d1, c1, de, ce]);
     hw_cap[5] = b7;
     abi::Physinfo {
@@ -145,7 +151,12 @@ fn cpu_info(request: &mut Sysctl) -> Result<(), Errno> {
     let count = wanted.max_cpus.min(cpu::cpus_online());
     let info = GuestPtr::<abi::Cpuinfo>::new(wanted.info);
     for index in 0..count {
-        info.write_element(u64::from(index), &abi::Cpuinfo { idletime: sched::idle_ns(CpuId(index)) })?;
+        info.write_element(
+            u64::from(index),
+            &abi::Cpuinfo {
+                idletime: sched::idle_ns(CpuId(index)),
+            },
+        )?;
     }
     wanted.nr_cpus = count;
     request.set_payload(&wanted);
@@ -159,7 +170,14 @@ fn cpu_topology(request: &mut Sysctl) -> Result<(), Errno> {
         let topology = GuestPtr::<abi::Cputopo>::new(wanted.cputopo);
         let count = wanted.num_cpus.min(cpus);
         for index in 0..count {
-            topology.write_element(u64::from(index), &abi::Cputopo { core: index, socket: 0, node: 0 })?;
+            topology.write_element(
+                u64::from(index),
+                &abi::Cputopo {
+                    core: index,
+                    socket: 0,
+                    node: 0,
+                },
+            )?;
         }
         wanted.num_cpus = count;
     } else {
@@ -173,7 +191,10 @@ fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
     let mut wanted: abi::Numainfo = request.payload();
     if wanted.num_nodes != 0 {
         if wanted.meminfo != 0 {
-            let info = abi::Meminfo { memsize: memory::total_pages() * 4096, memfree: memory::free_pages() * 4096 };
+            let info = abi::Meminfo {
+                memsize: memory::total_pages() * 4096,
+                memfree: memory::free_pages() * 4096,
+            };
             GuestPtr::new(wanted.meminfo).write(&info)?;
         }
         if wanted.distance != 0 {
@@ -189,7 +210,11 @@ fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
 /// There is one pool, number 0, with every CPU and every domain; others cannot be made yet.
 fn cpupool(request: &mut Sysctl) -> Result<(), Errno> {
     let mut wanted: abi::CpupoolOp = request.payload();
-    let pool = if wanted.cpupool_id == abi::CPUPOOL_PAR_ANY { 0 } else { wanted.cpupool_id };
+    let pool = if wanted.cpupool_id == abi::CPUPOOL_PAR_ANY {
+        0
+    } else {
+        wanted.cpupool_id
+    };
     match wanted.op {
         abi::CpupoolCmd::INFO if pool == 0 => {
             wanted.cpupool_id = 0;

@@ -1,8 +1,8 @@
 //! A PV guest's own CPU: trap table, stacks, segment bases, debug registers, and the way back (`iret`).
 
 use super::{Answer, Call, Outcome};
-use crate::domain::context::{DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
 use crate::domain::VcpuRef;
+use crate::domain::context::{DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
 use crate::guest::GuestPtr;
 use crate::pv::bounce::rflags;
 use crate::pv::mode;
@@ -74,7 +74,11 @@ pub fn set_segment_base(call: &mut Call<'_>) -> Answer {
         }
         _ => return Err(Errno::EINVAL),
     };
-    if cpu::write_msr(msr, base) { Ok(Outcome::Done(0)) } else { Err(Errno::EINVAL) }
+    if cpu::write_msr(msr, base) {
+        Ok(Outcome::Done(0))
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 /// `set_debugreg(reg, value)`.
@@ -94,8 +98,8 @@ pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(
     let mut pv = vcpu.pv.lock();
     match register {
         0..=3 => {
-            let is_ours = (ferroxen_abi::xen::HYPERVISOR_VIRT_START..ferroxen_abi::xen::HYPERVISOR_VIRT_END)
-                .contains(&value);
+            let is_ours =
+                (ferroxen_abi::xen::HYPERVISOR_VIRT_START..ferroxen_abi::xen::HYPERVISOR_VIRT_END).contains(&value);
             if is_ours || !Vaddr::new(value).is_canonical() {
                 return Err(Errno::EPERM);
             }
@@ -151,7 +155,10 @@ pub const KNOWN_ASSISTS: u64 = 1 << assist::FOUR_GB_SEGMENTS
 pub fn vm_assist(call: &mut Call<'_>) -> Answer {
     use core::sync::atomic::Ordering;
     let [command, kind, ..] = call.args;
-    let bit = u32::try_from(kind).ok().and_then(|kind| 1u64.checked_shl(kind)).unwrap_or(0);
+    let bit = u32::try_from(kind)
+        .ok()
+        .and_then(|kind| 1u64.checked_shl(kind))
+        .unwrap_or(0);
     if bit & KNOWN_ASSISTS == 0 {
         return Err(Errno::EINVAL);
     }
@@ -172,13 +179,15 @@ pub fn iret(call: &mut Call<'_>) -> Answer {
     let frame = &mut *call.frame;
     let vcpu = call.caller;
     let Ok(wanted) = GuestPtr::<IretContext>::new(frame.rsp).read() else {
-        vcpu.domain().crash(format_args!("{vcpu}: iret frame at {:#x} cannot be read", frame.rsp));
+        vcpu.domain()
+            .crash(format_args!("{vcpu}: iret frame at {:#x} cannot be read", frame.rsp));
         return Ok(Outcome::Replaced);
     };
     let mut pv = vcpu.pv.lock();
     if wanted.cs & 3 == 3 && mode::enter_user(&mut pv).is_err() {
         drop(pv);
-        vcpu.domain().crash(format_args!("{vcpu}: goes to user mode without user page tables"));
+        vcpu.domain()
+            .crash(format_args!("{vcpu}: goes to user mode without user page tables"));
         return Ok(Outcome::Replaced);
     }
     if vcpu.domain().assists(assist::ARCHITECTURAL_IOPL) {
@@ -201,4 +210,3 @@ pub fn iret(call: &mut Call<'_>) -> Answer {
     }
     Ok(Outcome::Replaced)
 }
-

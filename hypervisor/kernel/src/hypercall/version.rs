@@ -82,7 +82,11 @@ pub fn xen_version(call: &mut Call<'_>) -> Answer {
         }
         VersionCmd::COMMANDLINE => {
             // A guest has no business with the host's options.
-            let line = if is_privileged { crate::boot::command_line() } else { b"<denied>" };
+            let line = if is_privileged {
+                crate::boot::command_line()
+            } else {
+                b"<denied>"
+            };
             GuestPtr::<[u8; 1024]>::new(arg).write(&text(line))?;
         }
         VersionCmd::BUILD_ID => return Err(Errno::ENODATA),

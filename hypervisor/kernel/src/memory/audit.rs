@@ -39,7 +39,10 @@ impl Counts {
             all.resize(frames, 0u32);
             Some(all)
         };
-        Some(Counts { references: zeroes()?, types: zeroes()? })
+        Some(Counts {
+            references: zeroes()?,
+            types: zeroes()?,
+        })
     }
 
     fn add(&mut self, mfn: u64, typed: bool) {
@@ -76,14 +79,20 @@ fn wrong(findings: &mut Findings, mfn: u64, of: &Frame, what: core::fmt::Argumen
 
 fn count_table(mfn: u64, table: &Frame, counts: &mut Counts, findings: &mut Findings) {
     let word = table.word();
-    let (Some(level), true) = (word.kind().level(), word.type_count() != 0) else { return };
+    let (Some(level), true) = (word.kind().level(), word.type_count() != 0) else {
+        return;
+    };
     let Some(page) = Page::new(Mfn::new(mfn)) else {
         return wrong(findings, mfn, table, format_args!("a table where nobody may have one"));
     };
     if let Some(count) = findings.tables.get_mut(usize::from(level) - 1) {
         *count += 1;
     }
-    let (cursor, held) = if word.is_validated() { (ENTRIES, false) } else { table.cursor() };
+    let (cursor, held) = if word.is_validated() {
+        (ENTRIES, false)
+    } else {
+        table.cursor()
+    };
     for index in 0..ENTRIES {
         let entry = Entry(page.load_u64(index));
         let is_ours = level == 4 && is_own_slot(index);
@@ -96,7 +105,12 @@ fn count_table(mfn: u64, table: &Frame, counts: &mut Counts, findings: &mut Find
         counts.add(entry.mfn(), level != 1 || entry.is_writable());
         if level == 1 {
             if entry.is_writable() && seen.kind() != Kind::Writable {
-                wrong(findings, mfn, table, format_args!("entry {index} lets a guest write {seen:?}"));
+                wrong(
+                    findings,
+                    mfn,
+                    table,
+                    format_args!("entry {index} lets a guest write {seen:?}"),
+                );
             }
         } else if seen.kind().level() != Some(level - 1) || (index < cursor && !seen.is_validated()) {
             wrong(findings, mfn, table, format_args!("entry {index} names {seen:?}"));
@@ -108,10 +122,15 @@ fn count_vcpus(domain: &Arc<Domain>, counts: &mut Counts) {
     for vcpu in VcpuRef::all(domain) {
         let pv = vcpu.pv.lock();
         let roots = [&pv.kernel_root, &pv.user_root];
-        roots.into_iter().flatten().for_each(|root| counts.add(root.mfn().raw(), true));
+        roots
+            .into_iter()
+            .flatten()
+            .for_each(|root| counts.add(root.mfn().raw(), true));
         pv.gdt_frames().iter().for_each(|mfn| counts.add(mfn.raw(), true));
     }
-    crate::pv::mm::ldt_frames(domain).iter().for_each(|mfn| counts.add(*mfn, true));
+    crate::pv::mm::ldt_frames(domain)
+        .iter()
+        .for_each(|mfn| counts.add(*mfn, true));
 }
 
 fn compare(index: usize, of: &Frame, counts: &Counts, findings: &mut Findings) {
@@ -125,12 +144,20 @@ fn compare(index: usize, of: &Frame, counts: &Counts, findings: &mut Findings) {
     let references = u64::from(counts.references[index]) + own_type + u64::from(word.is_allocated());
     let types = u64::from(counts.types[index]) + own_type + u64::from(word.is_special());
     if references > word.references() || types > word.type_count() {
-        return wrong(findings, mfn, of, format_args!("{references} references and {types} type references found"));
+        return wrong(
+            findings,
+            mfn,
+            of,
+            format_args!("{references} references and {types} type references found"),
+        );
     }
     // Free frames and the hypervisor's own have none of either.
     let unexplained = word.references() - references;
     findings.unexplained += unexplained;
     if unexplained != 0 && findings.unexplained <= 40 {
-        crate::info!("frame {mfn:#x} of d{}, {word:?}: {unexplained} held otherwise", of.owner());
+        crate::info!(
+            "frame {mfn:#x} of d{}, {word:?}: {unexplained} held otherwise",
+            of.owner()
+        );
     }
 }

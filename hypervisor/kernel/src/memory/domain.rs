@@ -354,7 +354,11 @@ fn release_all(domain: &Domain) -> Progress {
             return Progress::Done;
         }
         if release_listed(domain, memory, Mfn::new(first.into())).is_err() {
-            panic!("{}: page {first:#x}, {:?}, cannot be given back", domain.id, linked(first).map(Frame::word));
+            panic!(
+                "{}: page {first:#x}, {:?}, cannot be given back",
+                domain.id,
+                linked(first).map(Frame::word)
+            );
         }
         steps += 1;
         if steps.is_multiple_of(32) && time::entry_budget_spent() {

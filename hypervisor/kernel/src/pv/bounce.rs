@@ -51,7 +51,11 @@ pub fn bounce(
     extra: Extra,
 ) -> Result<(), BadKernelStack> {
     let was_kernel = pv.in_kernel;
-    let (stack, saved_ss) = if was_kernel { (frame.rsp, frame.ss) } else { (pv.kernel_sp, frame.ss) };
+    let (stack, saved_ss) = if was_kernel {
+        (frame.rsp, frame.ss)
+    } else {
+        (pv.kernel_sp, frame.ss)
+    };
     mode::enter_kernel(pv);
 
     let info = vcpu.info();

@@ -67,7 +67,11 @@ pub fn after(vcpu: &VcpuRef, frame: &mut GuestFrame, single_step: bool) {
 pub fn fault_of(exception: Exception) -> Fault {
     match exception {
         Exception::PageFault { address, code } => Fault::page_fault(code, Vaddr::new(address)),
-        Exception::Vector(vector, error_code) => Fault { vector, error_code, cr2: None },
+        Exception::Vector(vector, error_code) => Fault {
+            vector,
+            error_code,
+            cr2: None,
+        },
     }
 }
 
@@ -105,12 +109,20 @@ impl<'v> Cpu<'v> {
     /// The view of the running vcpu, whose code selector is `cs`.
     pub fn new(vcpu: &'v VcpuRef, cs: u16) -> Self {
         let is_kernel = vcpu.pv.lock().in_kernel;
-        Cpu { vcpu, cs, is_64_bit: segments::is_64_bit_code(cs), is_kernel }
+        Cpu {
+            vcpu,
+            cs,
+            is_64_bit: segments::is_64_bit_code(cs),
+            is_kernel,
+        }
     }
 
     fn fault(&self, at: u64, copied: usize, code: u32) -> Exception {
         let user = if self.is_kernel { 0 } else { trap::fault::USER };
-        Exception::PageFault { address: at.wrapping_add(copied as u64), code: code | user }
+        Exception::PageFault {
+            address: at.wrapping_add(copied as u64),
+            code: code | user,
+        }
     }
 }
 
@@ -273,7 +285,11 @@ impl x86emu::Vcpu for Cpu<'_> {
     fn write_xcr(&mut self, number: u32, value: u64) -> Result<(), Exception> {
         // All states that we save are switched on for good; a guest that asks for fewer has them nevertheless.
         let known = cpu::features().xcr0;
-        if number != 0 || value & 1 == 0 || value & !known != 0 { Err(Exception::GP) } else { Ok(()) }
+        if number != 0 || value & 1 == 0 || value & !known != 0 {
+            Err(Exception::GP)
+        } else {
+            Ok(())
+        }
     }
 
     fn invalidate_page(&mut self, at: u64) -> Result<(), Exception> {

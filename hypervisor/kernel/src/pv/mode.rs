@@ -27,7 +27,9 @@ pub fn enter_user(pv: &mut PvState) -> Result<(), NoUserTables> {
     if !pv.in_kernel {
         return Ok(());
     }
-    let Some(root) = &pv.user_root else { return Err(NoUserTables) };
+    let Some(root) = &pv.user_root else {
+        return Err(NoUserTables);
+    };
     cpu::swap_guest_gs();
     paging::activate(root);
     pv.in_kernel = false;

@@ -58,17 +58,29 @@ pub struct Exception {
 impl Exception {
     /// An exception without error code.
     pub const fn plain(vector: u8) -> Self {
-        Exception { vector, error_code: None, cr2: None }
+        Exception {
+            vector,
+            error_code: None,
+            cr2: None,
+        }
     }
 
     /// An exception with error code.
     pub const fn with_code(vector: u8, error_code: u32) -> Self {
-        Exception { vector, error_code: Some(error_code), cr2: None }
+        Exception {
+            vector,
+            error_code: Some(error_code),
+            cr2: None,
+        }
     }
 
     /// A page fault.
     pub const fn page_fault(error_code: u32, cr2: Vaddr) -> Self {
-        Exception { vector: vector::PF, error_code: Some(error_code), cr2: Some(cr2) }
+        Exception {
+            vector: vector::PF,
+            error_code: Some(error_code),
+            cr2: Some(cr2),
+        }
     }
 
     /// General protection with error code 0.
@@ -110,7 +122,15 @@ pub fn handle(vcpu: &VcpuRef, frame: &mut GuestFrame) {
         0x20.. => software_interrupt(vcpu, frame, number, 0),
         _ => {
             let error_code = has_error_code(number).then_some(frame.error_code);
-            inject(vcpu, frame, Exception { vector: number, error_code, cr2: None });
+            inject(
+                vcpu,
+                frame,
+                Exception {
+                    vector: number,
+                    error_code,
+                    cr2: None,
+                },
+            );
         }
     }
 }
@@ -124,7 +144,11 @@ fn page_fault(vcpu: &VcpuRef, frame: &mut GuestFrame) {
             return;
         }
         let base = vcpu.pv.lock().ldt_base;
-        return inject(vcpu, frame, Exception::page_fault(code, Vaddr::new(base.wrapping_add(offset as u64))));
+        return inject(
+            vcpu,
+            frame,
+            Exception::page_fault(code, Vaddr::new(base.wrapping_add(offset as u64))),
+        );
     }
     let is_kernel = vcpu.pv.lock().in_kernel;
     let write_to_readonly = fault::PRESENT | fault::WRITE;
@@ -164,7 +188,11 @@ fn software_interrupt(vcpu: &VcpuRef, frame: &mut GuestFrame, number: u8, length
     drop(pv);
     if entry.flags & 3 < level_needed {
         frame.rip = frame.rip.wrapping_sub(2 - length);
-        return inject(vcpu, frame, Exception::with_code(vector::GP, (u32::from(number) << 3) | 2));
+        return inject(
+            vcpu,
+            frame,
+            Exception::with_code(vector::GP, (u32::from(number) << 3) | 2),
+        );
     }
     frame.rip = frame.rip.wrapping_add(length);
     deliver(vcpu, frame, Exception::plain(number));
@@ -221,7 +249,11 @@ fn deliver(vcpu: &VcpuRef, frame: &mut GuestFrame, exception: Exception) {
             if is_kernel { "kernel" } else { "user" },
         ));
     }
-    let to = Callback { cs: entry.cs, address: entry.address, masks_events: entry.flags & 4 != 0 };
+    let to = Callback {
+        cs: entry.cs,
+        address: entry.address,
+        masks_events: entry.flags & 4 != 0,
+    };
     let extra = error_code.map_or(Extra::None, Extra::ErrorCode);
     let made = bounce(vcpu, &mut pv, frame, to, extra);
     drop(pv);
@@ -230,18 +262,29 @@ fn deliver(vcpu: &VcpuRef, frame: &mut GuestFrame, exception: Exception) {
 
 fn or_crash(vcpu: &VcpuRef, made: Result<(), BadKernelStack>) {
     if let Err(BadKernelStack(at)) = made {
-        vcpu.domain().crash(format_args!("{vcpu}: its kernel stack at {at} cannot be written"));
+        vcpu.domain()
+            .crash(format_args!("{vcpu}: its kernel stack at {at} cannot be written"));
     }
 }
 
 /// The return to the guest failed: its kernel hears of it through the failsafe callback.
 pub fn failsafe(vcpu: &VcpuRef, frame: &mut GuestFrame, fault: ReturnFault) {
-    fail_safely(vcpu, frame, segments::selectors(), format_args!("a return to it failed: {fault:?}"));
+    fail_safely(
+        vcpu,
+        frame,
+        segments::selectors(),
+        format_args!("a return to it failed: {fault:?}"),
+    );
 }
 
 /// Data selectors could not be loaded on a switch to this vcpu: its kernel hears of it the same way.
 pub fn bad_selectors(vcpu: &VcpuRef, frame: &mut GuestFrame, wanted: Selectors) {
-    fail_safely(vcpu, frame, wanted, format_args!("its data selectors {wanted:?} do not load"));
+    fail_safely(
+        vcpu,
+        frame,
+        wanted,
+        format_args!("its data selectors {wanted:?} do not load"),
+    );
 }
 
 fn fail_safely(vcpu: &VcpuRef, frame: &mut GuestFrame, selectors: Selectors, why: core::fmt::Arguments<'_>) {
@@ -249,7 +292,9 @@ fn fail_safely(vcpu: &VcpuRef, frame: &mut GuestFrame, selectors: Selectors, why
     let to = pv.failsafe;
     if to.address == 0 {
         drop(pv);
-        return vcpu.domain().crash(format_args!("{vcpu}: {why}, and it has no failsafe callback"));
+        return vcpu
+            .domain()
+            .crash(format_args!("{vcpu}: {why}, and it has no failsafe callback"));
     }
     let Selectors { ds, es, fs, gs } = selectors;
     let made = bounce(vcpu, &mut pv, frame, to, Extra::Selectors([ds, es, fs, gs]));
@@ -270,7 +315,16 @@ pub fn deliver_nmi(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     if to.address == 0 {
         return;
     }
-    let made = bounce(vcpu, &mut pv, frame, Callback { masks_events: true, ..to }, Extra::None);
+    let made = bounce(
+        vcpu,
+        &mut pv,
+        frame,
+        Callback {
+            masks_events: true,
+            ..to
+        },
+        Extra::None,
+    );
     drop(pv);
     or_crash(vcpu, made);
 }

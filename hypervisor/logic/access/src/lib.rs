@@ -84,15 +84,28 @@ mod tests {
     fn a_guest_may_do_nothing_to_others_or_to_the_host() {
         for operation in ALL {
             for subject in [Subject::Other, Subject::Host] {
-                assert_eq!(permits(Caller::Unprivileged, subject, operation), Err(Denied), "{operation:?}");
+                assert_eq!(
+                    permits(Caller::Unprivileged, subject, operation),
+                    Err(Denied),
+                    "{operation:?}"
+                );
             }
         }
     }
 
     #[test]
     fn a_guest_may_not_control_even_itself() {
-        for operation in [Operation::ControlDomain, Operation::ControlHost, Operation::OwnDevices, Operation::Console] {
-            assert_eq!(permits(Caller::Unprivileged, Subject::Itself, operation), Err(Denied), "{operation:?}");
+        for operation in [
+            Operation::ControlDomain,
+            Operation::ControlHost,
+            Operation::OwnDevices,
+            Operation::Console,
+        ] {
+            assert_eq!(
+                permits(Caller::Unprivileged, Subject::Itself, operation),
+                Err(Denied),
+                "{operation:?}"
+            );
         }
     }
 

@@ -284,7 +284,11 @@ fn sort_memory(loader: &multiboot::Loader, image: &ImageParts) -> (Ranges, Range
     let mut all = Ranges::new();
     for range in loader.memory_map() {
         if range.kind == multiboot::RAM {
-            let end = range.base.raw().saturating_add(range.bytes).min(super::layout::DIRECT_MAP_BYTES);
+            let end = range
+                .base
+                .raw()
+                .saturating_add(range.bytes)
+                .min(super::layout::DIRECT_MAP_BYTES);
             all.add(range.base.raw(), end);
         }
     }
@@ -308,7 +312,9 @@ fn sort_memory(loader: &multiboot::Loader, image: &ImageParts) -> (Ranges, Range
 fn copy_out(loader: &multiboot::Loader, free: Ranges) -> Handoff {
     let text = |range: multiboot::Text| handoff::copy_physical(range.at, range.len);
     let modules = loader.modules().iter();
-    let modules = modules.map(|module| Module::new(module.start, module.end, text(module.text))).collect();
+    let modules = modules
+        .map(|module| Module::new(module.start, module.end, text(module.text)))
+        .collect();
     let memory_map = loader.memory_map().to_vec();
     Handoff {
         modules,

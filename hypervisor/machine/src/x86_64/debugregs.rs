@@ -22,7 +22,11 @@ pub struct DebugRegisters {
 
 impl Default for DebugRegisters {
     fn default() -> Self {
-        DebugRegisters { address: [0; 4], status: STATUS_CLEAR, control: CONTROL_CLEAR }
+        DebugRegisters {
+            address: [0; 4],
+            status: STATUS_CLEAR,
+            control: CONTROL_CLEAR,
+        }
     }
 }
 
@@ -47,7 +51,9 @@ fn allowed(registers: &DebugRegisters) -> u64 {
 
 /// Loads the registers, leaving out what a guest may not watch.
 pub fn load(registers: &DebugRegisters) {
-    let address = registers.address.map(|at| if may_watch(Vaddr::new(at)) { at } else { 0 });
+    let address = registers
+        .address
+        .map(|at| if may_watch(Vaddr::new(at)) { at } else { 0 });
     let status = registers.status & 0xe00f | STATUS_CLEAR;
     // SAFETY: a breakpoint on a guest's memory at worst interrupts a copy of ours, which then goes on.
     unsafe {
@@ -74,7 +80,11 @@ pub fn read() -> DebugRegisters {
             options(nomem, nostack, preserves_flags)
         );
     }
-    DebugRegisters { address: [a, b, c, d], status, control }
+    DebugRegisters {
+        address: [a, b, c, d],
+        status,
+        control,
+    }
 }
 
 /// Reads DR6 and clears it: why the last debug exception came.

@@ -48,7 +48,9 @@ impl FpuState {
     pub fn new() -> FpuState {
         // SAFETY: the layout is not empty.
         let area = NonNull::new(unsafe { alloc_zeroed(layout()) });
-        let mut state = FpuState { area: area.unwrap_or_else(|| handle_alloc_error(layout())) };
+        let mut state = FpuState {
+            area: area.unwrap_or_else(|| handle_alloc_error(layout())),
+        };
         state.reset();
         state
     }

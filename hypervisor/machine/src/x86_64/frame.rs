@@ -383,12 +383,17 @@ pub(super) unsafe fn init_this(cpu: usize, block: u64) {
     let stub = STUBS + cpu as u64 * STUB_BYTES;
     let frame_rsp = block + FRAME_OFFSET + offset_of!(GuestFrame, rsp) as u64;
     let writable = paging::map_stub(cpu);
-    for (at, target) in
-        [(0, core::ptr::addr_of!(ferroxen_syscall64)), (STUB_BYTES / 2, core::ptr::addr_of!(ferroxen_syscall32))]
-    {
+    for (at, target) in [
+        (0, core::ptr::addr_of!(ferroxen_syscall64)),
+        (STUB_BYTES / 2, core::ptr::addr_of!(ferroxen_syscall32)),
+    ] {
         let code = stub_code(stub + at, frame_rsp, target as u64);
         // SAFETY: half of this CPU's own stub, in memory that `map_stub` took for stubs.
-        unsafe { writable.add(at as usize).copy_from_nonoverlapping(code.as_ptr(), code.len()) };
+        unsafe {
+            writable
+                .add(at as usize)
+                .copy_from_nonoverlapping(code.as_ptr(), code.len())
+        };
     }
     let star = u64::from(gdt::SYSRET_BASE) << 48 | u64::from(gdt::CODE) << 32;
     let doors = [
@@ -403,7 +408,11 @@ pub(super) unsafe fn init_this(cpu: usize, block: u64) {
     for (msr, value) in doors {
         // SAFETY: each leads to the code that was written for it. (No SYSENTER: nothing to write.)
         let written = unsafe { super::cpu::try_write_msr(msr, value) };
-        assert!(written || msr <= SYSENTER_EIP, "{} refuses system calls", CpuId(cpu as u32));
+        assert!(
+            written || msr <= SYSENTER_EIP,
+            "{} refuses system calls",
+            CpuId(cpu as u32)
+        );
     }
 }
 

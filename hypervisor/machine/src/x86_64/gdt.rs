@@ -97,7 +97,10 @@ pub unsafe fn init_this(cpu: usize, block: u64) {
     unsafe { page.write(our_page) };
     let window_entries = paging::descriptor_entries(cpu);
     super::segments::init_window(cpu, window_entries, physical);
-    let pointer = Pointer { limit: LIMIT, base: window(cpu) };
+    let pointer = Pointer {
+        limit: LIMIT,
+        base: window(cpu),
+    };
     // SAFETY: the window maps our page at the selectors that are loaded; ring 0 code and data are flat, so the
     // running code carries on. The task state's stacks are the block's.
     unsafe {
@@ -127,5 +130,10 @@ pub unsafe fn init_this(cpu: usize, block: u64) {
 
 /// The low word of a system descriptor (task state 9, LDT 2), present, for ring 0.
 pub const fn system_low(base: u64, limit: u64, kind: u64) -> u64 {
-    limit & 0xffff | (base & 0xff_ffff) << 16 | kind << 40 | 1 << 47 | (limit >> 16 & 15) << 48 | (base >> 24 & 0xff) << 56
+    limit & 0xffff
+        | (base & 0xff_ffff) << 16
+        | kind << 40
+        | 1 << 47
+        | (limit >> 16 & 15) << 48
+        | (base >> 24 & 0xff) << 56
 }

@@ -119,7 +119,11 @@ load!(load_u64, u64, ":r");
 
 #[inline]
 fn outcome(len: usize, left: usize) -> Result<(), GuestFault> {
-    if left == 0 { Ok(()) } else { Err(GuestFault { copied: len - left }) }
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(GuestFault { copied: len - left })
+    }
 }
 
 /// Copies, and answers how many bytes are left because of a fault.

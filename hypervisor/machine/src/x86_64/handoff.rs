@@ -47,13 +47,19 @@ pub struct Boot {
 impl Boot {
     /// All of `free` is in the direct map and nobody's; only boot makes it.
     pub(super) fn new(free: Ranges) -> Boot {
-        Boot { free: Box::new(free), taken: Vec::new() }
+        Boot {
+            free: Box::new(free),
+            taken: Vec::new(),
+        }
     }
 
     /// Takes zeroed memory for the hypervisor's own use, for ever.
     ///
     /// `None` if no free range is large enough. `name` is for [`Boot::taken`].
-    #[expect(clippy::mut_from_ref, reason = "the slice is new memory, not part of what `name` refers to")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the slice is new memory, not part of what `name` refers to"
+    )]
     pub fn take_slice<T: FromZeros>(&mut self, count: usize, name: &'static str) -> Option<&'static mut [T]> {
         let bytes = count.checked_mul(size_of::<T>())?.checked_next_multiple_of(PAGE_SIZE)?;
         let align = align_of::<T>().max(PAGE_SIZE);
@@ -118,7 +124,11 @@ pub struct Module {
 impl Module {
     /// `start` to `end` is RAM in the direct map that is nobody else's; only boot makes it.
     pub(super) fn new(start: u64, end: u64, command_line: Vec<u8>) -> Module {
-        Module { start, bytes: (end - start) as usize, command_line }
+        Module {
+            start,
+            bytes: (end - start) as usize,
+            command_line,
+        }
     }
 
     /// Where it lies.
@@ -145,7 +155,10 @@ impl Module {
         let page = PAGE_SIZE as u64;
         let first = self.start / page;
         let end = (self.start + self.bytes as u64).div_ceil(page);
-        let range = RamRange { first: Mfn::new(first), count: end - first };
+        let range = RamRange {
+            first: Mfn::new(first),
+            count: end - first,
+        };
         // SAFETY: these frames were kept out of free memory for this module, which ends here.
         unsafe { memory::make_nameable(range) };
         range
@@ -158,7 +171,9 @@ impl Module {
 pub fn read_firmware(from: Maddr, into: &mut [u8]) -> bool {
     let mut done = 0;
     while done < into.len() {
-        let Some(at) = from.checked_add(done as u64) else { return false };
+        let Some(at) = from.checked_add(done as u64) else {
+            return false;
+        };
         let some = (PAGE_SIZE - at.offset()).min(into.len() - done);
         let target = &mut into[done..done + some];
         let seen = paging::with_firmware_page(at.mfn(), |page| {

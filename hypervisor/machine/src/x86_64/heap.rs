@@ -28,8 +28,11 @@ struct Heap {
 }
 
 #[global_allocator]
-static HEAP: Heap =
-    Heap { talc: SpinMutex::new(Talc::new(ErrOnOom)), free: AtomicUsize::new(0), total: AtomicUsize::new(0) };
+static HEAP: Heap = Heap {
+    talc: SpinMutex::new(Talc::new(ErrOnOom)),
+    free: AtomicUsize::new(0),
+    total: AtomicUsize::new(0),
+};
 
 // SAFETY: talc's own promises, under a lock. The counter is only for people.
 unsafe impl GlobalAlloc for Heap {

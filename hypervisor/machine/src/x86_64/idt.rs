@@ -37,7 +37,10 @@ pub unsafe fn init() {
     let stubs = core::ptr::addr_of!(ferroxen_vector_stubs) as u64;
     for (vector, gate) in TABLE.0.iter().enumerate() {
         let target = stubs + (vector * STUB_STRIDE) as u64;
-        let stack = OWN_STACK.iter().find(|(v, _)| *v == vector).map_or(0, |&(_, stack)| stack);
+        let stack = OWN_STACK
+            .iter()
+            .find(|(v, _)| *v == vector)
+            .map_or(0, |&(_, stack)| stack);
         let ring = if GUEST_CALLABLE.contains(&vector) { 3u64 } else { 0 };
         let low = target & 0xffff
             | u64::from(gdt::CODE) << 16
@@ -58,7 +61,10 @@ pub unsafe fn init() {
 /// # Safety
 /// [`init`] has filled the table; this CPU's GDT and task state are loaded.
 pub unsafe fn load() {
-    let pointer = Pointer { limit: size_of::<Table>() as u16 - 1, base: TABLE.0.as_ptr() as u64 };
+    let pointer = Pointer {
+        limit: size_of::<Table>() as u16 - 1,
+        base: TABLE.0.as_ptr() as u64,
+    };
     // SAFETY: every gate leads to its stub, through our code selector.
     unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags)) };
 }

@@ -79,5 +79,7 @@ pub fn frames() -> impl Iterator<Item = Option<Mfn>> {
 /// Whether a frame is part of the table (which guests may map to read).
 pub fn holds(mfn: Mfn) -> bool {
     let large = (2 << 20) / PAGE_SIZE as u64;
-    frames().flatten().any(|first| first.raw() <= mfn.raw() && mfn.raw() < first.raw() + large)
+    frames()
+        .flatten()
+        .any(|first| first.raw() <= mfn.raw() && mfn.raw() < first.raw() + large)
 }

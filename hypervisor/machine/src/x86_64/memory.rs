@@ -124,7 +124,8 @@ impl Page {
     #[inline(always)]
     #[track_caller]
     pub fn cas_u64(self, index: usize, old: u64, new: u64) -> Result<u64, u64> {
-        self.word(index).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+        self.word(index)
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
     }
 
     /// Replaces word number `index`, and answers what it was.
@@ -154,7 +155,10 @@ impl Page {
     /// If that goes beyond the page.
     #[track_caller]
     pub fn read_bytes(self, offset: usize, into: &mut [u8]) {
-        assert!(offset <= PAGE_SIZE && into.len() <= PAGE_SIZE - offset, "access outside of a page");
+        assert!(
+            offset <= PAGE_SIZE && into.len() <= PAGE_SIZE - offset,
+            "access outside of a page"
+        );
         // SAFETY: within the page; the destination is a reference, so it is not in a nameable frame.
         unsafe { copy_bytes(into.as_mut_ptr(), self.base().add(offset), into.len()) };
     }
@@ -165,7 +169,10 @@ impl Page {
     /// If that goes beyond the page.
     #[track_caller]
     pub fn write_bytes(self, offset: usize, from: &[u8]) {
-        assert!(offset <= PAGE_SIZE && from.len() <= PAGE_SIZE - offset, "access outside of a page");
+        assert!(
+            offset <= PAGE_SIZE && from.len() <= PAGE_SIZE - offset,
+            "access outside of a page"
+        );
         // SAFETY: within the page, where nothing of the hypervisor's lies.
         unsafe { copy_bytes(self.base().add(offset), from.as_ptr(), from.len()) };
     }
@@ -256,10 +263,46 @@ macro_rules! sized_access {
     };
 }
 
-sized_access!(u8, AtomicU8, load_u8_at, store_u8_at, fetch_or_u8_at, fetch_and_u8_at, cas_u8_at, swap_u8_at);
-sized_access!(u16, AtomicU16, load_u16_at, store_u16_at, fetch_or_u16_at, fetch_and_u16_at, cas_u16_at, swap_u16_at);
-sized_access!(u32, AtomicU32, load_u32_at, store_u32_at, fetch_or_u32_at, fetch_and_u32_at, cas_u32_at, swap_u32_at);
-sized_access!(u64, AtomicU64, load_u64_at, store_u64_at, fetch_or_u64_at, fetch_and_u64_at, cas_u64_at, swap_u64_at);
+sized_access!(
+    u8,
+    AtomicU8,
+    load_u8_at,
+    store_u8_at,
+    fetch_or_u8_at,
+    fetch_and_u8_at,
+    cas_u8_at,
+    swap_u8_at
+);
+sized_access!(
+    u16,
+    AtomicU16,
+    load_u16_at,
+    store_u16_at,
+    fetch_or_u16_at,
+    fetch_and_u16_at,
+    cas_u16_at,
+    swap_u16_at
+);
+sized_access!(
+    u32,
+    AtomicU32,
+    load_u32_at,
+    store_u32_at,
+    fetch_or_u32_at,
+    fetch_and_u32_at,
+    cas_u32_at,
+    swap_u32_at
+);
+sized_access!(
+    u64,
+    AtomicU64,
+    load_u64_at,
+    store_u64_at,
+    fetch_or_u64_at,
+    fetch_and_u64_at,
+    cas_u64_at,
+    swap_u64_at
+);
 
 /// Copies bytes that somebody else may be writing.
 ///

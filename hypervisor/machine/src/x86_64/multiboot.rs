@@ -63,7 +63,11 @@ impl Loader {
         Loader {
             modules: [Module::default(); MAX_MODULES],
             modules_len: 0,
-            map: [MemoryRange { base: Maddr::new(0), bytes: 0, kind: 0 }; MAX_RANGES],
+            map: [MemoryRange {
+                base: Maddr::new(0),
+                bytes: 0,
+                kind: 0,
+            }; MAX_RANGES],
             map_len: 0,
             busy: [(0, 0); MAX_MODULES * 2 + 8],
             busy_len: 0,
@@ -74,7 +78,10 @@ impl Loader {
     }
 
     fn keep(&mut self, start: u64, end: u64) {
-        let slot = self.busy.get_mut(self.busy_len).expect("the loader left too many pieces");
+        let slot = self
+            .busy
+            .get_mut(self.busy_len)
+            .expect("the loader left too many pieces");
         *slot = (start, end);
         self.busy_len += 1;
     }
@@ -86,8 +93,15 @@ impl Loader {
     }
 
     fn module(&mut self, start: u64, end: u64, text: Text) {
-        assert!(start <= end, "the loader's module {} ends before it starts", self.modules_len);
-        let slot = self.modules.get_mut(self.modules_len).expect("the loader left too many modules");
+        assert!(
+            start <= end,
+            "the loader's module {} ends before it starts",
+            self.modules_len
+        );
+        let slot = self
+            .modules
+            .get_mut(self.modules_len)
+            .expect("the loader left too many modules");
         *slot = Module { start, end, text };
         self.modules_len += 1;
         self.keep(start, end);
@@ -95,7 +109,11 @@ impl Loader {
 
     fn range(&mut self, base: u64, bytes: u64, kind: u32) {
         if let Some(slot) = self.map.get_mut(self.map_len) {
-            *slot = MemoryRange { base: Maddr::new(base), bytes, kind };
+            *slot = MemoryRange {
+                base: Maddr::new(base),
+                bytes,
+                kind,
+            };
             self.map_len += 1;
         }
     }
@@ -125,7 +143,11 @@ fn multiboot1(loader: &mut Loader, info: u64) {
         for i in 0..u64::from(count) {
             let at = list + 16 * i;
             let words = u64::from(dword(at + 8));
-            let text = if words == 0 { Text::default() } else { loader.text(words) };
+            let text = if words == 0 {
+                Text::default()
+            } else {
+                loader.text(words)
+            };
             loader.module(dword(at).into(), dword(at + 4).into(), text);
         }
     }
@@ -168,7 +190,10 @@ fn multiboot2(loader: &mut Loader, info: u64) {
             }
             // The newer root pointer (with the XSDT) comes later and wins.
             14 | 15 if loader.acpi_root.len < size as usize - 8 => {
-                loader.acpi_root = Text { at: at + 8, len: (size - 8) as usize };
+                loader.acpi_root = Text {
+                    at: at + 8,
+                    len: (size - 8) as usize,
+                };
             }
             _ => {}
         }

@@ -131,7 +131,10 @@ pub(super) unsafe fn build_own_root(
         // written here either.
         let image_chunks = image.start & !(LARGE_PAGE - 1)..image.end;
         let mut mapped = 0;
-        let firmware = loader.memory_map().iter().filter(|range| matches!(range.kind, 1 | 3 | 4));
+        let firmware = loader
+            .memory_map()
+            .iter()
+            .filter(|range| matches!(range.kind, 1 | 3 | 4));
         let firmware = firmware.map(|range| (range.base.raw(), range.base.raw().saturating_add(range.bytes)));
         let end = ram.last().map_or(0, |&(_, end)| end);
         let mut pieces = alloc_free_sorted(firmware, end);
@@ -142,7 +145,8 @@ pub(super) unsafe fn build_own_root(
             for chunk in (start..end).step_by(LARGE_PAGE as usize) {
                 if image_chunks.contains(&chunk) {
                     for physical in (chunk..chunk + LARGE_PAGE).step_by(PAGE_SIZE) {
-                        let fixed = image.contains(physical) && !matches!(protection(physical), a if a.0 & WRITABLE != 0);
+                        let fixed =
+                            image.contains(physical) && !matches!(protection(physical), a if a.0 & WRITABLE != 0);
                         let access = if fixed { Access::READ } else { Access::DATA };
                         map(root, DIRECT_MAP + physical, physical, access, frames);
                     }
@@ -308,7 +312,15 @@ pub(super) fn map_cpu_block(cpu: usize) -> Option<u64> {
     for offset in (0..CPU_BLOCK).step_by(PAGE_SIZE) {
         if offset != percpu::GUARD_OFFSET {
             // SAFETY: fresh memory, at this CPU's place in the windows.
-            unsafe { map(own_root(), block + offset, memory + offset, Access::DATA, &mut heap_frames) };
+            unsafe {
+                map(
+                    own_root(),
+                    block + offset,
+                    memory + offset,
+                    Access::DATA,
+                    &mut heap_frames,
+                )
+            };
         }
     }
     Some(block)
@@ -400,12 +412,26 @@ pub(crate) fn map_mmio(base: Maddr, pages: usize) -> Mmio {
     assert!(end < DEVICES_END - PAGE, "no room for more device registers");
     for page in 0..pages as u64 {
         let mfn = Mfn::new(base.mfn().raw() + page);
-        assert!(mfn.maddr().raw() < 1 << 20 || !super::memory::is_ram(mfn), "a device at {base} would be RAM");
+        assert!(
+            mfn.maddr().raw() < 1 << 20 || !super::memory::is_ram(mfn),
+            "a device at {base} would be RAM"
+        );
         // SAFETY: a free place in the windows; no memory of ours, since it is not RAM.
-        unsafe { map(own_root(), start + page * PAGE, mfn.maddr().raw(), Access::REGISTERS, &mut heap_frames) };
+        unsafe {
+            map(
+                own_root(),
+                start + page * PAGE,
+                mfn.maddr().raw(),
+                Access::REGISTERS,
+                &mut heap_frames,
+            )
+        };
     }
     *next = end;
-    Mmio { base: start + base.offset() as u64, bytes: pages * PAGE_SIZE - base.offset() }
+    Mmio {
+        base: start + base.offset() as u64,
+        bytes: pages * PAGE_SIZE - base.offset(),
+    }
 }
 
 macro_rules! register_access {
@@ -441,7 +467,10 @@ impl Mmio {
     #[track_caller]
     fn register<T>(&self, offset: usize) -> *mut T {
         let size = size_of::<T>();
-        assert!(offset.checked_add(size).is_some_and(|end| end <= self.bytes), "no such device register");
+        assert!(
+            offset.checked_add(size).is_some_and(|end| end <= self.bytes),
+            "no such device register"
+        );
         assert!(offset.is_multiple_of(size), "a device register must be aligned");
         (self.base + offset as u64) as *mut T
     }

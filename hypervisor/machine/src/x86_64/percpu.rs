@@ -77,7 +77,9 @@ impl<T: 'static> PerCpu<T> {
     /// Makes it with no CPU's value set.
     #[expect(clippy::new_without_default, reason = "only useful in a static")]
     pub const fn new() -> Self {
-        PerCpu { slots: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS] }
+        PerCpu {
+            slots: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
+        }
     }
 
     /// Sets this CPU's value. A value set before stays allocated, since someone may still hold it.
@@ -104,7 +106,10 @@ impl<T: 'static> PerCpu<T> {
     pub fn get(&self) -> &'static T {
         match self.try_get() {
             Some(value) => value,
-            None => panic!("a per-CPU value was used on {} before it was set", CpuId(cpu_number() as u32)),
+            None => panic!(
+                "a per-CPU value was used on {} before it was set",
+                CpuId(cpu_number() as u32)
+            ),
         }
     }
 }

@@ -19,7 +19,11 @@ pub fn set_stay_down(stay: bool) {
 pub fn panicked(message: &dyn fmt::Display) -> ! {
     begin();
     let mut out = Out;
-    let _ = writeln!(out, "\nFerroxen has found itself broken, and stops.\n{}: {message}", cpu::cpu_id());
+    let _ = writeln!(
+        out,
+        "\nFerroxen has found itself broken, and stops.\n{}: {message}",
+        cpu::cpu_id()
+    );
     back_trace(frame_pointer());
     show_guest();
     end()
@@ -91,10 +95,26 @@ fn end() -> ! {
 
 fn show_registers(r: &GuestFrame) {
     let mut out = Out;
-    let _ = writeln!(out, "rip {:04x}:{:016x}  rsp {:04x}:{:016x}  rflags {:08x}", r.cs, r.rip, r.ss, r.rsp, r.rflags);
-    let _ = writeln!(out, "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
-    let _ = writeln!(out, "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", r.rsi, r.rdi, r.rbp, r.r8);
-    let _ = writeln!(out, "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", r.r9, r.r10, r.r11, r.r12);
+    let _ = writeln!(
+        out,
+        "rip {:04x}:{:016x}  rsp {:04x}:{:016x}  rflags {:08x}",
+        r.cs, r.rip, r.ss, r.rsp, r.rflags
+    );
+    let _ = writeln!(
+        out,
+        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
+        r.rax, r.rbx, r.rcx, r.rdx
+    );
+    let _ = writeln!(
+        out,
+        "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}",
+        r.rsi, r.rdi, r.rbp, r.r8
+    );
+    let _ = writeln!(
+        out,
+        "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}",
+        r.r9, r.r10, r.r11, r.r12
+    );
     let _ = writeln!(out, "r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
 }
 

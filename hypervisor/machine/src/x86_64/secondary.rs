@@ -4,7 +4,7 @@
 //! is reset again, so that it does not wake up later and take another's place.
 
 use super::boot::early_root;
-use super::layout::{CPU_BLOCKS, CPU_BLOCK, DIRECT_MAP};
+use super::layout::{CPU_BLOCK, CPU_BLOCKS, DIRECT_MAP};
 use super::percpu::{CpuInfo, FRAME_OFFSET, INFO_OFFSET};
 use super::{MAX_CPUS, apic, cpu, frame, gdt, idt, memory, paging, port, smp};
 use crate::interrupts::ApicId;

@@ -42,7 +42,10 @@ pub(super) fn init_window(cpu: usize, entries: *mut u64, our_page: u64) {
     ENTRIES[cpu].store(entries.cast(), Ordering::Relaxed);
     for index in 0..LDT_FIRST {
         // SAFETY: the CPU's own window, which nobody uses yet.
-        unsafe { (*entries.cast::<AtomicU64>().add(index)).store(zeroes | Access::DESCRIPTORS_EMPTY.bits(), Ordering::Relaxed) };
+        unsafe {
+            (*entries.cast::<AtomicU64>().add(index))
+                .store(zeroes | Access::DESCRIPTORS_EMPTY.bits(), Ordering::Relaxed)
+        };
     }
     // SAFETY: as above.
     unsafe { (*entries.cast::<AtomicU64>().add(14)).store(our_page | Access::DESCRIPTORS.bits(), Ordering::Relaxed) };
@@ -78,7 +81,12 @@ pub fn load_gdt_frames(frames: &[Page]) {
     let zeroes = ZEROES.get().copied().unwrap_or(0) | Access::DESCRIPTORS_EMPTY.bits();
     let flags = Access::DESCRIPTORS.bits();
     for index in 0..GUEST_GDT_PAGES {
-        set_entry(index, frames.get(index).map_or(zeroes, |page| page.mfn().maddr().raw() | flags));
+        set_entry(
+            index,
+            frames
+                .get(index)
+                .map_or(zeroes, |page| page.mfn().maddr().raw() | flags),
+        );
     }
 }
 
@@ -111,7 +119,10 @@ pub fn load_ldt(entries: u32) {
 pub fn map_ldt_page(index: usize, page: Option<Page>) {
     assert!(index < LDT_PAGES, "an LDT has 16 pages");
     let flags = Access::DESCRIPTORS.bits();
-    set_entry(LDT_FIRST + index, page.map_or(0, |page| page.mfn().maddr().raw() | flags));
+    set_entry(
+        LDT_FIRST + index,
+        page.map_or(0, |page| page.mfn().maddr().raw() | flags),
+    );
 }
 
 /// Whether a faulting address lies in this CPU's LDT window: the byte within the LDT.
@@ -149,7 +160,12 @@ pub fn selectors() -> Selectors {
             options(nomem, nostack, preserves_flags)
         );
     }
-    Selectors { ds: ds as u16, es: es as u16, fs: fs as u16, gs: gs as u16 }
+    Selectors {
+        ds: ds as u16,
+        es: es as u16,
+        fs: fs as u16,
+        gs: gs as u16,
+    }
 }
 
 macro_rules! load_selector {

@@ -17,7 +17,9 @@ pub struct CpuSet {
 
 impl CpuSet {
     /// No CPU.
-    pub const EMPTY: CpuSet = CpuSet { words: [0; MAX_CPUS / 64] };
+    pub const EMPTY: CpuSet = CpuSet {
+        words: [0; MAX_CPUS / 64],
+    };
 
     /// Just one.
     #[inline]
@@ -55,7 +57,9 @@ impl CpuSet {
     /// Whether it is in.
     #[inline]
     pub fn contains(&self, cpu: CpuId) -> bool {
-        self.words.get(cpu.0 as usize / 64).is_some_and(|word| word >> (cpu.0 % 64) & 1 != 0)
+        self.words
+            .get(cpu.0 as usize / 64)
+            .is_some_and(|word| word >> (cpu.0 % 64) & 1 != 0)
     }
 
     /// Whether none is in.
@@ -110,7 +114,11 @@ struct Mailbox {
 }
 
 static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
-    Mailbox { bits: AtomicU32::new(0), wanted: AtomicU64::new(0), done: AtomicU64::new(0) }
+    Mailbox {
+        bits: AtomicU32::new(0),
+        wanted: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+    }
 }; MAX_CPUS];
 
 static CALLS: [AtomicUsize; CALL_SLOTS as usize] = [const { AtomicUsize::new(0) }; CALL_SLOTS as usize];

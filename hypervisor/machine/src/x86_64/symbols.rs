@@ -38,7 +38,11 @@ fn look_up(table: &[u8], offset: u32) -> Option<(&str, u32)> {
     let (mut low, mut high) = (0, word(table, 0)? as usize);
     while low < high {
         let middle = low + (high - low) / 2;
-        if word(table, 4 + 8 * middle)? <= offset { low = middle + 1 } else { high = middle }
+        if word(table, 4 + 8 * middle)? <= offset {
+            low = middle + 1
+        } else {
+            high = middle
+        }
     }
     let (name, start) = entry(table, low.checked_sub(1)?)?;
     Some((name, offset - start))
@@ -50,7 +54,11 @@ fn entry(table: &[u8], number: usize) -> Option<(&str, u32)> {
     if number >= count {
         return None;
     }
-    let name_start = if number == 0 { 0 } else { word(table, 4 + 8 * number - 4)? } as usize;
+    let name_start = if number == 0 {
+        0
+    } else {
+        word(table, 4 + 8 * number - 4)?
+    } as usize;
     let name_end = word(table, 4 + 8 * number + 4)? as usize;
     let name = table.get(4 + 8 * count..)?.get(name_start..name_end)?;
     Some((core::str::from_utf8(name).ok()?, word(table, 4 + 8 * number)?))

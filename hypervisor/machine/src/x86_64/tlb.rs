@@ -20,7 +20,9 @@ pub fn now() -> u64 {
 /// Whether `cpu` may still hold translations from the time of `stamp` or before.
 #[inline]
 pub fn needs_flush(cpu: CpuId, stamp: u64) -> bool {
-    FLUSHED.get(cpu.0 as usize).is_some_and(|flushed| flushed.load(Ordering::SeqCst) <= stamp)
+    FLUSHED
+        .get(cpu.0 as usize)
+        .is_some_and(|flushed| flushed.load(Ordering::SeqCst) <= stamp)
 }
 
 /// Begins a flush of this CPU: the value for [`finished`].

@@ -58,15 +58,24 @@ pub(super) extern "C" fn from_hypervisor(host: &mut GuestFrame) {
 /// IRET to a guest faulted: the guest's registers are back in the CPU, and so in `host`; only what IRET
 /// would have loaded is still in the guest's frame. Puts the frame together again and lets the kernel decide.
 fn return_failed(host: &GuestFrame) -> ! {
-    let fault = ReturnFault { vector: host.vector as u8, error_code: host.error_code };
+    let fault = ReturnFault {
+        vector: host.vector as u8,
+        error_code: host.error_code,
+    };
     let place = frame::place();
     // SAFETY: the guest's frame stands where it always does, and nothing else refers to it. The fault's own
     // frame lies over its lower part, hence the copy.
     unsafe {
         let registers = *host;
         let old = ptr::addr_of!((*place).rip).read_volatile();
-        let (cs, rflags) = (ptr::addr_of!((*place).cs).read_volatile(), ptr::addr_of!((*place).rflags).read_volatile());
-        let (rsp, ss) = (ptr::addr_of!((*place).rsp).read_volatile(), ptr::addr_of!((*place).ss).read_volatile());
+        let (cs, rflags) = (
+            ptr::addr_of!((*place).cs).read_volatile(),
+            ptr::addr_of!((*place).rflags).read_volatile(),
+        );
+        let (rsp, ss) = (
+            ptr::addr_of!((*place).rsp).read_volatile(),
+            ptr::addr_of!((*place).ss).read_volatile(),
+        );
         let guest = GuestFrame {
             rip: old,
             cs,
@@ -96,7 +105,13 @@ fn return_failed(host: &GuestFrame) -> ! {
 }
 
 extern "C" fn decide_return(frame: &mut GuestFrame, vector: u32, error_code: u32) {
-    kernel_symbols::return_failed(frame, ReturnFault { vector: vector as u8, error_code });
+    kernel_symbols::return_failed(
+        frame,
+        ReturnFault {
+            vector: vector as u8,
+            error_code,
+        },
+    );
 }
 
 /// NMI, double fault, machine check or debug exception, on a stack of its own.

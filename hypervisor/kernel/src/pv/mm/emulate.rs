@@ -20,7 +20,12 @@ use ferroxen_x86emu::{self as x86emu, Exception, Outcome, Segment, Space};
 pub fn emulate_table_write(vcpu: &VcpuRef, frame: &mut GuestFrame, at: Vaddr) -> bool {
     let Some(table) = table_at(vcpu, at) else { return false };
     let mut registers = instructions::registers_of(frame);
-    let mut door = TableDoor { cpu: instructions::Cpu::new(vcpu, frame.cs), vcpu, table, page: at.page() };
+    let mut door = TableDoor {
+        cpu: instructions::Cpu::new(vcpu, frame.cs),
+        vcpu,
+        table,
+        page: at.page(),
+    };
     match x86emu::store(&mut registers, &mut door, at.raw()) {
         Outcome::NotOurs => return false,
         Outcome::Exception(exception) => trap::inject(vcpu, frame, instructions::fault_of(exception)),
@@ -57,11 +62,17 @@ struct TableDoor<'v> {
 impl TableDoor<'_> {
     fn index(&self, at: u64) -> Result<usize, Rejected> {
         let at = Vaddr::new(at);
-        if at.page() == self.page { Ok(at.offset() / 8) } else { Err(Rejected::NotOurs) }
+        if at.page() == self.page {
+            Ok(at.offset() / 8)
+        } else {
+            Err(Rejected::NotOurs)
+        }
     }
 
     fn word(&self, index: usize) -> Result<u64, Rejected> {
-        Page::new(Mfn::new(self.table)).map(|page| page.load_u64(index)).ok_or(Rejected::NotOurs)
+        Page::new(Mfn::new(self.table))
+            .map(|page| page.load_u64(index))
+            .ok_or(Rejected::NotOurs)
     }
 
     /// Puts `bytes` bytes of `value` into a word, at the place that the address says.
@@ -107,7 +118,11 @@ impl Door for TableDoor<'_> {
     fn load(&mut self, at: u64, bytes: usize) -> Result<u64, Rejected> {
         let word = self.word(self.index(at)?)?;
         let value = word >> ((at % 8) * 8);
-        Ok(if bytes >= 8 { value } else { value & ((1u64 << (bytes * 8)) - 1) })
+        Ok(if bytes >= 8 {
+            value
+        } else {
+            value & ((1u64 << (bytes * 8)) - 1)
+        })
     }
 
     fn store(&mut self, at: u64, bytes: usize, value: u64) -> Result<(), Rejected> {

@@ -39,7 +39,9 @@ pub fn map_ldt_page(vcpu: &VcpuRef, offset: usize) -> bool {
         return false;
     }
     // The time was up: the processor asks again.
-    let Ok(mut tables) = Tables::lock(vcpu.domain()) else { return true };
+    let Ok(mut tables) = Tables::lock(vcpu.domain()) else {
+        return true;
+    };
     let at = Vaddr::new(base.wrapping_add((index * PAGE_SIZE) as u64));
     let Some(walked) = walk(root.mfn(), at) else {
         return false;

@@ -49,7 +49,10 @@ pub struct TableState {
 impl TableState {
     /// Nothing owed.
     pub const fn new() -> TableState {
-        TableState { owed: None, ldt: Vec::new() }
+        TableState {
+            owed: None,
+            ldt: Vec::new(),
+        }
     }
 }
 
@@ -65,7 +68,10 @@ impl<'a> Hands<'a> {
     /// For a domain's tables.
     #[inline(always)]
     pub fn of(domain: &'a Domain) -> Self {
-        Hands { domain, descriptors_unmapped: Cell::new(false) }
+        Hands {
+            domain,
+            descriptors_unmapped: Cell::new(false),
+        }
     }
 }
 
@@ -171,8 +177,15 @@ impl<'a> Tables<'a> {
     /// Locks a domain's tables, and settles what is owed.
     #[inline(always)]
     pub fn lock(domain: &'a Domain) -> Result<Tables<'a>, NotYet> {
-        let mut tables = Tables { hands: Hands::of(domain), state: domain.page_tables.lock() };
-        if tables.state.owed.is_some() { tables.settle().map(|()| tables) } else { Ok(tables) }
+        let mut tables = Tables {
+            hands: Hands::of(domain),
+            state: domain.page_tables.lock(),
+        };
+        if tables.state.owed.is_some() {
+            tables.settle().map(|()| tables)
+        } else {
+            Ok(tables)
+        }
     }
 
     /// As [`Self::lock`], for who may take all the time there is: boot.
@@ -239,7 +252,9 @@ impl Drop for Tables<'_> {
 
 /// Unpins, or goes on taking down, one page of a dying domain. `false`: the time was up.
 pub fn unpin_for_death(domain: &Domain, mfn: u64) -> bool {
-    let Ok(mut tables) = Tables::lock(domain) else { return false };
+    let Ok(mut tables) = Tables::lock(domain) else {
+        return false;
+    };
     if let Some(dropped) = tables.space().unpin(mfn) {
         tables.note(dropped);
     }
