@@ -389,6 +389,7 @@ impl Tree {
 
     /// Removes all that a gone domain owned, with what is below, and its name from all permissions.
     pub fn forget_domain(&mut self, domid: u16, clock: u64) -> Vec<Change> {
+        self.take_root_from(domid, clock);
         let mut owned = vec![];
         let mut mentioned = vec![];
         find(&self.root, &mut String::new(), domid, &mut owned, &mut mentioned);
@@ -408,6 +409,21 @@ impl Tree {
             });
         }
         changes
+    }
+
+    /// The root outlives an owner that Domain 0 gave it, and falls back to Domain 0.
+    fn take_root_from(&mut self, domid: u16, clock: u64) {
+        if domid == 0 || self.root.owner() != domid {
+            return;
+        }
+        edit(&mut self.root, path::components("/"), clock, |node| {
+            let (owner, others) = (node.perms.first().copied(), node.perms.iter().skip(1).copied());
+            let owner = owner.map(|entry| Permission { domid: 0, ..entry });
+            node.perms = owner.into_iter().chain(others).collect();
+            node.changed = clock;
+        });
+        self.count(domid, -1);
+        self.count(0, 1);
     }
 
     /// Counts `count` more (or fewer) nodes for a domain.
