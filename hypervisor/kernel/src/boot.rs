@@ -1,14 +1,13 @@
 //! From the loader's hand to Domain 0's first instruction.
 
-use crate::console::Level;
 use crate::firmware::{self, Platform};
-use crate::{cpu, dom0, entry, irq, memory, time};
+use crate::{console, cpu, dom0, entry, irq, memory, time};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use ferroxen_loader::acpi;
 use ferroxen_loader::memory_map::{Kind, MemoryMap, Region};
-use ferroxen_loader::options::{self, Options, Serial};
+use ferroxen_loader::options::{ClockSource, Options, Reboot, Serial};
 use ferroxen_machine::apic::ApicId;
 use ferroxen_machine::ports::PciFunction;
 use ferroxen_machine::uart::{Parity, Settings};
@@ -51,10 +50,26 @@ pub fn start(handoff: Handoff) -> ! {
         crate::warn!("{remark}");
     }
     report::set_stay_down(options.noreboot);
+    power::prefer_reset(match options.reboot {
+        Reboot::Acpi => power::Reset::Firmware,
+        Reboot::Keyboard => power::Reset::Keyboard,
+        Reboot::Pci => power::Reset::Chipset,
+        Reboot::TripleFault => power::Reset::TripleFault,
+    });
     NO_REBOOT.store(options.noreboot, core::sync::atomic::Ordering::Relaxed);
 
     let map = MEMORY_MAP.call_once(|| {
         let mut map = Box::<MemoryMap>::default();
+        if options.e820_verbose {
+            for range in &memory_map {
+                crate::info!(
+                    "e820 as told: {:#x}, {:#x} bytes, type {}",
+                    range.base.raw(),
+                    range.bytes,
+                    range.kind
+                );
+            }
+        }
         let claims = memory_map.iter().map(|range| Region {
             start: range.base.raw(),
             end: range.base.raw().saturating_add(range.bytes),
@@ -79,7 +94,7 @@ pub fn start(handoff: Handoff) -> ! {
     start_platform(platform, &options);
 
     let unpacked = dom0::unpack(&mut boot, modules).unwrap_or_else(|why| give_up(&why));
-    memory::init(boot);
+    memory::init(boot, &options);
     crate::info!(
         "memory: {} MiB free, heap {} KiB, {} KiB of it free",
         memory::free_pages() >> 8,
@@ -93,7 +108,7 @@ pub fn start(handoff: Handoff) -> ! {
 
     crate::info!("*** LOADING DOMAIN 0 ***");
     let domain = dom0::build(unpacked, &options).unwrap_or_else(|why| give_up(&why));
-    crate::info!("*** Serial input to DOM0 ***");
+    console::input::announce();
     crate::info!(
         "heap: {} KiB free; {} MiB free for domains",
         heap::free_bytes() >> 10,
@@ -135,12 +150,7 @@ fn start_console(options: &Options<'_>) {
     if options.console.vga {
         vga::init();
     }
-    crate::console::set_threshold(match options.loglvl.always {
-        options::Level::None | options::Level::Error => Level::Error,
-        // Stock Xen's lines without a label, which the boot consists of, pass its default of "warning".
-        options::Level::Warning | options::Level::Info => Level::Info,
-        options::Level::Debug => Level::Debug,
-    });
+    console::configure(options);
 }
 
 fn settings(given: &Serial, usual: Settings) -> Settings {
@@ -191,7 +201,7 @@ fn kind_name(kind: Kind) -> &'static str {
 
 fn start_platform(platform: &Platform, options: &Options<'_>) {
     pic::silence();
-    match apic::init() {
+    match apic::init(options.x2apic) {
         Some(shape) => crate::info!("local APIC: {shape:?}"),
         None => panic!("this machine has no local APIC"),
     }
@@ -209,18 +219,26 @@ fn start_platform(platform: &Platform, options: &Options<'_>) {
         crate::warn!("IO-APIC: {trouble:?}");
     }
     power::init(firmware_of(platform));
+    let may_use = |source| {
+        options
+            .clocksource
+            .is_none_or(|only| only == source || only == ClockSource::Tsc)
+    };
     let clocks = ferroxen_machine::time::Clocks {
         hpet: platform
             .hpet
-            .filter(|_| options.hpet)
+            .filter(|_| options.hpet && may_use(ClockSource::Hpet))
             .map(|hpet| Maddr::new(hpet.address)),
-        pm_timer: platform.fadt.and_then(|fadt| fadt.pm_timer?.port()),
+        pm_timer: platform
+            .fadt
+            .filter(|_| may_use(ClockSource::Acpi))
+            .and_then(|fadt| fadt.pm_timer?.port()),
     };
     match ferroxen_machine::time::init(clocks) {
         Some(reference) => crate::info!("clock: measured against {reference:?}"),
         None => panic!("no clock moves on this machine: no HPET, no PM timer, no 8254"),
     }
-    irq::init(platform);
+    irq::init(platform, options.sync_console);
 }
 
 fn firmware_of(platform: &Platform) -> power::Firmware {
@@ -313,47 +331,5 @@ pub fn dom0_shut_down(code: u8) {
             power::reboot()
         }
         _ => crate::warn!("Domain 0 shut down for reason {code}"),
-    }
-}
-
-/// A debug key, from a tool or the serial line.
-pub fn debug_key(key: u8) {
-    match key {
-        b'h' => crate::info!("debug keys: h help, a audit of all frames, q domains, m memory"),
-        b'a' => match memory::audit(&crate::domain::list::all()) {
-            Some(found) => crate::info!(
-                "audit: {} frames are wrong; {} L1, {} L2, {} L3, {} L4 tables, {} writable frames, {} other references",
-                found.wrong,
-                found.tables[0],
-                found.tables[1],
-                found.tables[2],
-                found.tables[3],
-                found.writable,
-                found.unexplained
-            ),
-            None => crate::warn!("audit: not enough heap to count in"),
-        },
-        b'q' => {
-            for domain in crate::domain::list::all() {
-                let pages = memory::counts(&domain);
-                crate::info!(
-                    "{}: {:?}, {} vcpus, {} pages (at most {})",
-                    domain.id,
-                    domain.life(),
-                    domain.vcpus().len(),
-                    pages.total,
-                    pages.max
-                );
-            }
-        }
-        b'm' => crate::info!(
-            "memory: {} of {} pages free, {} to scrub; heap {} of {} bytes free",
-            memory::free_pages(),
-            memory::total_pages(),
-            memory::pages_to_scrub(),
-            heap::free_bytes(),
-            heap::total_bytes()
-        ),
-        _ => crate::info!("debug key '{}' does nothing; 'h' lists them", key.escape_ascii()),
     }
 }

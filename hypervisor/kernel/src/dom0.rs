@@ -21,7 +21,8 @@ use ferroxen_loader::pv_layout::{DoesNotFit, Layout, Request};
 use ferroxen_machine::handoff::{Boot, Module};
 use ferroxen_machine::m2p;
 use ferroxen_machine::memory::Page;
-use ferroxen_words::{DomId, Mfn, PAGE_SIZE, VcpuId};
+use ferroxen_machine::smp::CpuSet;
+use ferroxen_words::{CpuId, DomId, Mfn, PAGE_SIZE, VcpuId};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Why there is no Domain 0.
@@ -154,6 +155,10 @@ pub fn build(unpacked: Unpacked, options: &Options<'_>) -> Result<Arc<Domain>, N
         vcpus
     );
 
+    if options.dom0_verbose {
+        crate::info!("Domain 0: {layout:x?}");
+    }
+
     let map = PhysMap::fill(&domain, pages)?;
     load_kernel(&image, &map)?;
     if let Some(initrd) = &initrd {
@@ -162,7 +167,7 @@ pub fn build(unpacked: Unpacked, options: &Options<'_>) -> Result<Arc<Domain>, N
     map.write_p2m(layout.p2m.pfn, layout.p2m.pages);
     let start_info = start_info(&domain, &layout, pages, initrd_bytes, &arguments, options);
     map.write(layout.start_info.pfn * PAGE_SIZE as u64, start_info.as_bytes());
-    write_vga(&map, &layout);
+    write_vga(&map, &layout, options.vga_keep);
     if let Some(at) = image.hypercall_page {
         let pfn = at.wrapping_sub(image.virt_base) / PAGE_SIZE as u64;
         hypercall_page::write(&map.page(pfn).ok_or(NoDom0::Step("hypercall page", Errno::EINVAL))?);
@@ -179,6 +184,12 @@ pub fn build(unpacked: Unpacked, options: &Options<'_>) -> Result<Arc<Domain>, N
     mm::pin_root(&domain, root).map_err(|e| NoDom0::Step("pinning the page tables", e))?;
     crate::time::update_wallclock(&domain);
     vcpu.set_online(true);
+    if options.dom0_vcpus_pin {
+        for (vcpu, cpu) in VcpuRef::all(&domain).zip(0..) {
+            crate::sched::set_affinity(&vcpu, Some(CpuSet::of(CpuId(cpu % cpus))), None)
+                .map_err(|e| NoDom0::Step("dom0_vcpus_pin", e))?;
+        }
+    }
     Ok(domain)
 }
 
@@ -339,9 +350,14 @@ fn start_info(
 /// Where in the start-info page the console's description lies.
 const CONSOLE_INFO_OFFSET: usize = 2048;
 
-fn write_vga(map: &PhysMap, layout: &Layout) {
+fn write_vga(map: &PhysMap, layout: &Layout, keeps_screen: bool) {
     const TEXT_MODE_3: u8 = 3;
-    let (row, column) = crate::console::screen_cursor().unwrap_or((0, 0));
+    let cursor = if keeps_screen {
+        None
+    } else {
+        crate::console::screen_cursor()
+    };
+    let (row, column) = cursor.unwrap_or((0, 0));
     let screen = VgaTextConsole {
         video_type: TEXT_MODE_3,
         pad: 0,

@@ -11,6 +11,7 @@ pub mod access;
 pub mod boot;
 pub mod console;
 pub mod cpu;
+pub mod debug_keys;
 pub mod dom0;
 pub mod domain;
 pub mod entry;

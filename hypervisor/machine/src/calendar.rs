@@ -63,6 +63,38 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     days.checked_sub(719_468)
 }
 
+/// A moment as people write it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Date {
+    /// Year of the Gregorian calendar.
+    pub year: u64,
+    /// From 1.
+    pub month: u64,
+    /// From 1.
+    pub day: u64,
+    /// Seconds since midnight.
+    pub second: u64,
+}
+
+impl Date {
+    /// The moment so many seconds after 1970 began.
+    pub fn from_seconds(seconds: u64) -> Date {
+        const DAYS_IN_400_YEARS: u64 = 146_097;
+        let days = seconds / 86_400 + 719_468;
+        let day_of_era = days % DAYS_IN_400_YEARS;
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let from_march = (5 * day_of_year + 2) / 153;
+        let month = (from_march + 2) % 12 + 1;
+        Date {
+            year: days / DAYS_IN_400_YEARS * 400 + year_of_era + u64::from(month <= 2),
+            month,
+            day: day_of_year - (153 * from_march + 2) / 5 + 1,
+            second: seconds % 86_400,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +164,14 @@ mod tests {
     fn the_epoch_is_day_nought() {
         assert_eq!(days_since_1970(1970, 1, 1), Some(0));
         assert_eq!(days_since_1970(2000, 3, 1), Some(11_017));
+    }
+
+    #[test]
+    fn every_day_of_four_centuries_is_written_as_it_was_read() {
+        for day in 0..146_097 {
+            let date = Date::from_seconds(day * 86_400 + 7);
+            assert_eq!(days_since_1970(date.year, date.month, date.day), Some(day));
+            assert!((1..=12).contains(&date.month) && (1..=31).contains(&date.day) && date.second == 7);
+        }
     }
 }

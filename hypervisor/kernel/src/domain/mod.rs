@@ -331,7 +331,7 @@ impl Domain {
 
     /// Ends a domain that broke a rule no guest may break.
     pub fn crash(self: &alloc::sync::Arc<Self>, why: core::fmt::Arguments<'_>) {
-        crate::error!("{}: crashed: {}", self.id, why);
+        crate::guest!(Error, "{}: crashed: {}", self.id, why);
         self.shut_down(SHUTDOWN_CRASH);
     }
 }

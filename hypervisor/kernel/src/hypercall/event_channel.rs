@@ -15,8 +15,8 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::event_channel::{self as abi, evtchnop, status};
 use ferroxen_abi::xen::{shared_info, vcpu_info, virq};
 use ferroxen_evtchn::{
-    Closed, FarEnd, PortTable, Refused, Rung, SharedBits, State, Target, bind_interdomain, bind_loopback,
-    virq_is_global,
+    Closed, FarEnd, PortTable, Refused, Rung, SharedBits, State, Target, Unsound, audit_pair, bind_interdomain,
+    bind_loopback, virq_is_global,
 };
 use ferroxen_machine::memory::Page;
 use ferroxen_words::{DomId, Pirq, Port, RawDomId, VcpuId};
@@ -423,6 +423,48 @@ pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
         return Err(Errno::EINVAL);
     }
     Ok(Bits { domain }.is_pending(port))
+}
+
+/// Prints a domain's ports.
+pub fn print(domain: &Arc<Domain>) {
+    let ports = domain.ports.lock();
+    crate::info!("{}: {} ports in use", domain.id, ports.used_count());
+    let mut next = ports.next_used(Port::new(1));
+    while let Some(port) = next {
+        if let Some(channel) = ports.get(port) {
+            let bits = Bits { domain };
+            crate::info!(
+                "  {port}: {:?}, {}{}{}",
+                channel.state,
+                channel.vcpu,
+                if bits.is_pending(port) { ", pending" } else { "" },
+                if bits.is_masked(port) { ", masked" } else { "" }
+            );
+        }
+        next = port.raw().checked_add(1).and_then(|at| ports.next_used(Port::new(at)));
+    }
+}
+
+/// Checks all domains' ports; says what is wrong, and how often.
+pub fn audit(domains: &[Arc<Domain>]) -> u64 {
+    let mut wrong = 0;
+    let mut check = |of: &Domain, found: Result<(), Unsound>| {
+        if let Err(Unsound { port, what }) = found {
+            crate::error!("audit: {}: port {port}: {what}", of.id);
+            wrong += 1;
+        }
+    };
+    for (at, one) in domains.iter().enumerate() {
+        let ports = one.ports.lock();
+        check(one, ports.audit());
+        check(one, audit_pair((one.id, &ports), (one.id, &ports)));
+        for other in domains.get(at + 1..).unwrap_or_default() {
+            let others = other.ports.lock_second();
+            check(one, audit_pair((one.id, &ports), (other.id, &others)));
+            check(other, audit_pair((other.id, &others), (one.id, &ports)));
+        }
+    }
+    wrong
 }
 
 /// Makes a vcpu look at every port: its `vcpu_info` has moved, and something may have been lost on the way.

@@ -647,6 +647,18 @@ pub fn print(subject: &Domain) {
     );
 }
 
+/// Checks all domains' grants and mappings; says what is wrong, and how often.
+pub fn audit(domains: &[Arc<Domain>]) -> u64 {
+    let wrong = domains.iter().filter(|of| match of.grants.lock().audit(&SharedPages) {
+        Ok(()) => false,
+        Err(what) => {
+            crate::error!("audit: {}: {what}", of.id);
+            true
+        }
+    });
+    wrong.count() as u64
+}
+
 /// Gives back everything that a dying domain has mapped. What others have mapped of it they keep until they
 /// unmap it; nobody gets anything new.
 pub fn release_all(domain: &Arc<Domain>) -> Progress {

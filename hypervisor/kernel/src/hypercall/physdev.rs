@@ -316,7 +316,7 @@ fn apic_write(wanted: abi::Apic) -> Result<(), Errno> {
 fn pci_device_add(at: u64) -> Result<(), Errno> {
     let device: abi::PciDeviceAdd = read(at)?;
     if device.flags & !(pci_dev::EXTFN | pci_dev::VIRTFN | pci_dev::PXM) != 0 {
-        crate::debug!("pci_device_add: flags {:#x} mean nothing here", device.flags);
+        crate::guest!(Debug, "pci_device_add: flags {:#x} mean nothing here", device.flags);
     }
     let name = |bus, devfn| Function {
         segment: device.seg,

@@ -41,7 +41,7 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             let wanted: abi::DebugKeys = request.payload();
             let keys = GuestPtr::<u8>::new(wanted.keys);
             for index in 0..u64::from(wanted.nr_keys.min(64)) {
-                crate::boot::debug_key(keys.read_element(index)?);
+                crate::debug_keys::press(keys.read_element(index)?);
             }
             Ok(())
         }

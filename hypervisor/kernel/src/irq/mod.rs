@@ -74,7 +74,7 @@ static STRAYS: AtomicU32 = AtomicU32::new(0);
 
 /// Learns the lines from firmware's tables, and takes the console's for ourselves. Once, on the boot CPU, when the
 /// controllers are set up.
-pub fn init(platform: &Platform) {
+pub fn init(platform: &Platform, is_synchronous: bool) {
     let cpus = u32::try_from(platform.madt.cpus.len()).unwrap_or(1).max(1);
     let lines = lines(platform);
     STATE.call_once(|| {
@@ -86,7 +86,7 @@ pub fn init(platform: &Platform) {
             },
         )
     });
-    take_console_line();
+    take_console_line(is_synchronous);
 }
 
 fn lines(platform: &Platform) -> Lines {
@@ -119,14 +119,14 @@ fn lines(platform: &Platform) -> Lines {
     }
 }
 
-fn take_console_line() {
+fn take_console_line(is_synchronous: bool) {
     let Some(line) = serial::irq() else { return };
     let mut state = state();
     let claimed = state.irqs.claim(Irq::new(line.into()), SERIAL, cpu::cpu_id());
     match claimed.map(|started| state.carry_out_start(started)) {
         Ok(()) => {
             drop(state);
-            serial::interrupt_on_receive(true);
+            serial::use_interrupt(is_synchronous);
         }
         Err(why) => {
             drop(state);
@@ -194,7 +194,7 @@ fn device(vector: u8) {
             drop(state);
             apic::eoi();
             if token == SERIAL {
-                crate::console::input::received();
+                crate::console::input::serve();
             }
         }
         Arrival::Stray => {
@@ -527,6 +527,17 @@ pub(crate) fn has_msix(function: Function) -> Result<(), Errno> {
 /// Whether a pirq of the domain stands for an interrupt that the domain may pass on.
 pub(crate) fn irq_of(domain: &Domain, pirq: Pirq) -> Option<u32> {
     state().irqs.irq_of(domain.id, pirq).map(Irq::raw)
+}
+
+/// Checks interrupts and vectors; says what is wrong, and how often.
+pub fn audit() -> u64 {
+    match state().irqs.audit() {
+        Ok(()) => 0,
+        Err(what) => {
+            crate::error!("audit: {what}");
+            1
+        }
+    }
 }
 
 /// Takes everything from a domain that dies.

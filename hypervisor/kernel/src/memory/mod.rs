@@ -23,16 +23,18 @@ pub use domain::{
 pub use held::{Held, hold, hold_writable, release, with_writable_page};
 
 use crate::lock::{Lock, Rank};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_frames::{Frame, Refused, Word};
 use ferroxen_heap::{Block, Cleanliness, Heap, Nodes, Wish};
 use ferroxen_loader::memory_map;
+use ferroxen_loader::options::Options;
 use ferroxen_machine::handoff::Boot;
 use ferroxen_machine::memory::{Page, RamRange, is_ram};
 use ferroxen_machine::smp::{CpuSet, Request};
 use ferroxen_machine::{m2p, smp, tlb};
-use ferroxen_words::{DomId, Mfn, RawDomId};
+use ferroxen_words::{DomId, Mfn, PAGE_SHIFT, RawDomId};
 
 static FRAMES: spin::Once<&'static [Frame]> = spin::Once::new();
 /// For each domid, the ordinary frames that are not free and were last given to it.
@@ -100,8 +102,41 @@ pub fn frame(mfn: u64) -> Option<&'static Frame> {
     (frame.owner() != RawDomId::IO.0).then_some(frame)
 }
 
+/// What is not to be used although it is there (`mem=`, `availmem=`, `badpage=`).
+struct Leave {
+    /// The first frame too high.
+    end: u64,
+    /// Frames that may still be taken into use.
+    available: AtomicU64,
+    /// Ranges of frames, first and last, in order.
+    bad: Vec<(u64, u64)>,
+    /// Whether frames may hold what an earlier system left there.
+    cleanliness: Cleanliness,
+}
+
+static LEAVE: spin::Once<Leave> = spin::Once::new();
+
+impl Leave {
+    fn told(options: &Options<'_>) -> Leave {
+        let pages = |bytes: Option<u64>| bytes.map_or(u64::MAX, |bytes| bytes >> PAGE_SHIFT);
+        let mut bad: Vec<_> = options.bad_pages().collect();
+        bad.sort_unstable();
+        Leave {
+            end: pages(options.mem),
+            available: AtomicU64::new(pages(options.availmem)),
+            bad,
+            cleanliness: if options.bootscrub {
+                Cleanliness::Dirty
+            } else {
+                Cleanliness::Clean
+            },
+        }
+    }
+}
+
 /// Takes over the host's memory. Called once, before anything is allocated from it.
-pub fn init(mut boot: Boot) {
+pub fn init(mut boot: Boot, options: &Options<'_>) {
+    LEAVE.call_once(|| Leave::told(options));
     let count = usize::try_from(boot.max_mfn()).unwrap_or(usize::MAX);
     assert!(
         count < u32::MAX as usize,
@@ -147,11 +182,30 @@ pub fn init(mut boot: Boot) {
 
 /// Gives frames that can be named as pages, and that nobody uses, to the allocator.
 pub fn add_free(range: RamRange) {
-    let (Ok(first), Ok(count)) = (u32::try_from(range.first.raw()), u32::try_from(range.count)) else {
-        return;
-    };
-    // What a loader or an earlier system left there is not to be seen by a guest.
-    FREE.lock().heap.add(first, count, Cleanliness::Dirty);
+    let Some(leave) = LEAVE.get() else { return };
+    let mut first = range.first.raw();
+    let end = first.saturating_add(range.count).min(leave.end);
+    for &(bad_first, bad_last) in &leave.bad {
+        add_wanted(leave, first, bad_first.min(end));
+        first = first.max(bad_last.saturating_add(1));
+    }
+    add_wanted(leave, first, end);
+}
+
+/// Gives the frames from `first` up to `end` to the allocator, or as many of them as we may use.
+fn add_wanted(leave: &Leave, first: u64, end: u64) {
+    let wanted = end.saturating_sub(first);
+    let before = leave
+        .available
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            Some(left.saturating_sub(wanted))
+        });
+    let count = wanted.min(before.unwrap_or(0));
+    if let (Ok(first), Ok(count)) = (u32::try_from(first), u32::try_from(count))
+        && count != 0
+    {
+        FREE.lock().heap.add(first, count, leave.cleanliness);
+    }
 }
 
 /// Pages that could be handed out now.

@@ -221,7 +221,7 @@ impl x86emu::Vcpu for Cpu<'_> {
         match number {
             0 => {
                 if (value ^ CR0_FIXED) & !CR0_TS != 0 {
-                    crate::debug!("{}: CR0 {value:#x} refused: only TS may change", self.vcpu);
+                    crate::guest!(Debug, "{}: CR0 {value:#x} refused: only TS may change", self.vcpu);
                     return Err(Exception::GP);
                 }
                 let ts = value & CR0_TS != 0;

@@ -5,11 +5,10 @@
 //! agree to the last nanosecond, and nothing has to be written when vcpus change CPUs.
 
 use crate::domain::{Domain, VcpuRef};
-use crate::lock::{Lock, Rank};
 use core::mem::offset_of;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use ferroxen_abi::xen::{VcpuTimeInfo, shared_info, vcpu_info};
-use ferroxen_machine::{cpu, guest, rtc, time};
+use ferroxen_machine::{cpu, guest, time};
 use ferroxen_words::Vaddr;
 use zerocopy::IntoBytes;
 
@@ -57,18 +56,16 @@ pub(super) fn write_area(vcpu: &VcpuRef) {
 }
 
 /// Wall-clock time when system time was 0, in ns since 1970 (UTC).
-static WALL_AT_BOOT_NS: Lock<Option<u64>> = Lock::new(Rank::VcpuInfo, None);
+static WALL_AT_BOOT_NS: AtomicU64 = AtomicU64::new(0);
 
 fn wall_at_boot_ns() -> u64 {
-    *WALL_AT_BOOT_NS.lock().get_or_insert_with(|| {
-        let seconds = rtc::read_seconds(None).unwrap_or(0);
-        seconds.saturating_mul(SECOND).saturating_sub(time::now_ns())
-    })
+    WALL_AT_BOOT_NS.load(Ordering::Relaxed)
 }
 
-/// Seconds since 1970 (UTC) now.
-pub fn wallclock_seconds() -> u64 {
-    wall_at_boot_ns().saturating_add(time::now_ns()) / SECOND
+/// Seconds since 1970 (UTC) now, and nanoseconds; from 1970 on if nobody has told the time.
+pub fn date() -> (u64, u64) {
+    let now = wall_at_boot_ns().saturating_add(time::now_ns());
+    (now / SECOND, now % SECOND)
 }
 
 /// Domain 0 tells the time: `seconds` and `nanoseconds` since 1970 when system time was `system_ns`.
@@ -76,7 +73,7 @@ pub fn wallclock_seconds() -> u64 {
 /// Every domain's wall clock follows.
 pub fn set_wallclock(seconds: u64, nanoseconds: u32, system_ns: u64) {
     let wall = seconds.saturating_mul(SECOND).saturating_add(u64::from(nanoseconds));
-    *WALL_AT_BOOT_NS.lock() = Some(wall.saturating_sub(system_ns));
+    WALL_AT_BOOT_NS.store(wall.saturating_sub(system_ns), Ordering::Relaxed);
     for domain in crate::domain::list::all() {
         update_wallclock(&domain);
     }

@@ -8,7 +8,7 @@ pub mod clock;
 pub mod control;
 mod watchdog;
 
-pub use clock::{publish, set_wallclock, update_wallclock, wallclock_seconds};
+pub use clock::{date, publish, set_wallclock, update_wallclock};
 pub use watchdog::Watchdogs;
 pub(crate) use watchdog::{set as set_watchdog, stop_all as stop_watchdogs};
 

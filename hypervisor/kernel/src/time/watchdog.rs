@@ -75,7 +75,7 @@ pub(super) fn bark(domain: &Arc<Domain>, number: usize) {
         *dog = Dog::Away;
     }
     drop(watchdogs);
-    crate::warn!("{}: watchdog {} went off", domain.id, number + 1);
+    crate::guest!(Warn, "{}: watchdog {} went off", domain.id, number + 1);
     domain.shut_down(SHUTDOWN_WATCHDOG);
 }
 

@@ -24,6 +24,6 @@ mod table;
 
 pub use shared::{Rung, SharedBits, ring, unmask};
 pub use table::{
-    Channel, Closed, FarEnd, Limits, NoMemory, PortTable, Refused, State, Target, audit_pair, bind_interdomain,
-    bind_loopback, virq_is_global,
+    Channel, Closed, FarEnd, Limits, NoMemory, PortTable, Refused, State, Target, Unsound, audit_pair,
+    bind_interdomain, bind_loopback, virq_is_global,
 };

@@ -376,44 +376,58 @@ impl PortTable {
         }
     }
 
-    /// Panics if anything that the crate's page promises of one table is not so.
-    pub fn audit(&self) {
-        assert_eq!(
-            self.get(Port::new(0)).map(|c| c.state),
-            Some(State::Free),
-            "port 0 was handed out"
-        );
-        for at in 1..self.channels.len() {
-            let free = self.free[at / 64] & 1 << (at % 64) != 0;
-            assert_eq!(
-                free,
-                self.channels[at].state == State::Free,
-                "free map and port {at} disagree"
-            );
-            match self.channels[at].state {
-                State::Virq { virq, bound_on } => {
-                    assert_eq!(usize::from(self.virqs[usize::from(bound_on)][usize::from(virq)]), at)
+    /// Checks what the crate's page promises of one table; an error names a port and what is wrong with it.
+    pub fn audit(&self) -> Result<(), Unsound> {
+        let wrong = |at: usize, what| {
+            Err(Unsound {
+                port: Port::new(at as u32),
+                what,
+            })
+        };
+        if self.get(Port::new(0)).map(|channel| channel.state) != Some(State::Free) {
+            return wrong(0, "port 0 was handed out");
+        }
+        for (at, channel) in self.channels.iter().enumerate().skip(1) {
+            let is_free = self.free.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 != 0);
+            if is_free != (channel.state == State::Free) {
+                return wrong(at, "the map of free ports disagrees");
+            }
+            let named = match channel.state {
+                State::Virq { virq, bound_on } => self
+                    .virqs
+                    .get(usize::from(bound_on))
+                    .and_then(|of| of.get(usize::from(virq))),
+                State::Pirq(pirq) => self.pirqs.get(pirq.raw() as usize),
+                _ => continue,
+            };
+            if named.map(|&port| usize::from(port)) != Some(at) {
+                return wrong(at, "its virq or pirq does not name it back");
+            }
+        }
+        let state = |port: u16| self.channels.get(usize::from(port)).map(|channel| channel.state);
+        for (bound_on, of_vcpu) in (0u16..).zip(&self.virqs) {
+            for (virq, &port) in (0u8..).zip(of_vcpu).filter(|(_, port)| **port != 0) {
+                if state(port) != Some(State::Virq { virq, bound_on }) {
+                    return wrong(port.into(), "a virq names it, but it is not that");
                 }
-                State::Pirq(pirq) => assert_eq!(usize::from(self.pirqs[pirq.raw() as usize]), at),
-                _ => {}
             }
         }
-        for (vcpu, of_vcpu) in self.virqs.iter().enumerate() {
-            for (number, &port) in of_vcpu.iter().enumerate().filter(|(_, port)| **port != 0) {
-                let expected = State::Virq {
-                    virq: number as u8,
-                    bound_on: vcpu as u16,
-                };
-                assert_eq!(self.channels[usize::from(port)].state, expected);
+        for (pirq, &port) in (0u32..).zip(&self.pirqs).filter(|(_, port)| **port != 0) {
+            if state(port) != Some(State::Pirq(Pirq::new(pirq))) {
+                return wrong(port.into(), "a pirq names it, but it is not that");
             }
         }
-        for (pirq, &port) in self.pirqs.iter().enumerate().filter(|(_, port)| **port != 0) {
-            assert_eq!(
-                self.channels[usize::from(port)].state,
-                State::Pirq(Pirq::new(pirq as u32))
-            );
-        }
+        Ok(())
     }
+}
+
+/// A promise of this crate that does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unsound {
+    /// Where.
+    pub port: Port,
+    /// What is wrong there.
+    pub what: &'static str,
 }
 
 /// Connects a new port of `local` with `remote_port`, which `remote` has offered to it.
@@ -466,22 +480,25 @@ impl PortTable {
     }
 }
 
-/// Panics unless each interdomain port of `left` whose far end is in `right` is named by it.
-pub fn audit_pair(left: (DomId, &PortTable), right: (DomId, &PortTable)) {
-    for (at, channel) in left.1.channels.iter().enumerate() {
-        if let State::Interdomain(far) = channel.state
-            && far.domain == right.0
-        {
-            let back = right.1.used(far.port).map(|c| c.state);
-            assert_eq!(
-                back,
-                Ok(State::Interdomain(FarEnd {
-                    domain: left.0,
-                    port: Port::new(at as u32)
-                }))
-            );
+/// Checks that each interdomain port of `left` whose far end is in `right` is named by it.
+pub fn audit_pair(left: (DomId, &PortTable), right: (DomId, &PortTable)) -> Result<(), Unsound> {
+    for (at, channel) in (0u32..).zip(&left.1.channels) {
+        let State::Interdomain(far) = channel.state else {
+            continue;
+        };
+        if far.domain != right.0 {
+            continue;
+        }
+        let port = Port::new(at);
+        let back = State::Interdomain(FarEnd { domain: left.0, port });
+        if right.1.used(far.port).map(|channel| channel.state) != Ok(back) {
+            return Err(Unsound {
+                port,
+                what: "its far end does not name it",
+            });
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

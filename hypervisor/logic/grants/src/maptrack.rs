@@ -151,8 +151,8 @@ impl<O> MapTrack<O> {
             .map(|mapping| (Handle::new(at), mapping))
     }
 
-    /// Panics if the free list is not exactly the free slots.
-    pub fn audit(&self) {
+    /// Checks that the free list is exactly the free slots.
+    pub fn audit(&self) -> Result<(), &'static str> {
         let free = self
             .slots
             .iter()
@@ -161,15 +161,21 @@ impl<O> MapTrack<O> {
         let mut listed = 0;
         let mut next = self.free;
         while next != NONE {
-            let Slot::Free { next: after } = self.slots[next as usize] else {
-                panic!("handle {next} is listed as free")
+            let Some(Slot::Free { next: after }) = self.slots.get(next as usize) else {
+                return Err("a handle is listed as free, but it is not");
             };
             listed += 1;
-            assert!(listed <= free, "the free list goes in a circle");
-            next = after;
+            if listed > free {
+                return Err("the list of free handles goes in a circle");
+            }
+            next = *after;
         }
-        assert_eq!(listed, free, "a free handle is not listed");
-        assert_eq!(self.used as usize + free, self.slots.len());
-        assert!(self.slots.len() as u32 <= self.max);
+        if listed != free || self.used as usize + free != self.slots.len() {
+            return Err("a free handle is not listed");
+        }
+        if self.slots.len() as u64 > u64::from(self.max) {
+            return Err("more handles than there may be");
+        }
+        Ok(())
     }
 }

@@ -177,25 +177,23 @@ impl<O> GrantTable<O> {
             .then_some((active.readers, active.writers, active.by))
     }
 
-    /// Panics if the flags do not tell how the entries are used, or the maps are inconsistent.
-    pub fn audit(&self, shared: &impl SharedEntries) {
-        assert!(self.frame_count() <= self.max_frames && self.active.len() >= self.frames.len());
-        for gref in 0..self.frame_count() * ENTRIES_PER_FRAME {
-            let (which, index) = ((gref / ENTRIES_PER_FRAME) as usize, (gref % ENTRIES_PER_FRAME) as usize);
-            let active = &self.active[which][index];
-            let flags = Entry(shared.load(self.frames[which], index)).flags();
-            if active.is_pinned() {
-                assert!(
-                    flags & Entry::READING != 0,
-                    "grant {gref} is in use and does not say so"
-                );
-            }
-            assert!(
-                active.writers == 0 || flags & Entry::WRITING != 0,
-                "grant {gref} is written and does not say so"
-            );
+    /// Checks that the flags tell how the entries are used, and that the maps are consistent.
+    pub fn audit(&self, shared: &impl SharedEntries) -> Result<(), &'static str> {
+        if self.frame_count() > self.max_frames || self.active.len() < self.frames.len() {
+            return Err("more frames than there may be, or frames without counts");
         }
-        self.maps.audit();
+        for (frame, active) in self.frames.iter().zip(&self.active) {
+            for (index, active) in active.iter().enumerate() {
+                let flags = Entry(shared.load(*frame, index)).flags();
+                if active.is_pinned() && flags & Entry::READING == 0 {
+                    return Err("a grant is in use and does not say so");
+                }
+                if active.writers != 0 && flags & Entry::WRITING == 0 {
+                    return Err("a grant is written and does not say so");
+                }
+            }
+        }
+        self.maps.audit()
     }
 }
 

@@ -150,26 +150,32 @@ pub struct LogLevel {
     pub limited: Level,
 }
 
-/// `watchdog=`.
+/// `console_timestamps=`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Watchdog {
+pub enum Timestamps {
     /// None.
-    Off,
-    /// By NMI.
-    On,
-    /// By NMI, even where it looks unreliable.
-    Force,
+    None,
+    /// Seconds since the start.
+    Boot,
+    /// Date and time of day; since the start until that is known.
+    Date,
+    /// As `Date`, with milliseconds.
+    DateMs,
+    /// The time stamp counter.
+    Raw,
 }
 
-/// `tsc=`.
+/// `reboot=`: how to start the machine again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tsc {
-    /// Not to be trusted over sleep.
-    Unstable,
-    /// Differs between CPUs.
-    Skewed,
-    /// One clock for all of a socket.
-    StablePerSocket,
+pub enum Reboot {
+    /// As firmware says, then whatever works.
+    Acpi,
+    /// By the keyboard controller first.
+    Keyboard,
+    /// By the chipset's reset register first.
+    Pci,
+    /// By a fault that nothing can handle.
+    TripleFault,
 }
 
 /// `clocksource=`.
@@ -202,14 +208,14 @@ pub struct Options<'t> {
     pub com1: Serial,
     /// `com2=`
     pub com2: Serial,
-    /// `vga=`, such as `keep`.
-    pub vga: Option<&'t str>,
+    /// `vga=keep`: the screen stays ours when Domain 0 runs.
+    pub vga_keep: bool,
     /// `loglvl=`
     pub loglvl: LogLevel,
     /// `guest_loglvl=`
     pub guest_loglvl: LogLevel,
-    /// `console_timestamps=` other than `none`.
-    pub console_timestamps: bool,
+    /// `console_timestamps=`
+    pub console_timestamps: Timestamps,
     /// `console_to_ring`
     pub console_to_ring: bool,
     /// `conring_size=` in bytes, a power of two.
@@ -221,17 +227,9 @@ pub struct Options<'t> {
     /// `noreboot`
     pub noreboot: bool,
     /// `reboot=`
-    pub reboot: Option<&'t str>,
+    pub reboot: Reboot,
     /// `maxcpus=`, 1 by `nosmp`.
     pub maxcpus: Option<u32>,
-    /// `sched=`
-    pub sched: Option<&'t str>,
-    /// `watchdog=`
-    pub watchdog: Watchdog,
-    /// `watchdog_timeout=` in seconds.
-    pub watchdog_timeout: u32,
-    /// `acpi=off` or `acpi=no`
-    pub acpi: bool,
     /// `x2apic=`; `None` leaves the choice to us.
     pub x2apic: Option<bool>,
     /// `mem=`: end of the memory used, in bytes.
@@ -242,8 +240,6 @@ pub struct Options<'t> {
     pub badpage: Option<&'t str>,
     /// `bootscrub`
     pub bootscrub: bool,
-    /// `tsc=`
-    pub tsc: Option<Tsc>,
     /// `clocksource=`
     pub clocksource: Option<ClockSource>,
     /// `hpet`
@@ -252,12 +248,6 @@ pub struct Options<'t> {
     pub gnttab_max_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames=`
     pub gnttab_max_maptrack_frames: Option<u32>,
-    /// `xsave`
-    pub xsave: bool,
-    /// `smep`
-    pub smep: bool,
-    /// `smap`
-    pub smap: bool,
     /// `e820-verbose`
     pub e820_verbose: bool,
     /// What stands behind ` -- `: for Domain 0's kernel.
@@ -278,7 +268,7 @@ impl Default for Options<'_> {
             },
             com1: Serial::default(),
             com2: Serial::default(),
-            vga: None,
+            vga_keep: false,
             loglvl: LogLevel {
                 always: Level::Warning,
                 limited: Level::Warning,
@@ -287,31 +277,23 @@ impl Default for Options<'_> {
                 always: Level::None,
                 limited: Level::Warning,
             },
-            console_timestamps: false,
+            console_timestamps: Timestamps::None,
             console_to_ring: false,
             conring_size: None,
             conswitch: (b'a', false),
             sync_console: false,
             noreboot: false,
-            reboot: None,
+            reboot: Reboot::Acpi,
             maxcpus: None,
-            sched: None,
-            watchdog: Watchdog::Off,
-            watchdog_timeout: 5,
-            acpi: true,
             x2apic: None,
             mem: None,
             availmem: None,
             badpage: None,
             bootscrub: true,
-            tsc: None,
             clocksource: None,
             hpet: true,
             gnttab_max_frames: None,
             gnttab_max_maptrack_frames: None,
-            xsave: true,
-            smep: true,
-            smap: true,
             e820_verbose: false,
             kernel_extra: "",
         }
@@ -394,7 +376,7 @@ impl<'t> Options<'t> {
             _ if is("console") => given.into(&mut self.console, consoles),
             _ if is("com1") => given.into(&mut self.com1, serial),
             _ if is("com2") => given.into(&mut self.com2, serial),
-            _ if is("vga") => given.into(&mut self.vga, |text| Some(Some(text))),
+            _ if is("vga") => self.set_vga(given),
             _ if is("loglvl") => given.into(&mut self.loglvl, log_level),
             _ if is("guest_loglvl") => given.into(&mut self.guest_loglvl, log_level),
             _ if is("console_timestamps") => given.into(&mut self.console_timestamps, timestamps),
@@ -403,20 +385,43 @@ impl<'t> Options<'t> {
             _ if is("conswitch") => given.into(&mut self.conswitch, conswitch),
             _ if is("sync_console") => given.switch(&mut self.sync_console),
             _ if is("noreboot") => given.switch(&mut self.noreboot),
-            _ if is("reboot") => given.into(&mut self.reboot, |text| Some(Some(text))),
+            _ if is("reboot") => self.set_reboot(given),
             _ if is("maxcpus") => given.into(&mut self.maxcpus, |text| number32(text).filter(|&n| n > 0).map(Some)),
             _ if is("nosmp") => {
                 self.maxcpus = Some(1);
                 Ok(())
             }
-            _ if is("sched") => given.into(&mut self.sched, |text| Some(Some(text))),
-            _ if is("watchdog") => given.into(&mut self.watchdog, watchdog),
-            _ if is("watchdog_timeout") => given.into(&mut self.watchdog_timeout, number32),
-            _ if is("acpi") && given.value == Some("force") => {
-                self.acpi = true;
-                Ok(())
+            _ if is("sched") => match given.value {
+                Some("credit2") => Ok(()),
+                _ => Err(Remark::Refused(
+                    given.word,
+                    "there is one scheduler; it answers as credit2",
+                )),
+            },
+            _ if is("watchdog") => {
+                let mut wanted = true;
+                match given.value {
+                    Some("force") => Ok(()),
+                    _ => given.switch(&mut wanted),
+                }
+                .and(if wanted {
+                    Err(Remark::Refused(given.word, "the host is not watched by NMI yet"))
+                } else {
+                    Ok(())
+                })
             }
-            _ if is("acpi") => given.switch(&mut self.acpi),
+            _ if is("acpi") && given.value == Some("force") => Ok(()),
+            _ if is("acpi") => {
+                let mut wanted = true;
+                given.switch(&mut wanted).and(if wanted {
+                    Ok(())
+                } else {
+                    Err(Remark::Refused(
+                        given.word,
+                        "CPUs and interrupt lines are known from ACPI only",
+                    ))
+                })
+            }
             _ if is("x2apic") => {
                 let mut wanted = true;
                 let done = given.switch(&mut wanted);
@@ -433,22 +438,48 @@ impl<'t> Options<'t> {
                 Ok(())
             }
             _ if is("bootscrub") => given.switch(&mut self.bootscrub),
-            _ if is("tsc") => given.into(&mut self.tsc, tsc),
             _ if is("clocksource") => given.into(&mut self.clocksource, clock_source),
             _ if is("hpet") => given.switch(&mut self.hpet),
             _ if is("gnttab_max_frames") => given.into(&mut self.gnttab_max_frames, |text| number32(text).map(Some)),
             _ if is("gnttab_max_maptrack_frames") => {
                 given.into(&mut self.gnttab_max_maptrack_frames, |text| number32(text).map(Some))
             }
-            _ if is("xsave") => given.switch(&mut self.xsave),
-            _ if is("smep") => given.switch(&mut self.smep),
-            _ if is("smap") => given.switch(&mut self.smap),
             _ if is("e820-verbose") => given.switch(&mut self.e820_verbose),
             _ if is("noapic") || is("nolapic") || is("apic") && given.value == Some("off") => {
                 Err(Remark::Refused(given.word, "interrupts and timers need the APICs"))
             }
             _ => return None,
         })
+    }
+
+    fn set_vga(&mut self, given: &Given<'t>) -> Result<(), Remark<'t>> {
+        for item in given.value.ok_or(Remark::BadValue(given.word))?.split(',') {
+            match item {
+                "keep" => self.vga_keep = true,
+                "current" | "text-80x25" => {}
+                _ => return Err(Remark::Refused(given.word, "the screen stays in 80x25 text")),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_reboot(&mut self, given: &Given<'t>) -> Result<(), Remark<'t>> {
+        for item in given.value.ok_or(Remark::BadValue(given.word))?.split(',') {
+            match item.as_bytes().first() {
+                Some(b'a') => self.reboot = Reboot::Acpi,
+                Some(b'k') => self.reboot = Reboot::Keyboard,
+                Some(b'p') => self.reboot = Reboot::Pci,
+                Some(b't') => self.reboot = Reboot::TripleFault,
+                Some(b'n') => self.noreboot = true,
+                // Every start is a cold one.
+                Some(b'c') => {}
+                Some(b'b' | b'e' | b'w' | b'x') => {
+                    return Err(Remark::Refused(given.word, "not a way we start the machine again"));
+                }
+                _ => return Err(Remark::BadValue(given.word)),
+            }
+        }
+        Ok(())
     }
 
     fn set_dom0(&mut self, given: &Given<'t>) -> Result<(), Remark<'t>> {
@@ -657,11 +688,14 @@ fn log_level(text: &str) -> Option<LogLevel> {
     })
 }
 
-fn timestamps(text: &str) -> Option<bool> {
+fn timestamps(text: &str) -> Option<Timestamps> {
     match text {
-        "" | "date" | "datems" | "boot" | "raw" => Some(true),
-        "none" => Some(false),
-        other => boolean(other),
+        "" | "date" => Some(Timestamps::Date),
+        "datems" => Some(Timestamps::DateMs),
+        "boot" => Some(Timestamps::Boot),
+        "raw" => Some(Timestamps::Raw),
+        "none" => Some(Timestamps::None),
+        other => boolean(other).map(|on| if on { Timestamps::Date } else { Timestamps::None }),
     }
 }
 
@@ -674,23 +708,6 @@ fn conswitch(text: &str) -> Option<(u8, bool)> {
     match *text.as_bytes() {
         [letter @ b'a'..=b'z'] => Some((letter, false)),
         [letter @ b'a'..=b'z', b'x'] => Some((letter, true)),
-        _ => None,
-    }
-}
-
-fn watchdog(text: &str) -> Option<Watchdog> {
-    match text {
-        "" => Some(Watchdog::On),
-        "force" => Some(Watchdog::Force),
-        other => boolean(other).map(|on| if on { Watchdog::On } else { Watchdog::Off }),
-    }
-}
-
-fn tsc(text: &str) -> Option<Option<Tsc>> {
-    match text {
-        "unstable" => Some(Some(Tsc::Unstable)),
-        "skewed" => Some(Some(Tsc::Skewed)),
-        "stable:socket" => Some(Some(Tsc::StablePerSocket)),
         _ => None,
     }
 }
@@ -724,10 +741,10 @@ const WITHOUT_EFFECT: &[&str] = &[
     "ple_window", "probe-port-aliases", "psr", "pv", "pv-l1tf", "pv-linear-pt", "pv-shim", "rcu-idle-timer-period-ms",
     "real-mode", "rmrr", "ro-hpet", "sched-gran", "sched_credit2_max_cpus_runqueue", "sched_credit2_migrate_resist",
     "sched_credit_tslice_ms", "sched_ratelimit_us", "sched_smt_power_savings", "scrub-domheap", "serial_tx_buffer",
-    "shim_mem", "smt", "snb_igd_quirk", "spec-ctrl", "tboot", "tbuf_size", "tdt", "tevt_mask", "tickle_one_idle_cpu",
-    "timer_slop", "tsx", "ucode", "unrestricted_guest", "vcpu_migration_delay", "vesa-ram", "vm-notify-window", "vpid",
-    "viridian-spinlock-retry-count", "viridian-version", "vpmu", "x2apic-mode", "x2apic_phys", "xenheap_megabytes",
-    "xpti", "xsm", "no-real-mode",
+    "shim_mem", "smt", "smap", "smep", "snb_igd_quirk", "spec-ctrl", "tboot", "tbuf_size", "tdt", "tevt_mask", "tickle_one_idle_cpu",
+    "timer_slop", "tsc", "tsx", "ucode", "unrestricted_guest", "vcpu_migration_delay", "vesa-ram", "vm-notify-window", "vpid",
+    "viridian-spinlock-retry-count", "viridian-version", "vpmu", "watchdog_timeout", "x2apic-mode", "x2apic_phys", "xenheap_megabytes",
+    "xpti", "xsave", "xsm", "no-real-mode",
 ];
 
 #[cfg(test)]
@@ -750,7 +767,7 @@ mod tests {
     fn a_line_from_the_field_is_understood() {
         let options = quiet(
             "dom0_mem=min:256M,max:1G,512M dom0_max_vcpus=1-4 console=com1,vga com1=115200,8n1,0x3f8,4 loglvl=all \
-             guest_loglvl=error/info noreboot sync-console maxcpus=4 sched=credit2 watchdog no-x2apic conring_size=64k -- quiet",
+             guest_loglvl=error/info noreboot sync-console maxcpus=4 sched=credit2 no-watchdog no-x2apic vga=keep reboot=k conring_size=64k -- quiet",
         );
         assert_eq!(options.dom0_mem.pages(1 << 20), (512 << 8, 1 << 18));
         assert_eq!(options.dom0_max_vcpus, (1, 4));
@@ -774,8 +791,8 @@ mod tests {
         );
         assert!(options.noreboot && options.sync_console);
         assert_eq!(
-            (options.maxcpus, options.x2apic, options.watchdog),
-            (Some(4), Some(false), Watchdog::On)
+            (options.maxcpus, options.x2apic, options.vga_keep, options.reboot),
+            (Some(4), Some(false), true, Reboot::Keyboard)
         );
         assert_eq!(options.conring_size, Some(65536));
         assert_eq!(options.kernel_extra, "quiet");
@@ -830,7 +847,16 @@ mod tests {
             remarks("spec-ctrl=no no-xpti"),
             [Remark::NoEffect("spec-ctrl=no"), Remark::NoEffect("no-xpti")]
         );
-        assert!(matches!(remarks("noapic")[..], [Remark::Refused("noapic", _)]));
+        for refused in [
+            "noapic",
+            "watchdog",
+            "watchdog=force",
+            "acpi=off",
+            "sched=null",
+            "vga=gfx-1024x768x32",
+        ] {
+            assert!(matches!(remarks(refused)[..], [Remark::Refused(word, _)] if word == refused));
+        }
         assert!(matches!(remarks("dom0=pvh")[..], [Remark::Refused("dom0=pvh", _)]));
         assert_eq!(remarks(""), []);
     }

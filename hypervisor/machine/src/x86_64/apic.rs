@@ -87,7 +87,7 @@ pub enum Shape {
 /// Chooses the shape and sets this CPU's APIC up, on the boot CPU before any other runs.
 ///
 /// `None` if the processor has no local APIC or firmware has disabled it for good.
-pub fn init() -> Option<Shape> {
+pub fn init(wants_x2apic: Option<bool>) -> Option<Shape> {
     let base = cpu::read_host_msr(MSR_BASE)?;
     let [_, _, c1, d1] = cpu::cpuid(1, 0);
     if d1 & 1 << 9 == 0 {
@@ -96,7 +96,7 @@ pub fn init() -> Option<Shape> {
     let left_on = base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE | BASE_X2APIC;
     let is_virtual_machine = c1 & 1 << 31 != 0;
     let has_x2apic = c1 & 1 << 21 != 0;
-    if left_on || (has_x2apic && is_virtual_machine) {
+    if left_on || (has_x2apic && wants_x2apic.unwrap_or(is_virtual_machine)) {
         SHAPE.store(IN_MSRS, Ordering::Release);
     } else {
         REGISTERS.call_once(|| paging::map_mmio(Maddr::new(base & BASE_ADDRESS), 1));

@@ -1,6 +1,7 @@
 //! Stopping, starting again, and going to sleep for good.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use ferroxen_words::Maddr;
 use spin::Once;
@@ -100,32 +101,69 @@ pub fn sleep(pm1a: u16, pm1b: u16) -> StaysAwake {
     StaysAwake::Ignored
 }
 
-/// Starts the machine again: by ACPI, the chipset, the keyboard controller, and at last by a fault that nothing can
-/// handle.
+/// A way to start the machine again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Reset {
+    /// The register that the FADT names.
+    Firmware,
+    /// The keyboard controller.
+    Keyboard,
+    /// The chipset's reset control register, at port 0xcf9.
+    Chipset,
+    /// A fault that nothing can handle.
+    TripleFault,
+}
+
+static FIRST_RESET: AtomicU8 = AtomicU8::new(Reset::Firmware as u8);
+
+/// Says which way to try first (option `reboot=`).
+pub fn prefer_reset(way: Reset) {
+    FIRST_RESET.store(way as u8, Ordering::Relaxed);
+}
+
+/// Starts the machine again: the preferred way, then all others, of which the last cannot fail.
 pub fn reboot() -> ! {
-    if let Some((register, value)) = FIRMWARE.get().and_then(|firmware| firmware.reset) {
-        write_register(register, value);
-        settle();
+    const ALL: [Reset; 4] = [Reset::Firmware, Reset::Keyboard, Reset::Chipset, Reset::TripleFault];
+    let first = FIRST_RESET.load(Ordering::Relaxed);
+    for way in ALL.into_iter().filter(|way| *way as u8 == first).chain(ALL) {
+        try_reset(way);
     }
-    for _ in 0..10 {
-        // SAFETY: the keyboard controller's "pulse output" command drops the reset line, where it is wired.
-        unsafe {
-            for _ in 0..10_000 {
-                if inb(0x64) & 0x02 == 0 {
-                    break;
-                }
+    halt()
+}
+
+fn try_reset(way: Reset) {
+    match way {
+        Reset::Firmware => {
+            if let Some((register, value)) = FIRMWARE.get().and_then(|firmware| firmware.reset) {
+                write_register(register, value);
+                settle();
             }
-            outb(0x64, 0xfe);
         }
-        settle();
+        Reset::Keyboard => {
+            for _ in 0..10 {
+                // SAFETY: the controller's "pulse output" command drops the reset line, where it is wired.
+                unsafe {
+                    for _ in 0..10_000 {
+                        if inb(0x64) & 0x02 == 0 {
+                            break;
+                        }
+                    }
+                    outb(0x64, 0xfe);
+                }
+                settle();
+            }
+        }
+        Reset::Chipset => {
+            // SAFETY: reset control register: system reset, then full reset by the rising edge.
+            unsafe {
+                outb(0xcf9, 0x02);
+                outb(0xcf9, 0x06);
+            }
+            settle();
+        }
+        Reset::TripleFault => triple_fault(),
     }
-    // SAFETY: reset control register: system reset, then full reset by the rising edge.
-    unsafe {
-        outb(0xcf9, 0x02);
-        outb(0xcf9, 0x06);
-    }
-    settle();
-    triple_fault()
 }
 
 /// Waits as long as ten thousand port reads take, some ten milliseconds: a reset needs a moment.

@@ -178,11 +178,11 @@ proptest! {
                 }
             }
             for table in &tables {
-                table.audit();
+                prop_assert_eq!(table.audit(), Ok(()));
             }
             for left in 0..2 {
                 for right in 0..2 {
-                    audit_pair((ids[left], &tables[left]), (ids[right], &tables[right]));
+                    prop_assert_eq!(audit_pair((ids[left], &tables[left]), (ids[right], &tables[right])), Ok(()));
                 }
             }
         }

@@ -219,7 +219,7 @@ proptest! {
                 }
                 _ => {}
             }
-            table.audit(&shared);
+            prop_assert_eq!(table.audit(&shared), Ok(()));
             prop_assert_eq!(table.is_in_use(), !pins.is_empty());
         }
     }
