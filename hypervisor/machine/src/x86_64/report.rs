@@ -24,6 +24,7 @@ pub fn panicked(message: &dyn fmt::Display) -> ! {
         "\nFerroxen has found itself broken, and stops.\n{}: {message}",
         cpu::cpu_id()
     );
+    show_control();
     back_trace(frame_pointer());
     show_guest();
     end()
@@ -45,6 +46,7 @@ pub(super) fn trapped(host: &GuestFrame, fault_address: u64) -> ! {
         let _ = writeln!(out, "address {fault_address:#018x}");
     }
     show_registers(host);
+    show_control();
     show_place(host.rip);
     back_trace(host.rbp);
     show_guest();
@@ -116,6 +118,23 @@ fn show_registers(r: &GuestFrame) {
         r.r9, r.r10, r.r11, r.r12
     );
     let _ = writeln!(out, "r13 {:016x} r14 {:016x} r15 {:016x}", r.r13, r.r14, r.r15);
+}
+
+/// What no frame holds: this CPU's stack pointer here and its control registers.
+fn show_control() {
+    let (rsp, cr0, cr2, cr3, cr4): (u64, u64, u64, u64, u64);
+    // SAFETY: copies registers.
+    unsafe {
+        core::arch::asm!(
+            "mov {}, rsp", "mov {}, cr0", "mov {}, cr2", "mov {}, cr3", "mov {}, cr4",
+            out(reg) rsp, out(reg) cr0, out(reg) cr2, out(reg) cr3, out(reg) cr4,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    let _ = writeln!(
+        Out,
+        "here rsp {rsp:016x}  cr0 {cr0:08x} cr2 {cr2:016x} cr3 {cr3:016x} cr4 {cr4:08x}"
+    );
 }
 
 /// The guest that this CPU last left: its registers still stand at their place.
