@@ -41,7 +41,9 @@ fn bare_metal_lints() -> Result<()> {
         "ferroxen-machine",
         "ferroxen-kernel",
         "ferroxen-image",
+        "ferroxen-pv-guest",
         "ferroxen-micro-guest",
+        "ferroxen-conform-guest",
     ] {
         cargo.args(["--package", package]);
     }

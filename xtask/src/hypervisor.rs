@@ -143,36 +143,33 @@ pub fn bare_metal_cargo(verb: Verb) -> Result<Command> {
     cargo_with(verb, &rustflags(&places::root().join("hypervisor/image/link.ld")))
 }
 
-/// Builds the guest kernel that the stories start, and returns where it is.
-pub fn build_micro_guest() -> Result<PathBuf> {
+/// Builds the guest kernel `name` (package `ferroxen-NAME-guest`), and returns where it is.
+pub fn build_guest(name: &str) -> Result<PathBuf> {
     let target_dir = places::made().join("guests");
-    let script = places::root().join("guests/micro/link.ld");
-    let flags = [
-        "relocation-model=static",
-        "linker=ld.lld",
-        "link-arg=--no-dynamic-linker",
-        "link-arg=--build-id=none",
-    ];
-    let mut flags: Vec<String> = flags
-        .into_iter()
-        .flat_map(|flag| ["-C".to_owned(), flag.to_owned()])
-        .collect();
-    flags.extend(["-C".to_owned(), format!("link-arg=-T{}", script.display())]);
-    let mut cargo = cargo_with(Verb::Build, &flags)?;
+    let package = format!("ferroxen-{name}-guest");
+    let mut cargo = guest_cargo(Verb::Build)?;
     cargo
-        .args([
-            "--release",
-            "--quiet",
-            "--package",
-            "ferroxen-micro-guest",
-            "--target-dir",
-        ])
+        .args(["--release", "--quiet", "--package", &package, "--target-dir"])
         .arg(&target_dir);
-    run(&mut cargo).context("building the micro guest (package ferroxen-micro-guest)")?;
-    let built = target_dir.join(TARGET).join("release/micro");
+    run(&mut cargo).with_context(|| format!("building the {name} guest (package {package})"))?;
+    let built = target_dir.join(TARGET).join("release").join(name);
     let lean = built.with_extension("stripped");
     fs::write(&lean, without_debug(&built)?)?;
     Ok(lean)
+}
+
+/// Prepares cargo for kernels of guests: linked at a fixed low address.
+pub fn guest_cargo(verb: Verb) -> Result<Command> {
+    let script = places::root().join("guests/pv/link.ld");
+    let flags = [
+        "relocation-model=static".to_owned(),
+        "linker=ld.lld".to_owned(),
+        "link-arg=--no-dynamic-linker".to_owned(),
+        "link-arg=--build-id=none".to_owned(),
+        format!("link-arg=-T{}", script.display()),
+    ];
+    let flags: Vec<String> = flags.into_iter().flat_map(|flag| ["-C".to_owned(), flag]).collect();
+    cargo_with(verb, &flags)
 }
 
 fn cargo_with(verb: Verb, flags: &[String]) -> Result<Command> {

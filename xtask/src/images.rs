@@ -224,7 +224,7 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
 
 /// The guest kernel of ours that the stories start.
 fn micro_guest() -> Result<PathBuf> {
-    let built = fs::read(crate::hypervisor::build_micro_guest()?)?;
+    let built = fs::read(crate::hypervisor::build_guest("micro")?)?;
     Inputs::new()
         .add(&built)
         .make("micro", |out| Ok(fs::write(out, &built)?))

@@ -18,7 +18,7 @@ const DOORS: &[&str] = &[
     "hypervisor/image",
     "toolstack/xenctl",
     "toolstack/loopdev",
-    "guests/micro",
+    "guests/pv",
 ];
 /// How far above a block its `SAFETY:` may start.
 const SIGN_REACH: usize = 14;

@@ -40,6 +40,17 @@ impl Errno {
     pub const fn to_return(self) -> i64 {
         -(self.0 as i64)
     }
+
+    /// Reads what a hypercall returned, the other way round: the error, unless `value` is none.
+    pub const fn from_return(value: i64) -> Option<Errno> {
+        /// Errors take the last page of numbers, and leave the rest to results (`MAX_ERRNO` of every guest).
+        const GREATEST: i64 = 4095;
+        if value < 0 && value >= -GREATEST {
+            Some(Errno(value.unsigned_abs() as u16))
+        } else {
+            None
+        }
+    }
 }
 
 impl core::fmt::Debug for Errno {
@@ -48,5 +59,17 @@ impl core::fmt::Debug for Errno {
             Some(name) => f.write_str(name),
             None => write!(f, "errno {}", self.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_page_of_numbers_are_errors() {
+        assert_eq!(Errno::from_return(-22), Some(Errno::EINVAL));
+        assert_eq!(Errno::from_return(0), None);
+        assert_eq!(Errno::from_return(-4096), None);
     }
 }

@@ -1,0 +1,106 @@
+//! What a guest says: a transcript of what it saw, and a verdict.
+//!
+//! Every line starts with the guest's name in brackets, so that it can be told from the hypervisor's own. The
+//! last is the verdict: `[name] PASS`, `[name] SKIP why` or `[name] FAIL why`. No line holds anything that
+//! differs from run to run: no addresses, no frame numbers, no times.
+
+use core::fmt::{self, Display, Write};
+
+use pv::println;
+
+/// How a guest ends early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It cannot be shown here.
+    Skip(&'static str),
+    /// It is not as it must be.
+    Fail(&'static str),
+}
+
+/// What a guest returns.
+pub type Verdict = Result<(), End>;
+
+impl From<pv::Answer> for End {
+    /// A call that the guest's scene needs was refused.
+    fn from(answer: pv::Answer) -> Self {
+        println!("  (setting the scene: {answer})");
+        End::Fail("the scene cannot be set")
+    }
+}
+
+/// The transcript of one guest.
+pub struct Report {
+    name: &'static str,
+    wrong: Text,
+}
+
+impl Report {
+    /// Opens the transcript of `name`.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            wrong: Text::new(),
+        }
+    }
+
+    /// Notes what was seen; whether that is right, the other hypervisor's transcript tells.
+    pub fn saw(&self, what: impl Display, value: impl Display) {
+        println!("[{}] {what}: {value}", self.name);
+    }
+
+    /// Notes what was seen, and that it is wrong unless it is `wanted`.
+    pub fn expect<T: Display + PartialEq>(&mut self, what: impl Display, value: T, wanted: T) {
+        self.saw(&what, &value);
+        if value != wanted && self.wrong.used == 0 {
+            // `Text` takes what fits.
+            let _ = write!(self.wrong, "{what}: {value} instead of {wanted}");
+        }
+    }
+
+    /// Notes whether something holds, which it must.
+    pub fn check(&mut self, what: impl Display, holds: bool) {
+        let word = |holds| if holds { "yes" } else { "no" };
+        self.expect(what, word(holds), word(true));
+    }
+
+    /// Speaks the verdict.
+    pub fn close(&self, verdict: Verdict) {
+        match verdict {
+            Err(End::Skip(why)) => println!("[{}] SKIP {why}", self.name),
+            Err(End::Fail(why)) => println!("[{}] FAIL {why}", self.name),
+            Ok(()) if self.wrong.used > 0 => println!("[{}] FAIL {}", self.name, self.wrong),
+            Ok(()) => println!("[{}] PASS", self.name),
+        }
+    }
+}
+
+/// A short text.
+struct Text {
+    bytes: [u8; 160],
+    used: usize,
+}
+
+impl Text {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; 160],
+            used: 0,
+        }
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (slot, byte) in self.bytes[self.used..].iter_mut().zip(text.bytes()) {
+            *slot = byte;
+            self.used += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(core::str::from_utf8(&self.bytes[..self.used]).unwrap_or("?"))
+    }
+}

@@ -1,0 +1,80 @@
+//! User mode: the same ring of the CPU, another root table, and a kernel that traps come back to.
+
+use ferroxen_abi::x86::{IretContext, selector};
+
+use crate::hypercall::Answer;
+use crate::memory::Page;
+use crate::tables;
+use crate::trap::Frame;
+use crate::vcpu;
+
+/// The flags of ordinary code: interrupts on.
+pub const PLAIN_FLAGS: u64 = 0x202;
+
+/// The registers with which user mode starts.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "registers")]
+pub struct Start {
+    pub rip: u64,
+    pub rdi: u64,
+    pub rax: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+impl Start {
+    /// Prepares to run `code`, which sees `argument`, on a fresh stack.
+    pub fn at(code: extern "C" fn(u64) -> !, argument: u64) -> Self {
+        // As after a call: 8 below a multiple of 16.
+        let stack = Page::new().address() + 4096 - 8;
+        Self {
+            rip: code as usize as u64,
+            rdi: argument,
+            rax: 0,
+            cs: selector::FLAT_RING3_CS64.into(),
+            rflags: PLAIN_FLAGS,
+            rsp: stack,
+            ss: selector::FLAT_RING3_DS.into(),
+        }
+    }
+}
+
+unsafe extern "C" {
+    fn pv_enter_user(slot: *mut u64, context: *mut IretContext, argument: u64) -> u64;
+}
+
+/// Gives this vcpu a user mode in which everything is mapped that the kernel has mapped.
+pub fn share_everything() -> Result<(), Answer> {
+    let root = tables::copy_of_root();
+    root.seal()?;
+    tables::set_user_root(root.mfn()).ok().map(drop)
+}
+
+/// Goes to user mode, and returns with whatever brought the kernel back.
+///
+/// The vcpu needs a user root first ([`share_everything`]).
+pub fn enter(start: &Start) -> Frame {
+    let mut context = IretContext {
+        rax: start.rax,
+        r11: 0,
+        rcx: 0,
+        flags: 0,
+        rip: start.rip,
+        cs: start.cs,
+        rflags: start.rflags,
+        rsp: start.rsp,
+        ss: start.ss,
+    };
+    let recovery = vcpu::recovery();
+    // SAFETY: the entry point notes the stack like `pv_attempt`, and comes back through `pv_recover` alone. What
+    // user code does to our memory is what the guest wrote it to do.
+    unsafe { pv_enter_user(recovery.stack.as_ptr(), &raw mut context, start.rdi) };
+    recovery.taken()
+}
+
+/// Runs `code` in user mode; see [`enter`].
+pub fn run(code: extern "C" fn(u64) -> !, argument: u64) -> Frame {
+    enter(&Start::at(code, argument))
+}
