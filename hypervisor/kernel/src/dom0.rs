@@ -16,7 +16,7 @@ use ferroxen_abi::x86::{CpuUserRegs, VcpuGuestContext, selector, vgcf};
 use ferroxen_abi::xen::{EVTCHN_2L_PORTS, StartInfo, VgaTextConsole};
 use ferroxen_loader::image;
 use ferroxen_loader::kernel::{NotBootable, PvImage};
-use ferroxen_loader::options::Options;
+use ferroxen_loader::options::{self, Options};
 use ferroxen_loader::pv_layout::{DoesNotFit, Layout, Request};
 use ferroxen_machine::handoff::{Boot, Module};
 use ferroxen_machine::m2p;
@@ -76,7 +76,7 @@ pub struct Unpacked {
 }
 
 /// Unpacks the kernel. Done while memory is still to be had in one piece.
-pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0> {
+pub fn unpack(boot: &mut Boot, modules: Vec<Module>, loader_name: &str) -> Result<Unpacked, NoDom0> {
     let mut modules = modules.into_iter();
     let kernel = modules.next().ok_or(NoDom0::NoKernel)?;
     let initrd = modules.next();
@@ -87,7 +87,8 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
         );
         let _ = extra.release();
     }
-    let arguments = arguments_of(&kernel.command_line);
+    let command_line = String::from_utf8_lossy(&kernel.command_line);
+    let arguments = options::arguments(&command_line, loader_name).to_string();
     let mut current = kernel;
     // A gzipped bzImage is two layers.
     for _ in 0..3 {
@@ -113,15 +114,6 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
         let _ = core::mem::replace(&mut current, scratch).release();
     }
     Err(NoDom0::Packed(image::Refused::UnknownFormat))
-}
-
-/// The words after the first, which is the file's name.
-fn arguments_of(command_line: &[u8]) -> String {
-    let line = String::from_utf8_lossy(command_line);
-    let line = line.trim_start();
-    line.split_once(char::is_whitespace)
-        .map_or("", |(_, rest)| rest.trim_start())
-        .to_string()
 }
 
 /// Builds Domain 0; its first vcpu is ready to run, and the domain is paused once.
