@@ -85,6 +85,8 @@ pub const HYPERVISOR_VIRT_START: u64 = 0xffff_8000_0000_0000;
 pub const HYPERVISOR_VIRT_END: u64 = 0xffff_8800_0000_0000;
 /// `MACH2PHYS_VIRT_START`: where guests read the machine-to-physical table.
 pub const MACH2PHYS_VIRT_START: u64 = HYPERVISOR_VIRT_START;
+/// `MACH2PHYS_VIRT_END`: one past the last address of that table, however short it is.
+pub const MACH2PHYS_VIRT_END: u64 = 0xffff_8040_0000_0000;
 /// What the machine-to-physical table says of a frame that nobody counts.
 pub const INVALID_M2P_ENTRY: u64 = !0;
 /// `XEN_LEGACY_MAX_VCPUS`: the vcpus whose `vcpu_info` has a place in the shared page.

@@ -3,7 +3,7 @@
 use super::vcpu::Callback;
 use super::{PvState, VcpuRef};
 use crate::pv::bounce::rflags;
-use crate::pv::{mm, policy};
+use crate::pv::mm;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{CpuUserRegs, TrapInfo, VcpuGuestContext, vgcf};
 use ferroxen_machine::cpu::{self, GuestMsr};
@@ -11,7 +11,7 @@ use ferroxen_machine::debugregs::{self, DebugRegisters};
 use ferroxen_machine::fpu::{self, FpuState};
 use ferroxen_machine::memory::Page;
 use ferroxen_machine::{GuestFrame, paging, segments};
-use ferroxen_words::Mfn;
+use ferroxen_words::{Mfn, Vaddr};
 
 /// Takes the running vcpu's registers out of the CPU.
 pub fn save(vcpu: &VcpuRef, frame: &GuestFrame) {
@@ -56,9 +56,6 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     load_debug(&pv);
     // A state that does not load (only its owner can have made it so) becomes that of a reset.
     let _ = pv.fpu.restore();
-    let _ = fpu::set_xcr0(pv.xcr0);
-    policy::load_cr4(pv.cr4);
-    cpu::set_tsc_aux(pv.tsc_aux);
     set_task_switched(pv.ts);
     let saved = pv.selectors;
     drop(pv);
@@ -82,7 +79,7 @@ pub fn load_debug(pv: &PvState) {
 }
 
 /// DR7's enable bits.
-pub const BREAKPOINTS: u64 = 0xff;
+const BREAKPOINTS: u64 = 0xff;
 
 /// Sets or clears CR0.TS of this CPU.
 pub fn set_task_switched(set: bool) {
@@ -168,7 +165,7 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     pv.kernel_sp = context.kernel_sp;
     pv.kernel_ss = context.kernel_ss;
     pv.ts = context.ctrlreg[0] & CR0_TS != 0;
-    pv.cr4 = policy::fit_cr4(vcpu.domain(), context.ctrlreg[4]);
+    pv.cr4 = context.ctrlreg[4];
     pv.ldt_base = if context.ldt_ents == 0 { 0 } else { context.ldt_base };
     pv.ldt_entries = context.ldt_ents as u32;
     pv.fs_base = context.fs_base;
@@ -183,8 +180,6 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     } else {
         pv.fpu = FpuState::new();
     }
-    pv.xcr0 = policy::XCR0_INITIAL;
-    pv.tsc_aux = 0;
     drop(pv);
     for (index, &value) in context.debugreg.iter().enumerate().filter(|(_, value)| **value != 0) {
         // A value that no debug register may have is dropped, as the guest could not have set it.
@@ -206,7 +201,7 @@ pub const DR6_INITIAL: u64 = 0xffff_0ff0;
 pub const DR7_INITIAL: u64 = 0x400;
 
 fn check(context: &VcpuGuestContext) -> Result<(), Errno> {
-    let canonical = |address: u64| ferroxen_words::Vaddr::new(address).is_canonical();
+    let canonical = |address: u64| Vaddr::new(address).is_canonical();
     let addresses = [
         context.event_callback_eip,
         context.failsafe_callback_eip,
@@ -219,7 +214,9 @@ fn check(context: &VcpuGuestContext) -> Result<(), Errno> {
         context.ldt_base,
     ];
     let sizes_fit = context.gdt_ents <= ferroxen_abi::x86::FIRST_RESERVED_GDT_ENTRY as u64 && context.ldt_ents <= 8192;
-    if addresses.into_iter().all(canonical) && sizes_fit {
+    let ldt = Vaddr::new(context.ldt_base);
+    let ldt_fits = context.ldt_ents == 0 || ldt.offset() == 0 && mm::is_guest_address(ldt);
+    if addresses.into_iter().all(canonical) && sizes_fit && ldt_fits {
         Ok(())
     } else {
         Err(Errno::EINVAL)

@@ -16,9 +16,10 @@ const PIECE: usize = 128;
 pub fn console_io(call: &mut Call<'_>) -> Answer {
     access::to_host(call.caller.domain(), Operation::Console)?;
     let [command, count, buffer, ..] = call.args;
-    let count = u32::try_from(count).map_err(|_| Errno::E2BIG)?;
+    // The ABI's count has 32 bits.
+    let count = count as u32;
     match command {
-        WRITE => write(count, buffer),
+        WRITE => write(call, count, buffer),
         READ => {
             let mut bytes = [0; PIECE];
             let room = bytes.len().min(count as usize);
@@ -30,18 +31,11 @@ pub fn console_io(call: &mut Call<'_>) -> Answer {
     }
 }
 
-fn write(count: u32, buffer: u64) -> Answer {
+fn write(call: &Call<'_>, count: u32, buffer: u64) -> Answer {
     let mut done = 0;
     while done < count {
         if done != 0 && ferroxen_machine::time::entry_budget_spent() {
-            return Ok(Outcome::Again([
-                WRITE,
-                u64::from(count - done),
-                buffer + u64::from(done),
-                0,
-                0,
-                0,
-            ]));
+            return call.again([WRITE, u64::from(count - done), buffer.wrapping_add(done.into())]);
         }
         let mut bytes = [0; PIECE];
         let piece = PIECE.min((count - done) as usize);

@@ -114,10 +114,6 @@ pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
             request.status = GrantStatus::GENERAL_ERROR;
             Ok(())
         }),
-        gnttabop::DUMP_TABLE => one(call, at, count, |caller, request: &mut abi::DumpTable| {
-            request.status = dump(caller, request).err().unwrap_or(GrantStatus::OKAY);
-            Ok(())
-        }),
         gnttabop::SWAP_GRANT_REF => each(call, at, count, |caller, request: &mut abi::SwapGrantRef| {
             let mut grants = caller.domain().grants.lock();
             let swapped = grants.swap(&SharedPages, Gref::new(request.ref_a), Gref::new(request.ref_b));
@@ -157,10 +153,8 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
 }
 
 fn again<T>(call: &Call<'_>, array: GuestPtr<T>, done: u32, count: u32) -> Answer {
-    let mut args = call.args;
-    args[1] = array.element(u64::from(done))?.raw();
-    args[2] = u64::from(count - done);
-    Ok(Outcome::Again(args))
+    let rest = array.element(u64::from(done))?.raw();
+    call.again([call.args[0], rest, u64::from(count - done)])
 }
 
 /// Carries out an operation that takes no array.
@@ -622,15 +616,6 @@ fn query_size(caller: &VcpuRef, request: &mut abi::QuerySize) -> Result<(), Gran
     let grants = subject.grants.lock();
     request.nr_frames = grants.frame_count();
     request.max_nr_frames = grants.max_frames();
-    Ok(())
-}
-
-fn dump(caller: &VcpuRef, request: &abi::DumpTable) -> Result<(), GrantStatus> {
-    let subject = domain_of(caller, request.dom)?;
-    if !may_ask(caller, &subject) {
-        return Err(GrantStatus::PERMISSION_DENIED);
-    }
-    print(&subject);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use ferroxen_abi::memory::{
     MachphysMapping, MachphysMfnList, MapSpace, MemoryCmd, MemoryExchange, MemoryMap, MemoryReservation, PodTarget,
     RemoveFromPhysmap, ReservedDeviceMemoryMap, ResourceType, VnumaTopologyInfo, memf,
 };
-use ferroxen_abi::xen::shared_info;
+use ferroxen_abi::xen::{MACH2PHYS_VIRT_END, shared_info};
 use ferroxen_access::Operation;
 use ferroxen_machine::{ioapic, m2p, time};
 use ferroxen_words::{Mfn, PAGE_SHIFT, PAGE_SIZE, RawDomId};
@@ -42,7 +42,7 @@ pub fn memory_op(call: &mut Call<'_>) -> Answer {
         MemoryCmd::MAXIMUM_RAM_PAGE => Ok(Outcome::Done(ferroxen_machine::memory::max_mfn())),
         MemoryCmd::CURRENT_RESERVATION | MemoryCmd::MAXIMUM_RESERVATION | MemoryCmd::MAXIMUM_GPFN => count(call, op),
         MemoryCmd::MACHPHYS_MFN_LIST => machphys_mfn_list(GuestPtr::new(at)),
-        MemoryCmd::MACHPHYS_COMPAT_MFN_LIST => Err(Errno::EINVAL),
+        MemoryCmd::MACHPHYS_COMPAT_MFN_LIST => Err(Errno::EOPNOTSUPP),
         MemoryCmd::MACHPHYS_MAPPING => machphys_mapping(GuestPtr::new(at)),
         MemoryCmd::ADD_TO_PHYSMAP => {
             let wanted = GuestPtr::<AddToPhysmap>::new(at).read()?;
@@ -101,12 +101,12 @@ fn reservation(call: &mut Call<'_>, op: MemoryCmd, start: u64) -> Answer {
     if wanted.nr_extents > MAX_EXTENTS || start >= wanted.nr_extents {
         return stopped_at(start);
     }
-    let flags = AllocFlags {
-        address_bits: address_bits(wanted.mem_flags)?,
-        unscrubbed: false,
-    };
-    let Ok(subject) = subject_of(call, wanted.domid) else {
+    let (Ok(address_bits), Ok(subject)) = (address_bits(wanted.mem_flags), subject_of(call, wanted.domid)) else {
         return stopped_at(start);
+    };
+    let flags = AllocFlags {
+        address_bits,
+        unscrubbed: false,
     };
     if wanted.extent_order > MAX_ORDER {
         return stopped_at(start);
@@ -115,7 +115,7 @@ fn reservation(call: &mut Call<'_>, op: MemoryCmd, start: u64) -> Answer {
     for extent in start..wanted.nr_extents {
         if extent != start && time::entry_budget_spent() {
             let command = u64::from(op.0) | extent << MEMOP_EXTENT_SHIFT;
-            return Ok(Outcome::Again([command, call.args[1], 0, 0, 0, 0]));
+            return call.again([command]);
         }
         let step = match op {
             MemoryCmd::DECREASE_RESERVATION => decrease(&subject, extents, extent, wanted.extent_order),
@@ -290,9 +290,10 @@ fn count(call: &Call<'_>, op: MemoryCmd) -> Answer {
     let counts = memory::counts(&subject);
     Ok(Outcome::Done(match op {
         MemoryCmd::CURRENT_RESERVATION => counts.total,
-        MemoryCmd::MAXIMUM_RESERVATION => counts.max,
+        // "No limit" must not look like an error: upstream counts in 32 bits.
+        MemoryCmd::MAXIMUM_RESERVATION => counts.max.min(u32::MAX.into()),
         // A PV guest says itself how many frames it counts.
-        _ => subject.shared_info.load_u64_at(shared_info::MAX_PFN).wrapping_sub(1),
+        _ => subject.shared_info.load_u64_at(shared_info::MAX_PFN).saturating_sub(1),
     }))
 }
 
@@ -313,11 +314,11 @@ fn machphys_mfn_list(at: GuestPtr<MachphysMfnList>) -> Answer {
 }
 
 fn machphys_mapping(at: GuestPtr<MachphysMapping>) -> Answer {
-    let (start, end, entries) = m2p::bounds();
-    let end = end.raw().next_multiple_of(2 << 20);
+    let (start, _, entries) = m2p::bounds();
     at.write(&MachphysMapping {
         v_start: start.raw(),
-        v_end: end,
+        // What is set aside for the table, not what this machine fills of it.
+        v_end: MACH2PHYS_VIRT_END,
         max_mfn: entries.saturating_sub(1),
     })?;
     Ok(Outcome::Done(0))
@@ -407,15 +408,13 @@ fn machine_memory_map(call: &Call<'_>) -> Answer {
         }
     }
     map.sort_unstable_by_key(|entry| entry.addr);
-    let count = if wanted.buffer == 0 {
-        map.len()
-    } else {
-        map.len().min(wanted.nr_entries as usize)
-    };
     if wanted.buffer != 0 {
-        GuestPtr::new(wanted.buffer).write_slice(map.get(..count).ok_or(Errno::EFAULT)?)?;
+        if map.len() > wanted.nr_entries as usize {
+            return Err(Errno::EINVAL);
+        }
+        GuestPtr::new(wanted.buffer).write_slice(&map)?;
     }
-    wanted.nr_entries = count as u32;
+    wanted.nr_entries = map.len() as u32;
     at.write(&wanted)?;
     Ok(Outcome::Done(0))
 }

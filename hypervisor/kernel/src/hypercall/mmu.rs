@@ -26,7 +26,7 @@ const PREEMPTED: u32 = 0x8000_0000;
 /// How many entries of a batch are done between looks at the clock. What may take long by itself looks at it too.
 const LOOK_AT_CLOCK: u32 = 4;
 
-/// Commands in the low two bits of `mmu_update`'s `ptr`.
+/// Commands in the low three bits of `mmu_update`'s `ptr`.
 mod update {
     pub const NORMAL: u64 = 0;
     pub const MACHPHYS: u64 = 1;
@@ -138,7 +138,7 @@ fn batch<T>(call: &Call<'_>, mut one: impl FnMut(T) -> Result<(), Halt>) -> Answ
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
-    let [list, count, done_at, foreign, ..] = call.args;
+    let [list, count, done_at, ..] = call.args;
     let requests = GuestPtr::<T>::new(list);
     let done_at = GuestPtr::<u32>::new(done_at);
     let mut count = count as u32;
@@ -168,20 +168,14 @@ where
             }
             Err(Halt::Again) => {
                 let at = requests.element(done.into())?.raw();
-                answer = Ok(Outcome::Again([
-                    at,
-                    u64::from((count - done) | PREEMPTED),
-                    done_at.raw(),
-                    foreign,
-                    0,
-                    0,
-                ]));
+                answer = call.again([at, u64::from((count - done) | PREEMPTED)]);
                 break;
             }
         }
     }
     if !done_at.is_null() {
-        done_at.write(&before.wrapping_add(done))?;
+        // What was done is done, whether or not the caller can be told.
+        let _ = done_at.write(&before.wrapping_add(done));
     }
     answer
 }
@@ -192,8 +186,8 @@ pub fn mmu_update(call: &mut Call<'_>) -> Answer {
     let foreign = call.args[3] as u32;
     let table_owner = match (foreign >> 16) as u16 {
         0 => None,
-        // One more than the domid. Upstream: EINVAL if there is no such domain.
-        id => Some(DomId::new(id - 1).and_then(domain::by_id).ok_or(Errno::EINVAL)?),
+        // One more than the domid.
+        id => Some(DomId::new(id - 1).and_then(domain::by_id).ok_or(Errno::ESRCH)?),
     };
     let table_owner = table_owner.as_ref().unwrap_or(caller.domain());
     if !Arc::ptr_eq(table_owner, caller.domain()) {
@@ -222,17 +216,14 @@ fn update_one<'a>(
     owner: u16,
     request: MmuUpdate,
 ) -> Result<(), Halt> {
-    let command = request.ptr & 3;
-    let at = request.ptr & !3;
+    let command = request.ptr & 7;
+    let at = request.ptr & !7;
     let flavour = match command {
         update::NORMAL | update::NO_TRANSLATE => Flavour::Plain,
         update::PRESERVE_AD => Flavour::PreserveAccessedDirty,
         update::MACHPHYS => return set_machphys(table_owner, owner, at >> 12, request.val).map_err(Halt::Refused),
         _ => return Err(Halt::Refused(Errno::ENOSYS)),
     };
-    if !at.is_multiple_of(8) {
-        return Err(Halt::Refused(Errno::EINVAL));
-    }
     if tables.as_ref().is_some_and(Tables::owes) {
         // Let go first: locking again settles it.
         *tables = None;
@@ -343,6 +334,7 @@ pub fn mmuext_op(call: &mut Call<'_>) -> Answer {
     let owner = match PageOwner::resolve(caller, RawDomId(call.args[3] as u16))? {
         PageOwner::Caller => None,
         PageOwner::Other(domain) => Some(domain),
+        // The machine has no vcpus to flush for, and no tables.
         PageOwner::Special(_) => return Err(Errno::EINVAL),
     };
     if let Some(owner) = &owner {
@@ -415,7 +407,7 @@ fn extended(caller: &VcpuRef, other: Option<&Arc<Domain>>, op: MmuextOp) -> Resu
         }
         ext::TLB_FLUSH_MULTI | ext::INVLPG_MULTI => {
             own()?;
-            flush(cpus_of(caller, op.arg2)?);
+            flush(cpus_of(caller, op.arg2).map_err(|_| Errno::EINVAL)?);
             Ok(())
         }
         ext::TLB_FLUSH_ALL | ext::INVLPG_ALL => {

@@ -6,7 +6,6 @@
 
 pub mod callback;
 pub mod console_io;
-mod cpu_policy;
 pub mod domctl;
 pub mod event_channel;
 pub mod grant_table;
@@ -49,6 +48,20 @@ pub struct Call<'a> {
     pub frame: &'a mut GuestFrame,
     /// The arguments, wherever they came from (registers or a multicall entry).
     pub args: [u64; 6],
+}
+
+impl Call<'_> {
+    /// "Ask again", with other arguments in front.
+    ///
+    /// Those behind stay as they are: registers that a call does not take are the guest's, and it may not expect
+    /// them to change.
+    pub fn again<const N: usize>(&self, first: [u64; N]) -> Answer {
+        let mut args = self.args;
+        for (argument, new) in args.iter_mut().zip(first) {
+            *argument = new;
+        }
+        Ok(Outcome::Again(args))
+    }
 }
 
 /// Runs hypercall `number`. A part that could do nothing yet for lack of time says `ERESTART`, which no guest sees.

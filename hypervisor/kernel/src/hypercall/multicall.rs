@@ -15,9 +15,9 @@ pub fn multicall(call: &mut Call<'_>) -> Answer {
     let count = count as u32;
     for index in 0..count {
         let at = entries.element(u64::from(index))?;
-        let rest = [at.raw(), u64::from(count - index), 0, 0, 0, 0];
+        let rest = [at.raw(), u64::from(count - index)];
         if index != 0 && ferroxen_machine::time::entry_budget_spent() {
-            return Ok(Outcome::Again(rest));
+            return call.again(rest);
         }
         let entry = at.read()?;
         let op = entry.op as u32;
@@ -43,7 +43,7 @@ pub fn multicall(call: &mut Call<'_>) -> Answer {
             Ok(Outcome::Replaced) => return Ok(Outcome::Replaced),
             Ok(Outcome::Again(args)) => {
                 at.write(&MulticallEntry { args, ..entry })?;
-                return Ok(Outcome::Again(rest));
+                return call.again(rest);
             }
             Err(refused) => refused.to_return() as u64,
         };

@@ -131,12 +131,9 @@ fn area(at: u64, size: usize) -> Result<Vaddr, Errno> {
 /// Moves a vcpu's `vcpu_info` to a page of the guest's choice, once.
 fn register_info(caller: &VcpuRef, vcpu: &VcpuRef, request: &abi::RegisterVcpuInfo) -> Result<(), Errno> {
     let offset = request.offset as usize;
-    if offset > PAGE_SIZE - vcpu_info::SIZE {
-        return Err(Errno::ENXIO);
-    }
     // Its words are accessed atomically, so they must not straddle.
-    if !offset.is_multiple_of(8) {
-        return Err(Errno::EINVAL);
+    if offset > PAGE_SIZE - vcpu_info::SIZE || !offset.is_multiple_of(8) {
+        return Err(Errno::ENXIO);
     }
     if vcpu.has_registered_info() || (vcpu.id != caller.id && vcpu.is_online()) {
         return Err(Errno::EINVAL);

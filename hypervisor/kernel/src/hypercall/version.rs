@@ -1,10 +1,11 @@
 //! `xen_version`: who we are. Linux also uses it as the cheapest call there is, to have events delivered.
 
 use super::{Answer, Call, Outcome};
+use crate::domain::Domain;
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::version::{CompileInfo, FeatureInfo, VersionCmd};
-use ferroxen_abi::xen::HYPERVISOR_VIRT_START;
+use ferroxen_abi::xen::{HYPERVISOR_VIRT_START, vm_assist};
 
 /// Major and minor number of the Xen whose ABI we keep.
 pub const VERSION: (u64, u64) = (4, 17);
@@ -14,19 +15,22 @@ pub const EXTRAVERSION: &str = ".0-ferroxen";
 pub const CAPABILITIES: &str = "xen-3.0-x86_64 ";
 
 /// Feature bits of a PV guest (`XENFEAT_*`, word 0).
-fn features(is_dom0: bool) -> u32 {
+fn features(domain: &Domain) -> u32 {
+    const PAE_PGDIR_ABOVE_4GB: u32 = 4;
     const MMU_PT_UPDATE_PRESERVE_AD: u32 = 5;
     const HIGHMEM_ASSIST: u32 = 6;
     const GNTTAB_MAP_AVAIL_BITS: u32 = 7;
     const DOM0: u32 = 11;
     const MEMORY_OP_VNODE_SUPPORTED: u32 = 13;
-    const NOT_DIRECT_MAPPED: u32 = 16;
+    // A PV guest's own frame numbers are machine frame numbers.
+    const DIRECT_MAPPED: u32 = 17;
     1 << MMU_PT_UPDATE_PRESERVE_AD
         | 1 << HIGHMEM_ASSIST
         | 1 << GNTTAB_MAP_AVAIL_BITS
         | 1 << MEMORY_OP_VNODE_SUPPORTED
-        | 1 << NOT_DIRECT_MAPPED
-        | u32::from(is_dom0) << DOM0
+        | 1 << DIRECT_MAPPED
+        | u32::from(domain.assists(vm_assist::PAE_EXTENDED_CR3)) << PAE_PGDIR_ABOVE_4GB
+        | u32::from(domain.is_privileged) << DOM0
 }
 
 /// Text in a field of fixed size, ended by a zero byte.
@@ -65,7 +69,7 @@ pub fn xen_version(call: &mut Call<'_>) -> Answer {
             let at = GuestPtr::<FeatureInfo>::new(arg);
             let mut info = at.read()?;
             info.submap = match info.submap_idx {
-                0 => features(is_privileged),
+                0 => features(call.caller.domain()),
                 _ => return Err(Errno::EINVAL),
             };
             at.write(&info)?;
