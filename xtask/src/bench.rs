@@ -91,7 +91,7 @@ impl Bench {
 }
 
 /// Unpacks Debian's hypervisor: QEMU's loader does not.
-fn stock_xen() -> Result<PathBuf> {
+pub fn stock_xen() -> Result<PathBuf> {
     let unpacked = images::dir().join("xen-stock.elf");
     let mut bytes = Vec::new();
     GzDecoder::new(File::open(STOCK_XEN).with_context(|| format!("opening {STOCK_XEN}"))?).read_to_end(&mut bytes)?;

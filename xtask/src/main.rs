@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod conform;
 mod hypervisor;
 mod images;
 mod iso;
@@ -70,6 +71,17 @@ enum Verb {
     },
     /// Judges format, lints, signs on unsafe and size
     Check {
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Runs small guests on Debian's Xen and on ours, and compares what they saw
+    Conform {
+        /// Guests by name; all of them without any.
+        names: Vec<String>,
+        /// Writes down anew what Debian's Xen says: guests/transcripts.
+        #[arg(long)]
+        record: bool,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -163,6 +175,7 @@ fn act(verb: Verb) -> Result<()> {
                 .iter()
                 .try_for_each(|(name, judge)| judge().context(*name))
         }
+        Verb::Conform { names, record, yes } => conform::conform(&conform::Selection { names, record, yes }),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
             println!("{}", iso::make()?.display());

@@ -9,6 +9,7 @@ use ferroxen_stories::stories::{STORIES, Story};
 
 use crate::bench::{Bench, Choice};
 use crate::check::JUDGEMENTS;
+use crate::conform;
 use crate::packages::{self, Need};
 use crate::places;
 use crate::programs::clean_command;
@@ -59,6 +60,7 @@ pub fn test(selection: &Selection) -> Result<()> {
             tally.judge(name, judgement);
         }
         host_tests(&mut tally)?;
+        tally.judge("conformance: the tiny guests see what Xen shows them", conform::check);
     }
     if !selection.host_only {
         stories(selection, &mut tally)?;

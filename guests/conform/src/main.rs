@@ -1,8 +1,10 @@
-//! Many guests in one kernel: the command line names those to run, one after the other.
+//! Many guests in one kernel: the command line names those to run, one after the other. The word `list` asks
+//! for their names.
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
 
+mod bad;
 mod guests;
 mod report;
 
@@ -13,6 +15,10 @@ pv::main!(run);
 
 fn run() {
     for name in start::words() {
+        if name == "list" {
+            guests::ALL.iter().for_each(|guest| println!("[list] {}", guest.name));
+            continue;
+        }
         match guests::ALL.iter().find(|guest| guest.name == name) {
             Some(guest) => {
                 let mut report = Report::new(guest.name);

@@ -6,7 +6,7 @@
 
 use core::fmt::{self, Display, Write};
 
-use pv::println;
+use pv::{Answer, println};
 
 /// How a guest ends early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,9 +20,9 @@ pub enum End {
 /// What a guest returns.
 pub type Verdict = Result<(), End>;
 
-impl From<pv::Answer> for End {
+impl From<Answer> for End {
     /// A call that the guest's scene needs was refused.
-    fn from(answer: pv::Answer) -> Self {
+    fn from(answer: Answer) -> Self {
         println!("  (setting the scene: {answer})");
         End::Fail("the scene cannot be set")
     }
@@ -63,6 +63,21 @@ impl Report {
         self.expect(what, word(holds), word(true));
     }
 
+    /// Notes several answers on one line.
+    pub fn saw_all<T: Display>(&self, what: impl Display, values: impl IntoIterator<Item = T>) {
+        let mut line = Text::new();
+        for value in values {
+            // `Text` takes what fits.
+            let _ = write!(line, " {value}");
+        }
+        println!("[{}] {what}:{line}", self.name);
+    }
+
+    /// Notes how `call` answers to each kind of bad pointer: see [`crate::bad::pointers`].
+    pub fn saw_pointers(&self, what: impl Display, call: impl FnMut(u64) -> Answer) {
+        self.saw_all(format_args!("{what}, bad pointers"), crate::bad::pointers().map(call));
+    }
+
     /// Speaks the verdict.
     pub fn close(&self, verdict: Verdict) {
         match verdict {
@@ -76,14 +91,14 @@ impl Report {
 
 /// A short text.
 struct Text {
-    bytes: [u8; 160],
+    bytes: [u8; 400],
     used: usize,
 }
 
 impl Text {
     const fn new() -> Self {
         Self {
-            bytes: [0; 160],
+            bytes: [0; 400],
             used: 0,
         }
     }

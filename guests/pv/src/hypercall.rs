@@ -114,3 +114,76 @@ pub fn multicall(calls: &mut [MulticallEntry]) -> Answer {
     let count = calls.len() as u64;
     call(number::MULTICALL, [address(calls), count])
 }
+
+/// What a hypercall did to the registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed {
+    /// rax
+    pub answer: Answer,
+    /// rdi, rsi, rdx, r10, r8, r9, and rbx, rbp, r12 to r15.
+    before: [u64; 12],
+    after: [u64; 12],
+}
+
+impl Observed {
+    /// Tells whether all registers are as they were, but for those of the first `arguments` arguments.
+    pub fn kept_others(&self, arguments: usize) -> bool {
+        self.before[arguments..] == self.after[arguments..]
+    }
+}
+
+/// Calls the hypervisor with a pattern in every register that is no argument, and looks at all of them afterwards.
+pub fn observe<const N: usize>(number: u32, arguments: [u64; N]) -> Observed {
+    const { assert!(N <= 6) };
+    let mut before: [u64; 12] = core::array::from_fn(|index| 0x5a5a_0000_0000_0000 | index as u64);
+    before[..N].copy_from_slice(&arguments);
+    let mut after = before;
+    let result: i64;
+    // SAFETY: every register is loaded from the array and stored into it again; rbx, rbp and the array's address are
+    // kept on the stack meanwhile. What the hypervisor does to our memory is what the caller asked for.
+    unsafe {
+        asm!(
+            "push rbx",
+            "push rbp",
+            "push rcx",
+            "mov rdi, [rcx]",
+            "mov rsi, [rcx + 8]",
+            "mov rdx, [rcx + 16]",
+            "mov r10, [rcx + 24]",
+            "mov r8, [rcx + 32]",
+            "mov r9, [rcx + 40]",
+            "mov rbx, [rcx + 48]",
+            "mov rbp, [rcx + 56]",
+            "mov r12, [rcx + 64]",
+            "mov r13, [rcx + 72]",
+            "mov r14, [rcx + 80]",
+            "mov r15, [rcx + 88]",
+            "syscall",
+            "pop rcx",
+            "mov [rcx], rdi",
+            "mov [rcx + 8], rsi",
+            "mov [rcx + 16], rdx",
+            "mov [rcx + 24], r10",
+            "mov [rcx + 32], r8",
+            "mov [rcx + 40], r9",
+            "mov [rcx + 48], rbx",
+            "mov [rcx + 56], rbp",
+            "mov [rcx + 64], r12",
+            "mov [rcx + 72], r13",
+            "mov [rcx + 80], r14",
+            "mov [rcx + 88], r15",
+            "pop rbp",
+            "pop rbx",
+            inlateout("rax") u64::from(number) => result,
+            inlateout("rcx") after.as_mut_ptr() => _,
+            lateout("rdi") _, lateout("rsi") _, lateout("rdx") _, lateout("r8") _, lateout("r9") _,
+            lateout("r10") _, lateout("r11") _, lateout("r12") _, lateout("r13") _, lateout("r14") _,
+            lateout("r15") _,
+        );
+    }
+    Observed {
+        answer: Answer(result),
+        before,
+        after,
+    }
+}

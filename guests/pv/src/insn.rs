@@ -67,3 +67,63 @@ pub fn peek(address: u64) -> u64 {
     unsafe { asm!("mov {}, qword ptr [{}]", out(reg) value, in(reg) address, options(nostack, preserves_flags)) };
     value
 }
+
+/// How wide a store is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Width {
+    /// 1 byte.
+    Byte,
+    /// 2 bytes.
+    Word,
+    /// 4 bytes.
+    Long,
+}
+
+/// Writes the low part of `value` at an address, whatever that may be.
+pub fn poke_part(address: u64, value: u64, width: Width) {
+    // SAFETY: one store, where the caller wishes.
+    unsafe {
+        match width {
+            Width::Byte => asm!("mov byte ptr [{}], {}", in(reg) address, in(reg_byte) value as u8, options(nostack)),
+            Width::Word => asm!("mov word ptr [{}], {:x}", in(reg) address, in(reg) value, options(nostack)),
+            Width::Long => asm!("mov dword ptr [{}], {:e}", in(reg) address, in(reg) value, options(nostack)),
+        }
+    }
+}
+
+/// `lock cmpxchg`: returns what was there.
+pub fn compare_exchange(address: u64, old: u64, new: u64) -> u64 {
+    let was;
+    // SAFETY: one access, where the caller wishes.
+    unsafe {
+        asm!("lock cmpxchg qword ptr [{}], {}", in(reg) address, in(reg) new, inlateout("rax") old => was,
+            options(nostack));
+    }
+    was
+}
+
+/// `xchg`: returns what was there.
+pub fn exchange(address: u64, new: u64) -> u64 {
+    let was;
+    // SAFETY: one access, where the caller wishes.
+    unsafe { asm!("xchg qword ptr [{}], {}", in(reg) address, inlateout(reg) new => was, options(nostack)) };
+    was
+}
+
+/// `or` to memory.
+pub fn or(address: u64, bits: u64) {
+    // SAFETY: one access, where the caller wishes.
+    unsafe { asm!("or qword ptr [{}], {}", in(reg) address, in(reg) bits, options(nostack)) };
+}
+
+/// `and` to memory.
+pub fn and(address: u64, bits: u64) {
+    // SAFETY: one access, where the caller wishes.
+    unsafe { asm!("and qword ptr [{}], {}", in(reg) address, in(reg) bits, options(nostack)) };
+}
+
+/// `stosq`.
+pub fn store_string(address: u64, value: u64) {
+    // SAFETY: one store, where the caller wishes.
+    unsafe { asm!("stosq", inlateout("rdi") address => _, in("rax") value, options(nostack)) };
+}

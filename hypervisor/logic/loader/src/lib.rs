@@ -1,6 +1,6 @@
 //! Bytes in, plain descriptions out: what boots us and what we boot.
 //!
-//! - [`memory_map`]: e820 put in order
+//! - [`boot_info`]: what a Multiboot loader leaves; [`memory_map`]: e820 put in order
 //! - [`options`]: the command line
 //! - [`acpi`]: CPUs, interrupt controllers, timers
 //! - [`image`]: kernel files, packed or not
@@ -14,6 +14,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod acpi;
+pub mod boot_info;
 pub mod image;
 pub mod kernel;
 pub mod memory_map;

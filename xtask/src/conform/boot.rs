@@ -1,0 +1,123 @@
+//! One guest, one boot: as Domain 0, on a machine with nothing in it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ferroxen_stories::console;
+use ferroxen_stories::machine::CPU_MODEL;
+
+use crate::conform::transcript::Transcript;
+use crate::programs::clean_command;
+
+/// How long a guest may take; most take a second, and a busy machine makes that many.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What the host says when the guest has died of what it did: nothing more will come of it.
+const DEATHS: [&str; 2] = ["Domain 0 crashed", "Reboot in five seconds"];
+/// Two vcpus for the guests that want two; memory that every guest's tables fit in.
+const OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=2 loglvl=warning guest_loglvl=none";
+
+/// A hypervisor, and how to start a guest on it.
+pub struct Host {
+    name: &'static str,
+    hypervisor: PathBuf,
+}
+
+impl Host {
+    /// Debian's.
+    pub fn stock(hypervisor: PathBuf) -> Self {
+        Self {
+            name: "stock",
+            hypervisor,
+        }
+    }
+
+    /// Ours.
+    pub fn ours(hypervisor: PathBuf) -> Self {
+        Self {
+            name: "ours",
+            hypervisor,
+        }
+    }
+
+    /// Asks `kernel` for the names of its guests.
+    pub fn list(&self, kernel: &Path) -> Result<Vec<String>> {
+        let said = self.boot(kernel, "list")?;
+        let names = said.lines().filter_map(|line| line.trim_end().strip_prefix("[list] "));
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        if names.is_empty() {
+            bail!("the kernel does not name its guests; it said:\n{said}");
+        }
+        Ok(names)
+    }
+
+    /// Runs guest `name` of `kernel`.
+    pub fn run(&self, kernel: &Path, name: &str) -> Result<Transcript> {
+        let said = self.boot(kernel, name)?;
+        Ok(Transcript::heard(
+            name,
+            &said,
+            DEATHS.iter().any(|death| said.contains(death)),
+        ))
+    }
+
+    /// Boots with `words` on the guest's command line, and returns all that the serial line said.
+    fn boot(&self, kernel: &Path, words: &str) -> Result<String> {
+        let mut qemu = clean_command("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            CPU_MODEL,
+            "-smp",
+            "2",
+            "-m",
+            "128M",
+        ]);
+        qemu.args(["-serial", "stdio", "-append", OPTIONS, "-kernel"])
+            .arg(&self.hypervisor);
+        qemu.arg("-initrd").arg(format!("{} {words}", kernel.display()));
+        let child = qemu
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child = child.context("cannot start QEMU (qemu-system-x86_64, through setpriv)")?;
+        let heard = listen(&mut child);
+        // Already gone is as good as killed.
+        let _ = child.kill();
+        let _ = child.wait();
+        let said = heard?;
+        let log = super::log(self.name, words);
+        fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
+        fs::write(&log, &said)?;
+        Ok(said)
+    }
+}
+
+/// Listens until the machine ends, or the guest is dead, or patience is over.
+fn listen(child: &mut Child) -> Result<String> {
+    let mut screen = child.stdout.take().context("QEMU has no stdout")?;
+    let said = console::Transcript::default();
+    let copy = said.clone();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            copy.add(bytes.get(..count).unwrap_or_default());
+        }
+        copy.close();
+    });
+    let end = Instant::now() + PATIENCE;
+    while !said.is_closed() && Instant::now() < end {
+        if DEATHS.iter().any(|death| said.text().contains(death)) {
+            break;
+        }
+        said.wait_for_change(Duration::from_secs(1));
+    }
+    Ok(said.text())
+}

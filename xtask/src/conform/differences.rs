@@ -1,0 +1,164 @@
+//! The list of lines in which we differ from Xen, and why.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::conform::transcript::{Transcript, Verdict};
+
+/// One line that may differ.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Difference {
+    /// The guest that sees it.
+    guest: String,
+    /// The oracle's line; a `*` at the end stands for anything.
+    stock: String,
+    /// Our line; likewise.
+    ours: String,
+    /// Why that is so.
+    reason: String,
+    #[serde(skip)]
+    is_used: bool,
+}
+
+impl Difference {
+    fn covers(&self, guest: &str, stock: &str, ours: &str) -> bool {
+        self.guest == guest && matches(&self.stock, stock) && matches(&self.ours, ours)
+    }
+}
+
+fn matches(pattern: &str, line: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => line.starts_with(start),
+        None => line == pattern,
+    }
+}
+
+/// The whole list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Differences {
+    #[serde(default)]
+    difference: Vec<Difference>,
+}
+
+/// How a guest's two transcripts compare.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Line by line the same.
+    Same,
+    /// The same but for this many listed lines.
+    Listed(usize),
+    /// The first line that differs and is not listed.
+    Differs {
+        /// The oracle's line; empty where it has none.
+        stock: String,
+        /// Ours.
+        ours: String,
+    },
+    /// Both say the same, and it is wrong.
+    Wrong,
+}
+
+impl Comparison {
+    /// Tells whether there is nothing to complain of.
+    pub fn is_fine(&self) -> bool {
+        matches!(self, Self::Same | Self::Listed(_))
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same => Ok(()),
+            Self::Listed(count) => write!(f, "({count} listed)"),
+            Self::Differs { stock, ours } => write!(f, "stock: {stock} | ours: {ours}"),
+            Self::Wrong => f.write_str("the same, but wrong"),
+        }
+    }
+}
+
+impl Differences {
+    /// Reads the list.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Compares what `guest` saw on either.
+    pub fn judge(&mut self, guest: &str, stock: &Transcript, ours: &Transcript) -> Comparison {
+        let mut listed = 0;
+        for index in 0..stock.lines().len().max(ours.lines().len()) {
+            let line = |of: &Transcript| of.lines().get(index).cloned().unwrap_or_default();
+            let (stock, ours) = (line(stock), line(ours));
+            if stock == ours {
+                continue;
+            }
+            match self
+                .difference
+                .iter_mut()
+                .find(|known| known.covers(guest, &stock, &ours))
+            {
+                Some(known) => {
+                    known.is_used = true;
+                    listed += 1;
+                }
+                None => return Comparison::Differs { stock, ours },
+            }
+        }
+        match (listed, ours.verdict()) {
+            (0, Verdict::Fail | Verdict::Hung) => Comparison::Wrong,
+            (0, _) => Comparison::Same,
+            _ => Comparison::Listed(listed),
+        }
+    }
+
+    /// Returns what is listed of `guests` and was not seen.
+    pub fn unused(&self, guests: &[String]) -> Vec<String> {
+        let unused = self
+            .difference
+            .iter()
+            .filter(|known| !known.is_used && guests.contains(&known.guest));
+        unused
+            .map(|known| format!("{}: {} ({})", known.guest, known.stock, known.reason))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list() -> Differences {
+        let text = "[[difference]]\nguest = \"a\"\nstock = \"x: 1\"\nours = \"x: *\"\nreason = \"r\"\n";
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_listed_line_may_differ_and_no_other() {
+        let stock = Transcript::recorded("x: 1\ny: 2\nPASS\n");
+        let ours = Transcript::recorded("x: 3\ny: 2\nPASS\n");
+        let mut differences = list();
+        assert_eq!(differences.judge("a", &stock, &ours), Comparison::Listed(1));
+        assert!(differences.unused(&["a".to_owned()]).is_empty());
+        assert!(!differences.judge("b", &stock, &ours).is_fine());
+    }
+
+    #[test]
+    fn what_no_longer_differs_is_named() {
+        let same = Transcript::recorded("x: 1\nPASS\n");
+        let mut differences = list();
+        assert_eq!(differences.judge("a", &same, &same), Comparison::Same);
+        assert_eq!(differences.unused(&["a".to_owned()]).len(), 1);
+    }
+
+    #[test]
+    fn a_transcript_that_ends_early_differs() {
+        let (stock, ours) = (Transcript::recorded("PASS\n"), Transcript::recorded(""));
+        assert!(!list().judge("a", &stock, &ours).is_fine());
+    }
+}
