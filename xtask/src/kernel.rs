@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection};
 
 use crate::packages::{self, Package};
@@ -196,50 +196,16 @@ fn all_needs(all: &BTreeMap<String, Module>, name: &str) -> Vec<String> {
     order
 }
 
-/// Takes the ELF file out of a bzImage (Documentation/x86/boot.rst: `payload_offset`).
+/// Takes the ELF file out of a bzImage.
 fn unpack(bzimage: &[u8]) -> Result<Vec<u8>> {
-    ensure!(
-        bzimage.get(0x202..0x206) == Some(b"HdrS"),
-        "no bzImage: the header says so"
-    );
-    let setup_sectors = match bzimage.get(0x1f1).copied() {
-        Some(0) | None => 4,
-        Some(sectors) => usize::from(sectors),
-    };
-    let number = |at: usize| -> Result<usize> {
-        let bytes = bzimage.get(at..at + 4).context("the header is cut short")?;
-        Ok(usize::try_from(u32::from_le_bytes(bytes.try_into()?))?)
-    };
-    let start = (setup_sectors + 1) * 512 + number(0x248)?;
-    let packed = bzimage
-        .get(start..start.saturating_add(number(0x24c)?))
-        .context("the payload lies outside the file")?;
-    let mut elf = Vec::new();
-    match packed {
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            lzma_rust2::XzReader::new(packed, false).read_to_end(&mut elf)?;
-        }
-        [0x1f, 0x8b, ..] => {
-            flate2::read::GzDecoder::new(packed).read_to_end(&mut elf)?;
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            ruzstd::decoding::StreamingDecoder::new(packed)?.read_to_end(&mut elf)?;
-        }
-        _ => bail!("packed in a way we do not know (xz, gzip and zstd are known)"),
-    }
-    ensure!(elf.starts_with(b"\x7fELF"), "what was packed is no ELF file");
-    Ok(elf)
+    /// No kernel is near this large.
+    const LIMIT: usize = 1 << 30;
+    Ok(ferroxen_loader::image::unpack_to_vec(bzimage, LIMIT)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_no_bzimage_is_refused_by_name() {
-        let refusal = unpack(&[0; 1024]).unwrap_err().to_string();
-        assert!(refusal.contains("no bzImage"), "{refusal}");
-    }
 
     #[test]
     fn modules_come_after_what_they_need() {

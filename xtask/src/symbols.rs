@@ -30,9 +30,9 @@ pub fn table(image: &[u8]) -> Result<Vec<u8>> {
     Ok(encode(&functions))
 }
 
-/// The name as its author wrote it, cut to size.
+/// The name much as its author wrote it, cut to size.
 fn readable(mangled: &str) -> String {
-    let mut name = format!("{:#}", rustc_demangle::demangle(mangled));
+    let mut name = without_paths(&format!("{:#}", rustc_demangle::demangle(mangled)));
     if name.len() > LONGEST {
         let end = (0..=LONGEST - 2)
             .rev()
@@ -42,6 +42,36 @@ fn readable(mangled: &str) -> String {
         name.push_str("..");
     }
     name
+}
+
+/// Leaves out what a reader of ours knows: within angle brackets, where a type lives; and `ferroxen_`.
+fn without_paths(name: &str) -> String {
+    let mut short = String::new();
+    let mut depth = 0;
+    let mut rest = name;
+    while let Some(first) = rest.chars().next() {
+        let word = rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
+        let after = &rest[word..];
+        let is_module = after.starts_with("::") && after[2..].starts_with(|c: char| c.is_alphabetic() || c == '_');
+        if word == 0 {
+            match first {
+                '<' => depth += 1,
+                '>' => depth -= 1,
+                _ => {}
+            }
+            short.push(first);
+            rest = &rest[first.len_utf8()..];
+        } else if depth > 0 && is_module {
+            rest = &after[2..];
+        } else {
+            let whole = &rest[..word];
+            short.push_str(whole.strip_prefix("ferroxen_").unwrap_or(whole));
+            rest = after;
+        }
+    }
+    short
 }
 
 fn encode(functions: &[(u32, String)]) -> Vec<u8> {
@@ -72,6 +102,26 @@ mod tests {
             .collect();
         assert_eq!(words, [2, 0x10, 2, 0x20, 5]);
         assert_eq!(&table[20..], b"abcde");
+    }
+
+    #[test]
+    fn a_name_says_no_more_than_a_reader_needs() {
+        assert_eq!(
+            without_paths("ferroxen_kernel::pv::mm::pin_root"),
+            "kernel::pv::mm::pin_root"
+        );
+        assert_eq!(
+            without_paths("<ferroxen_kernel::pv::emulate::Cpu as ferroxen_x86emu::Space>::read"),
+            "<Cpu as Space>::read"
+        );
+        assert_eq!(
+            without_paths("core::ptr::drop_in_place::<alloc::vec::Vec<u8>>"),
+            "core::ptr::drop_in_place::<Vec<u8>>"
+        );
+        assert_eq!(
+            without_paths("<alloc::vec::Vec<u8>>::retain::{closure#0}"),
+            "<Vec<u8>>::retain::{closure#0}"
+        );
     }
 
     #[test]

@@ -9,8 +9,13 @@
 //!
 //! Source: "ACPI Specification 6.5" chapter 5.2; HPET and MCFG from their own specifications.
 
-use crate::boot_info::Memory;
 use arrayvec::ArrayVec;
+
+/// Machine memory, as far as it is there.
+pub trait Memory {
+    /// Fills `bytes` from machine address `at`; `false` if not all of it can be read.
+    fn read(&self, at: u64, bytes: &mut [u8]) -> bool;
+}
 
 /// CPUs taken in.
 pub const MAX_CPUS: usize = 512;

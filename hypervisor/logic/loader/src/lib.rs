@@ -1,6 +1,6 @@
 //! Bytes in, plain descriptions out: what boots us and what we boot.
 //!
-//! - [`boot_info`]: what a Multiboot loader leaves; [`memory_map`]: e820 put in order
+//! - [`memory_map`]: e820 put in order
 //! - [`options`]: the command line
 //! - [`acpi`]: CPUs, interrupt controllers, timers
 //! - [`image`]: kernel files, packed or not
@@ -14,7 +14,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod acpi;
-pub mod boot_info;
 pub mod image;
 pub mod kernel;
 pub mod memory_map;

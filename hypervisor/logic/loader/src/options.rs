@@ -9,6 +9,22 @@
 
 use core::fmt;
 
+/// A loader's command line without the file's name, which every loader but GRUB 2 puts in front.
+///
+/// This goes for our own command line and for each module's.
+pub fn arguments<'t>(command_line: &'t str, loader: &str) -> &'t str {
+    let text = command_line.trim_start();
+    let is_grub2 = loader
+        .strip_prefix("GRUB ")
+        .is_some_and(|version| !version.starts_with('0'));
+    if is_grub2 {
+        text
+    } else {
+        text.split_once(char::is_whitespace)
+            .map_or("", |(_, rest)| rest.trim_start())
+    }
+}
+
 /// What became of an option that did not simply take effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Remark<'t> {
@@ -301,7 +317,7 @@ impl Default for Options<'_> {
 }
 
 impl<'t> Options<'t> {
-    /// Reads a command line without the image's name ([`crate::boot_info::arguments`]).
+    /// Reads a command line without the image's name ([`arguments`]).
     pub fn parse(command_line: &'t str, mut remark: impl FnMut(Remark<'t>)) -> Self {
         let mut options = Options::default();
         let (ours, extra) = match command_line.split_once(" -- ") {
@@ -750,6 +766,20 @@ const WITHOUT_EFFECT: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_grub_2_leaves_the_name_of_the_file_out() {
+        let line = " vmlinuz root=/dev/xvda1 quiet";
+        assert_eq!(arguments(line, "qemu"), "root=/dev/xvda1 quiet");
+        assert_eq!(arguments(line, "GNU GRUB 0.97"), "root=/dev/xvda1 quiet");
+        assert_eq!(arguments(line, ""), "root=/dev/xvda1 quiet");
+        assert_eq!(arguments("vmlinuz", "qemu"), "");
+        assert_eq!(
+            arguments("root=/dev/xvda1 quiet", "GRUB 2.06-13+deb12u1"),
+            "root=/dev/xvda1 quiet"
+        );
+    }
+
     use alloc::vec::Vec;
     use proptest::prelude::*;
 

@@ -2,7 +2,7 @@
 //!
 //! A PV guest's kernel runs at CPL 3, so some of its instructions fault and are emulated:
 //!
-//! - [`privileged`] ones (`in`, `mov cr`, `rdmsr`, `hlt` ...) and the [`forced_cpuid`] prefix;
+//! - [`privileged`] ones (`in`, `mov cr`, `rdmsr` ...) and the [`forced_cpuid`] prefix;
 //! - a [`store`] to a page that it sees as writable and the processor does not: a page table, or PCI
 //!   configuration space that we watch.
 //!
@@ -61,11 +61,6 @@ impl Exception {
 pub enum Outcome {
     /// Done. `single_step`: the guest traces, so #DB (DR6.BS) comes next.
     Done {
-        /// TF was set.
-        single_step: bool,
-    },
-    /// Done, and the vcpu has nothing more to do until an event.
-    Halt {
         /// TF was set.
         single_step: bool,
     },

@@ -30,7 +30,7 @@ pub trait Vcpu: Space {
     fn port_write(&mut self, port: u16, width: Io, value: u32);
     /// `mov` from CR0, CR2, CR3, CR4.
     fn read_cr(&mut self, number: u8) -> Result<u64, Exception>;
-    /// `mov` to CR0, CR2, CR3, CR4; also `clts` and `lmsw`.
+    /// `mov` to CR0, CR2, CR3, CR4; also `clts`.
     fn write_cr(&mut self, number: u8, value: u64) -> Result<(), Exception>;
     /// `mov` from DR0 to DR7.
     fn read_dr(&mut self, number: u8) -> Result<u64, Exception>;
@@ -46,13 +46,9 @@ pub trait Vcpu: Space {
     fn read_tsc(&mut self) -> Result<u64, Exception>;
     /// The register that `rdtscp` gives in rcx.
     fn tsc_aux(&mut self) -> u32;
-    /// `rdpmc`.
-    fn read_pmc(&mut self, number: u32) -> Result<u64, Exception>;
     /// `xsetbv`.
     fn write_xcr(&mut self, number: u32, value: u64) -> Result<(), Exception>;
-    /// `invlpg`.
-    fn invalidate_page(&mut self, at: u64) -> Result<(), Exception>;
-    /// `wbinvd`, `wbnoinvd`, `invd`.
+    /// `wbinvd`, `wbnoinvd`.
     fn flush_cache(&mut self);
 }
 
@@ -124,33 +120,21 @@ pub fn privileged(registers: &mut Registers, vcpu: &mut impl Vcpu) -> Outcome {
         _ if vcpu.is_kernel() => kernel_only(&instruction, registers, vcpu),
         _ => Err(Outcome::NotOurs),
     };
-    match (done, instruction.mnemonic()) {
-        (Err(outcome), _) => outcome,
-        (Ok(()), Mnemonic::Hlt) => match retire(registers, &instruction) {
-            Outcome::Done { single_step } => Outcome::Halt { single_step },
-            other => other,
-        },
-        (Ok(()), _) => retire(registers, &instruction),
+    match done {
+        Ok(()) => retire(registers, &instruction),
+        Err(outcome) => outcome,
     }
 }
 
 fn kernel_only(instruction: &Instruction, registers: &mut Registers, vcpu: &mut impl Vcpu) -> Result<(), Outcome> {
     let index = registers.gpr[gpr::RCX] as u32;
     let done = match instruction.mnemonic() {
-        Mnemonic::Hlt => Ok(()),
         Mnemonic::Clts => vcpu.read_cr(0).and_then(|cr0| vcpu.write_cr(0, cr0 & !TASK_SWITCHED)),
         Mnemonic::Mov => return mov_special(instruction, registers, vcpu),
-        Mnemonic::Lmsw => return lmsw(instruction, registers, vcpu),
-        Mnemonic::Smsw => return smsw(instruction, registers, vcpu),
         Mnemonic::Rdmsr => vcpu.read_msr(index).map(|value| registers.set_edx_eax(value)),
         Mnemonic::Wrmsr => vcpu.write_msr(index, registers.edx_eax()),
-        Mnemonic::Rdpmc => vcpu.read_pmc(index).map(|value| registers.set_edx_eax(value)),
         Mnemonic::Xsetbv => vcpu.write_xcr(index, registers.edx_eax()),
-        Mnemonic::Invlpg => match address(instruction, 0, registers, vcpu) {
-            Some(at) => vcpu.invalidate_page(at),
-            None => return Err(Outcome::NotOurs),
-        },
-        Mnemonic::Wbinvd | Mnemonic::Wbnoinvd | Mnemonic::Invd => {
+        Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => {
             vcpu.flush_cache();
             Ok(())
         }
@@ -186,35 +170,6 @@ fn checked_cr(number: u8) -> Result<u8, Outcome> {
         Ok(number)
     } else {
         Err(Outcome::NotOurs)
-    }
-}
-
-/// Loads PE, MP, EM and TS; PE can be set but not cleared.
-fn lmsw(instruction: &Instruction, registers: &mut Registers, vcpu: &mut impl Vcpu) -> Result<(), Outcome> {
-    let word = match instruction.op0_kind() {
-        OpKind::Register => registers.get(instruction.op0_register()).ok_or(Outcome::NotOurs)?,
-        OpKind::Memory => {
-            let at = address(instruction, 0, registers, vcpu).ok_or(Outcome::NotOurs)?;
-            let mut bytes = [0; 2];
-            vcpu.read(at, &mut bytes).map_err(Outcome::Exception)?;
-            u64::from(u16::from_le_bytes(bytes))
-        }
-        _ => return Err(Outcome::NotOurs),
-    };
-    let cr0 = vcpu.read_cr(0).map_err(Outcome::Exception)?;
-    vcpu.write_cr(0, cr0 & !0xe | word & 0xf).map_err(Outcome::Exception)
-}
-
-/// Reaches us only where UMIP makes it fault.
-fn smsw(instruction: &Instruction, registers: &mut Registers, vcpu: &mut impl Vcpu) -> Result<(), Outcome> {
-    let cr0 = vcpu.read_cr(0).map_err(Outcome::Exception)?;
-    match instruction.op0_kind() {
-        OpKind::Register => registers.set(instruction.op0_register(), cr0).ok_or(Outcome::NotOurs),
-        OpKind::Memory => {
-            let at = address(instruction, 0, registers, vcpu).ok_or(Outcome::NotOurs)?;
-            vcpu.write(at, &(cr0 as u16).to_le_bytes()).map_err(Outcome::Exception)
-        }
-        _ => Err(Outcome::NotOurs),
     }
 }
 

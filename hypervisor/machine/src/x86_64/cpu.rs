@@ -3,7 +3,7 @@
 use super::percpu;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use ferroxen_words::{CpuId, Vaddr};
 
 /// CPUs that have been brought up.
@@ -85,7 +85,6 @@ pub struct Features {
     pub fsgsbase: bool,
     pub smep: bool,
     pub smap: bool,
-    pub umip: bool,
     pub fxsr: bool,
     pub xsave: bool,
     pub xsaveopt: bool,
@@ -93,6 +92,7 @@ pub struct Features {
     pub tsc_deadline: bool,
     pub invariant_tsc: bool,
     pub rdtscp: bool,
+    pub rdpid: bool,
     pub sysenter: bool,
     pub syscall32: bool,
     pub pcid: bool,
@@ -100,6 +100,8 @@ pub struct Features {
     pub mtrr: bool,
     pub mwait: bool,
     pub amd: bool,
+    /// LFENCE waits for all that went before.
+    pub lfence_dispatches: bool,
     /// Bits of a physical address.
     pub physical_bits: u8,
     /// What XCR0 is set to; 0 without XSAVE.
@@ -135,7 +137,6 @@ fn detect() -> Features {
         fsgsbase: b7 & 1 != 0,
         smep: b7 & 1 << 7 != 0,
         smap: b7 & 1 << 20 != 0,
-        umip: c7 & 1 << 2 != 0,
         fxsr: d1 & 1 << 24 != 0,
         xsave,
         xsaveopt: xsave_more & 1 != 0,
@@ -143,6 +144,7 @@ fn detect() -> Features {
         tsc_deadline: c1 & 1 << 24 != 0,
         invariant_tsc: d_power & 1 << 8 != 0,
         rdtscp: de1 & 1 << 27 != 0,
+        rdpid: c7 & 1 << 22 != 0,
         sysenter: d1 & 1 << 11 != 0,
         syscall32: amd,
         pcid: c1 & 1 << 17 != 0,
@@ -150,9 +152,33 @@ fn detect() -> Features {
         mtrr: d1 & 1 << 12 != 0,
         mwait: c1 & 1 << 3 != 0,
         amd,
+        lfence_dispatches: amd && lfence_dispatches(),
         physical_bits: if sizes as u8 >= 32 { (sizes as u8).min(52) } else { 36 },
         xcr0: (u64::from(user_states_high) << 32 | u64::from(user_states)) & super::fpu::KNOWN_STATES,
     }
+}
+
+/// Makes LFENCE wait for all that went before, on AMD's processors where it does not anyway; whether it does now.
+///
+/// AMD, "Software Techniques for Managing Speculation": the bit is there from family 0x10 on; families 0xf and 0x11
+/// always wait, and newer ones say that they do.
+fn lfence_dispatches() -> bool {
+    const DE_CFG: u32 = 0xc001_1029;
+    const SERIALISE: u64 = 1 << 1;
+    let [signature, ..] = cpuid(1, 0);
+    let family = (signature >> 8 & 0xf) + (signature >> 20 & 0xff);
+    let always = family == 0xf || family == 0x11;
+    let says_so = cpuid(0x8000_0000, 0)[0] >= 0x8000_0021 && cpuid(0x8000_0021, 0)[0] & 1 << 2 != 0;
+    if always || says_so {
+        return true;
+    }
+    let set = |value: &u64| value & SERIALISE != 0;
+    let Some(before) = read_host_msr(DE_CFG) else {
+        return false;
+    };
+    // SAFETY: the bit only makes an instruction wait.
+    set(&before)
+        || unsafe { try_write_msr(DE_CFG, before | SERIALISE) } && read_host_msr(DE_CFG).as_ref().is_some_and(set)
 }
 
 /// The register XCR0; 0 without XSAVE.
@@ -171,8 +197,6 @@ pub enum GuestMsr {
     GsBase = 0xc000_0101,
     /// What SWAPGS would bring.
     KernelGsBase = 0xc000_0102,
-    /// What RDTSCP reports beside the time.
-    TscAux = 0xc000_0103,
 }
 
 /// Reads a register of the guest's; 0 if the processor has no such register.
@@ -194,6 +218,59 @@ pub fn write_msr(msr: GuestMsr, value: u64) -> bool {
 pub fn swap_guest_gs() {
     // SAFETY: the hypervisor uses neither.
     unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };
+}
+
+/// Sets what RDTSCP and RDPID report beside the time, where there are any.
+#[inline]
+pub fn set_tsc_aux(value: u32) {
+    const TSC_AUX: u32 = 0xc000_0103;
+    let features = features();
+    if !features.rdtscp && !features.rdpid {
+        return;
+    }
+    // SAFETY: this CPU's info; the register means nothing to the hypervisor.
+    unsafe {
+        let info = percpu::info();
+        if (*info).tsc_aux != value {
+            (*info).tsc_aux = value;
+            try_write_msr(TSC_AUX, value.into());
+        }
+    }
+}
+
+/// What of CR4 is in force for the guest that runs next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestControl {
+    /// RDTSC faults at CPL 3, so that we see it (TSD).
+    pub counter_is_privileged: bool,
+    /// RDFSBASE and its like work, where the processor has them (FSGSBASE).
+    pub bases_are_usable: bool,
+}
+
+/// CR4 without what guests choose; the same on every CPU.
+static CR4: AtomicU64 = AtomicU64::new(0);
+const CR4_TSD: u64 = 1 << 2;
+const CR4_FSGSBASE: u64 = 1 << 16;
+
+/// Puts a guest's choice in force.
+#[inline]
+pub fn set_guest_control(choice: GuestControl) {
+    let mut cr4 = CR4.load(Ordering::Relaxed);
+    if choice.counter_is_privileged {
+        cr4 |= CR4_TSD;
+    }
+    if choice.bases_are_usable && features().fsgsbase {
+        cr4 |= CR4_FSGSBASE;
+    }
+    // SAFETY: this CPU's info; the hypervisor reads the counter whatever TSD says, and does not use the base
+    // instructions; all other bits stay.
+    unsafe {
+        let info = percpu::info();
+        if (*info).cr4 != cr4 {
+            (*info).cr4 = cr4;
+            asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags));
+        }
+    }
 }
 
 /// Reads any register; `None` if the processor has no such register.
@@ -273,17 +350,16 @@ pub(super) fn init_this() {
     // CR0: protection, monitor coprocessor, extension type, numeric error, write protect, alignment mask, paging.
     let cr0: u64 = 0x8005_0033 & !(1 << 3);
     let mut cr4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
-    let wanted = [
-        (features.pge, 7),
-        (features.umip, 11),
-        (features.fsgsbase, 16),
-        (features.xsave, 18),
-        (features.smep, 20),
-    ];
+    let wanted = [(features.pge, 7), (features.xsave, 18), (features.smep, 20)];
     for (available, bit) in wanted {
         if available {
             cr4 |= 1 << bit;
         }
+    }
+    CR4.store(cr4, Ordering::Relaxed);
+    if features.amd {
+        // Each CPU has its own setting.
+        lfence_dispatches();
     }
     // SAFETY: long mode and paging stay on; each bit is only set where the processor knows it; the code runs at
     // supervisor addresses, so SMEP does not touch it.
@@ -291,11 +367,13 @@ pub(super) fn init_this() {
         try_write_msr(EFER, efer);
         asm!("mov cr0, {}", in(reg) cr0, options(nostack, preserves_flags));
         asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags));
+        (*percpu::info()).cr4 = cr4;
         if features.pat {
             try_write_msr(PAT, PAT_ENTRIES);
         }
         if features.xsave {
             let states = features.xcr0;
+            (*percpu::info()).xcr0 = states;
             asm!("xsetbv", in("ecx") 0, in("eax") states as u32, in("edx") (states >> 32) as u32,
                 options(nostack, preserves_flags));
         }

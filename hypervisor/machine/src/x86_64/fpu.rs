@@ -67,6 +67,7 @@ impl FpuState {
     #[inline]
     pub fn save(&mut self) {
         clear_task_switched();
+        let _ = set_xcr0(features().xcr0);
         let area = self.area.as_ptr();
         // SAFETY: the area is large enough for every state that XCR0 names, and 64-byte aligned; the
         // instructions write nothing else.
@@ -88,6 +89,7 @@ impl FpuState {
     #[must_use]
     pub fn restore(&self) -> bool {
         clear_task_switched();
+        let _ = set_xcr0(features().xcr0);
         if restore_area(self.area.as_ptr()) {
             return true;
         }
@@ -203,8 +205,13 @@ pub fn set_xcr0(states: u64) -> bool {
     if !takes_it {
         return false;
     }
-    // SAFETY: checked to be a value that the processor takes; it concerns only the guest's registers.
+    // SAFETY: this CPU's info; checked to be a value that the processor takes; it concerns only the guest's registers.
     unsafe {
+        let info = percpu::info();
+        if (*info).xcr0 == states {
+            return true;
+        }
+        (*info).xcr0 = states;
         asm!("xsetbv", in("ecx") 0, in("eax") states as u32, in("edx") (states >> 32) as u32,
             options(nostack, preserves_flags));
     }

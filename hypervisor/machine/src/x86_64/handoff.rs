@@ -2,7 +2,7 @@
 
 use super::layout::DIRECT_MAP;
 use super::memory::{self, RamRange};
-use super::paging;
+use super::{heap, paging};
 use crate::ranges::Ranges;
 use alloc::boxed::Box;
 use alloc::vec;
@@ -83,6 +83,36 @@ impl Boot {
         Some(Module::new(start, start + bytes as u64, Vec::new()))
     }
 
+    /// Gives a module's or a scratch's memory back: whoever takes some next may get it.
+    pub fn give_back(&mut self, module: Module) {
+        let range = module.frames();
+        let start = range.first.maddr().raw();
+        // Without room for another range, it is lost.
+        self.free.add(start, start + range.count * PAGE_SIZE as u64);
+    }
+
+    /// Lends the heap memory, for work that wants much of it for a short time.
+    ///
+    /// `None` if there is not as much in one piece.
+    pub fn lend_to_heap(&mut self, bytes: usize) -> Option<Loan> {
+        let bytes = bytes.max(1).checked_next_multiple_of(PAGE_SIZE)?;
+        let start = self.free.take(bytes as u64, PAGE_SIZE as u64, u64::MAX)?;
+        // SAFETY: taken out of free memory and in the direct map; back in free memory only when `take_back` has
+        // found nothing in it.
+        let span = unsafe { heap::lend((DIRECT_MAP + start) as *mut u8, bytes) }?;
+        Some(Loan { span, start, bytes })
+    }
+
+    /// Takes a loan back. Where something still lies in it, the answer is its size, and it is the heap's for ever.
+    pub fn take_back(&mut self, loan: Loan) -> Result<(), usize> {
+        if !heap::take_back(loan.span, loan.bytes) {
+            self.taken.push(("heap", loan.bytes as u64));
+            return Err(loan.bytes);
+        }
+        self.free.add(loan.start, loan.start + loan.bytes as u64);
+        Ok(())
+    }
+
     /// What has been taken for ever: names and bytes, for the boot log.
     pub fn taken(&self) -> &[(&'static str, u64)] {
         &self.taken
@@ -111,6 +141,14 @@ impl Boot {
         }
         ram
     }
+}
+
+/// Memory that is the heap's until [`Boot::take_back`].
+#[must_use = "what is not taken back is the heap's for ever"]
+pub struct Loan {
+    span: talc::Span,
+    start: u64,
+    bytes: usize,
 }
 
 /// Memory that a loader filled, or scratch; its frames can be named as pages once it is released.
@@ -148,17 +186,20 @@ impl Module {
         unsafe { slice::from_raw_parts_mut((DIRECT_MAP + self.start) as *mut u8, self.bytes) }
     }
 
-    /// Gives its frames up for use as pages, with their contents.
-    ///
-    /// These are all frames that it touches: a loader puts each module on pages of its own.
-    pub fn release(self) -> RamRange {
+    /// All frames that it touches: a loader puts each module on pages of its own.
+    fn frames(&self) -> RamRange {
         let page = PAGE_SIZE as u64;
         let first = self.start / page;
         let end = (self.start + self.bytes as u64).div_ceil(page);
-        let range = RamRange {
+        RamRange {
             first: Mfn::new(first),
             count: end - first,
-        };
+        }
+    }
+
+    /// Gives its frames up for use as pages, with their contents.
+    pub fn release(self) -> RamRange {
+        let range = self.frames();
         // SAFETY: these frames were kept out of free memory for this module, which ends here.
         unsafe { memory::make_nameable(range) };
         range

@@ -1,6 +1,7 @@
 //! The hypervisor's own heap, of a size fixed at boot.
 //!
-//! It lies in the direct map, so a block's physical address is arithmetic ([`physical`]).
+//! It lies in the direct map, so a block's physical address is arithmetic ([`physical`]). While boot has memory that
+//! is nobody's yet, it can lend some of it ([`lend`], [`take_back`]).
 
 use super::layout::DIRECT_MAP;
 use core::alloc::{GlobalAlloc, Layout};
@@ -71,6 +72,32 @@ pub(super) unsafe fn init(start: *mut u8, bytes: usize) {
     assert!(claimed.is_ok(), "the heap cannot use its memory");
     HEAP.free.store(bytes, Ordering::Relaxed);
     HEAP.total.store(bytes, Ordering::Relaxed);
+}
+
+/// Lets the heap use more memory.
+///
+/// # Safety
+/// The memory is in the direct map and nobody else's, until [`take_back`] says that it is not the heap's any more.
+pub(super) unsafe fn lend(start: *mut u8, bytes: usize) -> Option<Span> {
+    // SAFETY: by the caller.
+    let span = unsafe { HEAP.talc.lock().claim(Span::from_base_size(start, bytes)) }.ok()?;
+    HEAP.free.fetch_add(bytes, Ordering::Relaxed);
+    HEAP.total.fetch_add(bytes, Ordering::Relaxed);
+    Some(span)
+}
+
+/// Ends a loan of so many bytes, and answers `true`; but not while a block still lies in it.
+pub(super) fn take_back(span: Span, bytes: usize) -> bool {
+    let mut talc = HEAP.talc.lock();
+    // SAFETY: as `claim` returned it, and never truncated or extended.
+    let unused = unsafe { talc.get_allocated_span(span) }.is_empty();
+    if unused {
+        // SAFETY: as above; nothing is allocated in it, under the same lock.
+        unsafe { talc.truncate(span, Span::empty()) };
+        HEAP.free.fetch_sub(bytes, Ordering::Relaxed);
+        HEAP.total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+    unused
 }
 
 /// Bytes that are free.

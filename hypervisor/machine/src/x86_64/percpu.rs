@@ -25,6 +25,12 @@ pub struct CpuInfo {
     pub entered_at: u64,
     /// The frame number in CR3, as [`super::paging`] last loaded it.
     pub root: u64,
+    /// CR4 as it was last loaded.
+    pub cr4: u64,
+    /// XCR0 as it was last loaded; 0 without XSAVE.
+    pub xcr0: u64,
+    /// TSC_AUX as it was last loaded.
+    pub tsc_aux: u32,
     /// Whether CR0.TS is set.
     pub task_switched: bool,
 }

@@ -11,6 +11,7 @@
 //! the LZ4 frame description ("Legacy frame").
 
 mod xz;
+mod zstd;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -39,6 +40,8 @@ pub enum Refused {
     LargerThanTold,
     /// The data unpacks to less than the size it carries.
     SmallerThanTold,
+    /// The heap has no room for the decoder.
+    NoMemory(&'static str),
     /// The memory offered is smaller than the unpacked image.
     DoesNotFit {
         /// Bytes needed.
@@ -67,6 +70,7 @@ impl fmt::Display for Refused {
             Refused::Checksum(format) => write!(f, "{format} data fails its checksum"),
             Refused::LargerThanTold => f.write_str("unpacks to more than it says"),
             Refused::SmallerThanTold => f.write_str("unpacks to less than it says"),
+            Refused::NoMemory(format) => write!(f, "no memory to unpack {format} data"),
             Refused::DoesNotFit { needed, offered } => {
                 write!(f, "needs {needed} bytes, {offered} are there")
             }
@@ -101,7 +105,7 @@ pub struct Packed<'a> {
 
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const ZSTD_MAGIC: &[u8; 4] = &[0x28, 0xb5, 0x2f, 0xfd];
 const LZ4_LEGACY_MAGIC: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 
@@ -231,13 +235,13 @@ impl<'a> Packed<'a> {
 
     /// An upper bound of what unpacking takes from the heap for a while.
     ///
-    /// zstd is the expensive one: its decoder keeps a window of its own.
+    /// xz and zstd are the expensive ones: their decoders keep a window of their own.
     pub fn heap_needed(&self) -> usize {
         match self.packing {
             Packing::Plain | Packing::Lz4 => 0,
             Packing::Gzip => 64 << 10,
-            Packing::Xz => 128 << 10,
-            Packing::Zstd => 4 * self.zstd_window().min(MAX_ZSTD_WINDOW) as usize + (2 << 20),
+            Packing::Xz => xz::heap_needed(self.payload, self.unpacked_size),
+            Packing::Zstd => zstd::heap_needed(self.payload, self.unpacked_size),
         }
     }
 
@@ -255,7 +259,7 @@ impl<'a> Packed<'a> {
             }
             Packing::Gzip => gunzip(self.payload, out)?,
             Packing::Xz => xz::unpack(self.payload, out)?,
-            Packing::Zstd => unpack_zstd(self.payload, out)?,
+            Packing::Zstd => zstd::unpack(self.payload, out)?,
             Packing::Lz4 => unpack_lz4(self.payload, out)?,
         };
         if written == self.unpacked_size {
@@ -264,23 +268,10 @@ impl<'a> Packed<'a> {
             Err(Refused::SmallerThanTold)
         }
     }
-
-    /// The window that the first frame asks for (RFC 8878 "Frame_Header").
-    fn zstd_window(&self) -> u64 {
-        let (Some(&descriptor), Some(&window)) = (self.payload.get(4), self.payload.get(5)) else {
-            return 0;
-        };
-        if descriptor & 0x20 != 0 {
-            return self.unpacked_size as u64;
-        }
-        let base = 1u64 << (10 + (window >> 3));
-        base + base / 8 * u64::from(window & 7)
-    }
 }
 
-/// Linux packs with windows up to this size (`zstd -22 --ultra`).
-const MAX_ZSTD_WINDOW: u64 = 128 << 20;
-
+// Not inlined: making the inflater takes 10 KiB of stack for a moment, which the other decoders need not pay.
+#[inline(never)]
 fn gunzip(file: &[u8], out: &mut [u8]) -> Result<usize, Refused> {
     use miniz_oxide::inflate::TINFLStatus;
     use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
@@ -332,19 +323,6 @@ fn gzip_header_length(file: &[u8]) -> Result<usize, Refused> {
         at += 2;
     }
     Ok(at)
-}
-
-fn unpack_zstd(frame: &[u8], out: &mut [u8]) -> Result<usize, Refused> {
-    use ruzstd::decoding::FrameDecoder;
-    use ruzstd::decoding::errors::FrameDecoderError;
-
-    let mut decoder = Box::new(FrameDecoder::new());
-    decoder.set_max_window_size(MAX_ZSTD_WINDOW);
-    decoder.decode_all(frame, out).map_err(|error| match error {
-        FrameDecoderError::TargetTooSmall => Refused::LargerThanTold,
-        FrameDecoderError::WindowSizeTooBig { .. } => Refused::Unsupported("zstd with a window above 128 MiB"),
-        _ => Refused::Broken("zstd"),
-    })
 }
 
 /// Blocks of up to 8 MiB, each behind its packed length; the magic may come again between them.
