@@ -14,8 +14,9 @@ extern crate alloc;
 pub mod arithmetic;
 pub mod calendar;
 pub mod interrupts;
+pub mod multiboot;
 pub mod ports;
-mod ranges;
+pub mod ranges;
 pub mod timescale;
 pub mod uart;
 

@@ -131,7 +131,7 @@ mod tests {
             assert!(scale.mul_frac >= 1 << 31, "{hz}: {scale:?} wastes bits");
             let ten_seconds = scale.apply(hz * 10);
             assert!(
-                ten_seconds <= 10 * SECOND && ten_seconds >= 10 * SECOND - 10,
+                (10 * SECOND - 10..=10 * SECOND).contains(&ten_seconds),
                 "{hz}: {ten_seconds}"
             );
         }

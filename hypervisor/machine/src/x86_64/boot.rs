@@ -5,10 +5,11 @@
 //! calls [`ferroxen_boot`]. From there on it is Rust: find free memory, build our own page tables, descriptor
 //! tables, per-CPU block and heap, copy the loader's words out, and call the kernel on a proper stack.
 
-use super::handoff::{self, Boot, Handoff, Module};
+use super::handoff::{self, Boot, Handoff, MemoryRange, Module};
 use super::layout::{CPU_BLOCK, DIRECT_MAP, IMAGE_LOAD, IMAGE_OFFSET};
 use super::percpu::{FRAME_OFFSET, INFO_OFFSET};
-use super::{cpu, frame, gdt, heap, idt, m2p, memory, multiboot, paging};
+use super::{cpu, frame, gdt, heap, idt, m2p, memory, paging};
+use crate::multiboot::{Loader, Physical, RAM, Text};
 use crate::ranges::Ranges;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -17,7 +18,7 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::addr_of;
 use core::sync::atomic::AtomicU64;
-use ferroxen_words::PAGE_SIZE;
+use ferroxen_words::{Maddr, PAGE_SIZE};
 
 /// The stack until there is a block for the first CPU, laid out like one.
 #[repr(C, align(65536))]
@@ -203,11 +204,37 @@ const LOW_MEMORY: u64 = 1 << 20;
 /// The early tables reach this far.
 const EARLY_REACH: u64 = 4 << 30;
 
+/// What the early tables map: memory as the loader left it.
+struct EarlyMemory;
+
+impl Physical for EarlyMemory {
+    fn read(&self, at: u64, into: &mut [u8]) -> bool {
+        let inside = at.checked_add(into.len() as u64).is_some_and(|end| end <= EARLY_REACH);
+        if inside {
+            // SAFETY: within what the early direct map holds; bytes, copied out at once.
+            unsafe { memory::copy_bytes(into.as_mut_ptr(), (DIRECT_MAP + at) as *const u8, into.len()) };
+        }
+        inside
+    }
+}
+
 extern "C" fn ferroxen_boot(magic: u32, info: u32) -> ! {
     let image = image_parts();
     assert!(image.start == IMAGE_LOAD, "the image was linked for another place");
-    let loader = multiboot::parse(magic, info.into());
+    let loader = Loader::read(magic, info, &EarlyMemory).unwrap_or_else(|why| panic!("{why}"));
     let (all_ram, mut free) = sort_memory(&loader, &image);
+    for module in &loader.modules {
+        let in_ram = all_ram
+            .as_slice()
+            .iter()
+            .any(|&(s, e)| s <= module.start && module.end <= e);
+        let apart = module.end <= image.start || image.end <= module.start;
+        assert!(
+            in_ram && apart,
+            "the loader's module at {:#x} is no RAM, or where we are",
+            module.start
+        );
+    }
     cpu::init_this();
     // Now, while XCR0 names everything: the answer is kept, and buffers are sized by it.
     super::fpu::area_bytes();
@@ -280,28 +307,20 @@ pub(super) fn on_stack(block: u64, then: extern "C" fn(u64) -> !, argument: u64)
 }
 
 /// Splits the memory map: all RAM, and the part of it that nobody uses.
-fn sort_memory(loader: &multiboot::Loader, image: &ImageParts) -> (Ranges, Ranges) {
+fn sort_memory(loader: &Loader, image: &ImageParts) -> (Ranges, Ranges) {
     let mut all = Ranges::new();
-    for range in loader.memory_map() {
-        if range.kind == multiboot::RAM {
-            let end = range
-                .base
-                .raw()
-                .saturating_add(range.bytes)
-                .min(super::layout::DIRECT_MAP_BYTES);
-            all.add(range.base.raw(), end);
-        }
+    for range in loader.memory_map.iter().filter(|range| range.kind == RAM) {
+        let end = range.base.saturating_add(range.bytes);
+        all.add(range.base, end.min(super::layout::DIRECT_MAP_BYTES));
     }
-    for range in loader.memory_map() {
-        if range.kind != multiboot::RAM {
-            all.remove(range.base.raw(), range.base.raw().saturating_add(range.bytes));
-        }
+    for range in loader.memory_map.iter().filter(|range| range.kind != RAM) {
+        all.remove(range.base, range.base.saturating_add(range.bytes));
     }
     all.align_inwards(PAGE_SIZE as u64);
     let mut free = all.clone();
     free.remove(0, LOW_MEMORY);
     free.remove(image.start, image.end);
-    for &(start, end) in loader.busy() {
+    for &(start, end) in &loader.busy {
         let page = PAGE_SIZE as u64;
         free.remove(start & !(page - 1), end.saturating_add(page - 1) & !(page - 1));
     }
@@ -309,13 +328,18 @@ fn sort_memory(loader: &multiboot::Loader, image: &ImageParts) -> (Ranges, Range
 }
 
 /// Copies what the loader said into the heap, so that its own memory need not be kept.
-fn copy_out(loader: &multiboot::Loader, free: Ranges) -> Handoff {
-    let text = |range: multiboot::Text| handoff::copy_physical(range.at, range.len);
-    let modules = loader.modules().iter();
+fn copy_out(loader: &Loader, free: Ranges) -> Handoff {
+    let text = |range: Text| handoff::copy_physical(range.at, range.len);
+    let modules = loader.modules.iter();
     let modules = modules
         .map(|module| Module::new(module.start, module.end, text(module.text)))
         .collect();
-    let memory_map = loader.memory_map().to_vec();
+    let memory_map = loader.memory_map.iter().map(|range| MemoryRange {
+        base: Maddr::new(range.base),
+        bytes: range.bytes,
+        kind: range.kind,
+    });
+    let memory_map = memory_map.collect();
     Handoff {
         modules,
         command_line: text(loader.command_line),

@@ -5,7 +5,6 @@ mod fixups;
 mod gdt;
 mod idt;
 mod layout;
-mod multiboot;
 mod percpu;
 mod secondary;
 mod traps;

@@ -7,8 +7,9 @@ use super::boot::ImageParts;
 use super::cpu::features;
 use super::layout::*;
 use super::memory::Page;
-use super::{heap, m2p, multiboot, percpu, tlb};
+use super::{heap, m2p, percpu, tlb};
 use crate::arithmetic::table_indices;
+use crate::multiboot::Loader;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ferroxen_words::{Maddr, Mfn, PAGE_SIZE, Vaddr};
@@ -107,12 +108,7 @@ unsafe fn map_large(root: u64, at: u64, physical: u64, access: Access, frames: T
 ///
 /// # Safety
 /// Runs once, on the early tables; `frames` gives memory below 4 GiB that is nobody else's.
-pub(super) unsafe fn build_own_root(
-    image: &ImageParts,
-    loader: &multiboot::Loader,
-    ram: &[(u64, u64)],
-    frames: TakeFrames<'_>,
-) {
+pub(super) unsafe fn build_own_root(image: &ImageParts, loader: &Loader, ram: &[(u64, u64)], frames: TakeFrames<'_>) {
     let root = frames(1, PAGE);
     // SAFETY: (all of this function) a fresh root, not in use yet; each mapping is what layout.rs says.
     unsafe {
@@ -131,11 +127,8 @@ pub(super) unsafe fn build_own_root(
         // written here either.
         let image_chunks = image.start & !(LARGE_PAGE - 1)..image.end;
         let mut mapped = 0;
-        let firmware = loader
-            .memory_map()
-            .iter()
-            .filter(|range| matches!(range.kind, 1 | 3 | 4));
-        let firmware = firmware.map(|range| (range.base.raw(), range.base.raw().saturating_add(range.bytes)));
+        let firmware = loader.memory_map.iter().filter(|range| matches!(range.kind, 1 | 3 | 4));
+        let firmware = firmware.map(|range| (range.base, range.base.saturating_add(range.bytes)));
         let end = ram.last().map_or(0, |&(_, end)| end);
         let mut pieces = alloc_free_sorted(firmware, end);
         pieces.add(0, LARGE_PAGE);
