@@ -276,7 +276,8 @@ fn start_cpus(platform: &Platform, options: &Options<'_>) {
     let hz = ferroxen_machine::time::refine();
     crate::info!("clock: {}.{:03} MHz", hz / 1_000_000, hz / 1000 % 1000);
     let has_rtc = platform.fadt.is_none_or(|fadt| !fadt.lacks_rtc);
-    let seconds = if has_rtc { rtc::read_seconds(None) } else { None };
+    let century = platform.fadt.and_then(|fadt| fadt.century);
+    let seconds = if has_rtc { rtc::read_seconds(century) } else { None };
     match seconds {
         Some(seconds) => time::set_wallclock(seconds, 0, time::now()),
         None => crate::warn!("no clock keeps the date: it begins at 1970"),
