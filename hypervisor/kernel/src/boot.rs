@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use ferroxen_loader::acpi;
 use ferroxen_loader::memory_map::{Kind, MemoryMap, Region};
-use ferroxen_loader::options::{ClockSource, Options, Reboot, Serial};
+use ferroxen_loader::options::{self, ClockSource, Options, Reboot, Serial};
 use ferroxen_machine::apic::ApicId;
 use ferroxen_machine::ports::PciFunction;
 use ferroxen_machine::uart::{Parity, Settings};
@@ -42,7 +42,7 @@ pub fn start(handoff: Handoff) -> ! {
     let line = String::from_utf8_lossy(COMMAND_LINE.call_once(|| command_line)).into_owned();
     let loader_name = String::from_utf8_lossy(&loader_name).into_owned();
     let mut remarks = Vec::new();
-    let arguments = ferroxen_loader::boot_info::arguments(&line, &loader_name);
+    let arguments = options::arguments(&line, &loader_name);
     let options = Options::parse(arguments, |remark| remarks.push(remark));
     start_console(&options);
     banner(&loader_name, arguments);
@@ -93,7 +93,7 @@ pub fn start(handoff: Handoff) -> ! {
     let platform = firmware::read(acpi_root.as_deref());
     start_platform(platform, &options);
 
-    let unpacked = dom0::unpack(&mut boot, modules).unwrap_or_else(|why| give_up(&why));
+    let unpacked = dom0::unpack(&mut boot, modules, &loader_name).unwrap_or_else(|why| give_up(&why));
     memory::init(boot, &options);
     crate::info!(
         "memory: {} MiB free, heap {} KiB, {} KiB of it free",

@@ -15,9 +15,9 @@ use core::sync::atomic::Ordering;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{CpuUserRegs, VcpuGuestContext, selector, vgcf};
 use ferroxen_abi::xen::{EVTCHN_2L_PORTS, StartInfo, VgaTextConsole, vm_assist};
-use ferroxen_loader::image;
+use ferroxen_loader::image::{self, Packed};
 use ferroxen_loader::kernel::{NotBootable, PaeMode, PvImage};
-use ferroxen_loader::options::Options;
+use ferroxen_loader::options::{self, Options};
 use ferroxen_loader::pv_layout::{DoesNotFit, Layout, Request};
 use ferroxen_machine::handoff::{Boot, Module};
 use ferroxen_machine::m2p;
@@ -38,8 +38,6 @@ pub enum NoDom0 {
     Layout(DoesNotFit),
     /// A step was refused.
     Step(&'static str, Errno),
-    /// Unpacking needs more of the hypervisor's heap than there is.
-    NoHeap(usize),
     /// Unpacking needs more memory than there is in one piece.
     NoScratch(usize),
 }
@@ -56,11 +54,6 @@ impl fmt::Display for NoDom0 {
             NoDom0::Kernel(why) => write!(f, "Domain 0's kernel (first module) {why}"),
             NoDom0::Layout(why) => write!(f, "Domain 0's kernel {why}: give more with dom0_mem="),
             NoDom0::Step(step, why) => write!(f, "Domain 0 cannot be built: {step}: {why:?}"),
-            NoDom0::NoHeap(bytes) => write!(
-                f,
-                "unpacking Domain 0's kernel needs {} MiB of heap: use a kernel packed with a smaller window",
-                bytes >> 20
-            ),
             NoDom0::NoScratch(bytes) => write!(f, "no {} MiB in one piece to unpack Domain 0's kernel", bytes >> 20),
         }
     }
@@ -77,7 +70,7 @@ pub struct Unpacked {
 }
 
 /// Unpacks the kernel. Done while memory is still to be had in one piece.
-pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0> {
+pub fn unpack(boot: &mut Boot, modules: Vec<Module>, loader_name: &str) -> Result<Unpacked, NoDom0> {
     let mut modules = modules.into_iter();
     let kernel = modules.next().ok_or(NoDom0::NoKernel)?;
     let initrd = modules.next();
@@ -86,9 +79,10 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
             "module \"{}\" is not used",
             String::from_utf8_lossy(&extra.command_line)
         );
-        let _ = extra.release();
+        boot.give_back(extra);
     }
-    let arguments = arguments_of(&kernel.command_line);
+    let command_line = String::from_utf8_lossy(&kernel.command_line);
+    let arguments = options::arguments(&command_line, loader_name).to_string();
     let mut current = kernel;
     // A gzipped bzImage is two layers.
     for _ in 0..3 {
@@ -106,23 +100,25 @@ pub fn unpack(boot: &mut Boot, modules: Vec<Module>) -> Result<Unpacked, NoDom0>
             packed.packing(),
             size >> 10
         );
-        if packed.heap_needed() > ferroxen_machine::heap::free_bytes() / 2 {
-            return Err(NoDom0::NoHeap(packed.heap_needed()));
-        }
         let mut scratch = boot.take_scratch(size).ok_or(NoDom0::NoScratch(size))?;
-        packed.unpack_into(scratch.bytes_mut()).map_err(NoDom0::Packed)?;
-        let _ = core::mem::replace(&mut current, scratch).release();
+        unpack_on_loan(boot, &packed, scratch.bytes_mut())?;
+        boot.give_back(core::mem::replace(&mut current, scratch));
     }
     Err(NoDom0::Packed(image::Refused::UnknownFormat))
 }
 
-/// The words after the first, which is the file's name.
-fn arguments_of(command_line: &[u8]) -> String {
-    let line = String::from_utf8_lossy(command_line);
-    let line = line.trim_start();
-    line.split_once(char::is_whitespace)
-        .map_or("", |(_, rest)| rest.trim_start())
-        .to_string()
+/// Unpacks on a heap that is larger meanwhile: a decoder's window may be many times what the heap has otherwise.
+fn unpack_on_loan(boot: &mut Boot, packed: &Packed<'_>, into: &mut [u8]) -> Result<(), NoDom0> {
+    let needed = packed.heap_needed();
+    let loan = boot.lend_to_heap(needed).ok_or(NoDom0::NoScratch(needed))?;
+    let unpacked = packed.unpack_into(into);
+    if let Err(bytes) = boot.take_back(loan) {
+        crate::warn!(
+            "{} KiB lent to the heap stay there: something still lies in them",
+            bytes >> 10
+        );
+    }
+    unpacked.map_err(NoDom0::Packed)
 }
 
 /// Builds Domain 0; its first vcpu is ready to run, and the domain is paused once.

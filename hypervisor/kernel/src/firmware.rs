@@ -2,8 +2,7 @@
 
 use crate::console::Level;
 use alloc::boxed::Box;
-use ferroxen_loader::acpi::{Fadt, Hpet, Madt, PciWindow, RootPointer, Tables};
-use ferroxen_loader::boot_info::Memory;
+use ferroxen_loader::acpi::{Fadt, Hpet, Madt, Memory, PciWindow, RootPointer, Tables};
 use ferroxen_machine::handoff;
 use ferroxen_words::Maddr;
 

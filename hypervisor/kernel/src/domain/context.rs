@@ -3,7 +3,7 @@
 use super::vcpu::Callback;
 use super::{PvState, VcpuRef};
 use crate::pv::bounce::rflags;
-use crate::pv::mm;
+use crate::pv::{mm, policy};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{CpuUserRegs, TrapInfo, VcpuGuestContext, vgcf};
 use ferroxen_machine::cpu::{self, GuestMsr};
@@ -56,6 +56,9 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     load_debug(&pv);
     // A state that does not load (only its owner can have made it so) becomes that of a reset.
     let _ = pv.fpu.restore();
+    let _ = fpu::set_xcr0(pv.xcr0);
+    policy::load_cr4(pv.cr4);
+    cpu::set_tsc_aux(pv.tsc_aux);
     set_task_switched(pv.ts);
     let saved = pv.selectors;
     drop(pv);
@@ -79,7 +82,7 @@ pub fn load_debug(pv: &PvState) {
 }
 
 /// DR7's enable bits.
-const BREAKPOINTS: u64 = 0xff;
+pub const BREAKPOINTS: u64 = 0xff;
 
 /// Sets or clears CR0.TS of this CPU.
 pub fn set_task_switched(set: bool) {
@@ -165,7 +168,7 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     pv.kernel_sp = context.kernel_sp;
     pv.kernel_ss = context.kernel_ss;
     pv.ts = context.ctrlreg[0] & CR0_TS != 0;
-    pv.cr4 = context.ctrlreg[4];
+    pv.cr4 = policy::fit_cr4(vcpu.domain(), context.ctrlreg[4]);
     pv.ldt_base = if context.ldt_ents == 0 { 0 } else { context.ldt_base };
     pv.ldt_entries = context.ldt_ents as u32;
     pv.fs_base = context.fs_base;
@@ -180,6 +183,8 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     } else {
         pv.fpu = FpuState::new();
     }
+    pv.xcr0 = policy::XCR0_INITIAL;
+    pv.tsc_aux = 0;
     drop(pv);
     for (index, &value) in context.debugreg.iter().enumerate().filter(|(_, value)| **value != 0) {
         // A value that no debug register may have is dropped, as the guest could not have set it.

@@ -18,7 +18,7 @@ use crate::cpu::AtomicCpuSet;
 use crate::lock::{Lock, Rank};
 use crate::memory::DomainMemory;
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::{shared_info, vcpu_info};
 use ferroxen_evtchn::PortTable;
@@ -111,6 +111,8 @@ pub struct Domain {
     pause_count: AtomicU32,
     /// Paused by a domctl (counts once, however often it is asked).
     controller_pauses: AtomicU32,
+    /// It has been let run: what only its builder may change stays.
+    has_run: AtomicBool,
 }
 
 impl Domain {
@@ -159,6 +161,7 @@ impl Domain {
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),
             pause_count: AtomicU32::new(1),
             controller_pauses: AtomicU32::new(1),
+            has_run: AtomicBool::new(false),
         })
     }
 
@@ -272,6 +275,11 @@ impl Domain {
         self.controller_pauses.load(Ordering::Acquire) != 0
     }
 
+    /// Whether its builder has let it run.
+    pub fn has_run(&self) -> bool {
+        self.has_run.load(Ordering::Acquire)
+    }
+
     /// Whether a vcpu of this domain asked for an assist (`VMASST_TYPE_*`).
     #[inline]
     pub fn assists(&self, kind: u32) -> bool {
@@ -314,6 +322,9 @@ impl Domain {
         self.controller_pauses
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1))
             .map_err(|_| Errno::EINVAL)?;
+        if !self.is_paused_by_controller() {
+            self.has_run.store(true, Ordering::Release);
+        }
         self.unpause();
         Ok(())
     }

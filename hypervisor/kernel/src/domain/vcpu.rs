@@ -3,6 +3,7 @@
 use super::Domain;
 use crate::lock::{Lock, Rank};
 use crate::memory::Held;
+use crate::pv::policy;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::Deref;
@@ -150,8 +151,12 @@ pub struct PvState {
     pub kernel_ss: u64,
     /// CR0 as the guest sees it: only TS can change.
     pub ts: bool,
-    /// CR4 as the guest asked for it.
+    /// CR4 as the guest sees it.
     pub cr4: u64,
+    /// XCR0: the states that its XSAVE handles.
+    pub xcr0: u64,
+    /// What RDTSCP gives beside the time.
+    pub tsc_aux: u32,
     /// Debug registers.
     pub debug: [u64; 8],
     /// I/O privilege level that the guest asked for (0-3).
@@ -175,7 +180,7 @@ pub struct PvState {
 }
 
 impl PvState {
-    fn new() -> Result<PvState, Errno> {
+    fn new(domain: &Domain) -> Result<PvState, Errno> {
         Ok(PvState {
             frame: GuestFrame::default(),
             selectors: Selectors::default(),
@@ -193,7 +198,9 @@ impl PvState {
             kernel_sp: 0,
             kernel_ss: 0,
             ts: false,
-            cr4: 0,
+            cr4: policy::fit_cr4(domain, 0),
+            xcr0: policy::XCR0_INITIAL,
+            tsc_aux: 0,
             debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             iopl: 0,
             io_bitmap: (0, 0),
@@ -218,7 +225,7 @@ impl Vcpu {
     pub(in crate::domain) fn new(domain: &Domain, id: VcpuId) -> Result<Vcpu, Errno> {
         Ok(Vcpu {
             id,
-            pv: Lock::new(Rank::Vcpu, PvState::new()?),
+            pv: Lock::new(Rank::Vcpu, PvState::new(domain)?),
             sched: crate::sched::VcpuSched::new(domain.id, id),
             time: crate::time::VcpuTime::new(),
             info: AtomicU64::new(InfoArea::pack(domain.legacy_info(id))),

@@ -3,7 +3,7 @@
 //! The whole request is read once; the subject is looked up; one function does the work on our copy; what the
 //! command gives back is written at the end.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call, Outcome, cpu_policy};
 use crate::access;
 use crate::cpu::CpuBitmap;
 use crate::domain::death::{self, Progress};
@@ -38,31 +38,35 @@ pub fn domctl(call: &mut Call<'_>) -> Answer {
         at.write(&request)?;
         return Ok(Outcome::Done(0));
     }
-    let subject = subject_of(call, &request)?;
+    let subject = subject_of(&request)?;
     match run(call, &subject, &mut request)? {
         Reply::Done => Ok(Outcome::Done(0)),
         Reply::Write => at.write(&request).map(|()| Outcome::Done(0)),
+        Reply::Refused(why) => at.write(&request).and(Err(why)),
         Reply::Again => Ok(Outcome::Again(call.args)),
     }
 }
 
-fn subject_of(call: &Call<'_>, request: &Domctl) -> Result<Arc<Domain>, Errno> {
+fn subject_of(request: &Domctl) -> Result<Arc<Domain>, Errno> {
     match request.cmd {
         // Upstream finds the next domain here, so that a list can be walked.
         DomctlCmd::GETDOMAININFO => {
             let from = DomId::new(request.domain.0).ok_or(Errno::ESRCH)?;
             domain::list::at_or_after(from).ok_or(Errno::ESRCH)
         }
-        _ => domain::resolve(call.caller.domain(), request.domain),
+        // By its number only: "myself" is nobody here.
+        _ => DomId::new(request.domain.0).and_then(domain::by_id).ok_or(Errno::ESRCH),
     }
 }
 
 /// What is left to do after a command.
-enum Reply {
+pub(super) enum Reply {
     /// Nothing.
     Done,
     /// Our copy of the request goes back to the caller.
     Write,
+    /// As `Write`, but the command is refused.
+    Refused(Errno),
     /// Time is up: the caller asks again.
     Again,
 }
@@ -197,6 +201,11 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
             }
             crate::pv::trap::send_nmi(&vcpu_of(subject, wanted.vcpu)?);
         }
+        DomctlCmd::GET_CPU_POLICY => {
+            cpu_policy::of_domain(subject, request)?;
+            return Ok(Reply::Write);
+        }
+        DomctlCmd::SET_CPU_POLICY => return cpu_policy::set(caller, subject, request),
         DomctlCmd::SET_VIRQ_HANDLER => {
             // Every global interrupt stays with Domain 0, who may be named but not replaced.
             if subject.id != DomId::DOM0 {

@@ -6,6 +6,7 @@
 
 pub mod callback;
 pub mod console_io;
+mod cpu_policy;
 pub mod domctl;
 pub mod event_channel;
 pub mod grant_table;

@@ -1,6 +1,6 @@
 //! `sysctl`: what a toolstack asks of the host. Domain 0 only.
 
-use super::{Answer, Call, Outcome, domctl};
+use super::{Answer, Call, Outcome, cpu_policy, domctl};
 use crate::guest::GuestPtr;
 use crate::{access, console, domain, memory, sched};
 use ferroxen_abi::domctl::SchedulerId;
@@ -18,9 +18,12 @@ pub fn sysctl(call: &mut Call<'_>) -> Answer {
     if request.interface_version != abi::SYSCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES);
     }
-    run(&mut request)?;
-    at.write(&request)?;
-    Ok(Outcome::Done(0))
+    let answer = run(&mut request);
+    if answer.is_ok() || answer == Err(Errno::ENOBUFS) {
+        // Upstream: what did fit goes back as well.
+        at.write(&request)?;
+    }
+    answer.map(|()| Outcome::Done(0))
 }
 
 fn run(request: &mut Sysctl) -> Result<(), Errno> {
@@ -64,6 +67,13 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             Ok(())
         }
         SysctlCmd::CPUPOOL_OP => cpupool(request),
+        // No register of this host's hides features from what asks CPUID itself.
+        SysctlCmd::GET_CPU_LEVELLING_CAPS => {
+            request.set_payload(&abi::CpuLevellingCaps { caps: 0 });
+            Ok(())
+        }
+        SysctlCmd::GET_CPU_FEATURESET => cpu_policy::feature_set(request),
+        SysctlCmd::GET_CPU_POLICY => cpu_policy::of_host(request),
         SysctlCmd::PCITOPOINFO => {
             // One node, and no record of devices: each is unknown.
             Err(Errno::ENODEV)

@@ -2,10 +2,11 @@
 
 use super::{Answer, Call, Outcome};
 use crate::domain::VcpuRef;
-use crate::domain::context::{DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
+use crate::domain::context::{BREAKPOINTS, DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
 use crate::guest::GuestPtr;
 use crate::pv::bounce::rflags;
 use crate::pv::mode;
+use crate::pv::policy::CR4_DE;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{IretContext, TrapInfo, segbase, vgcf};
 use ferroxen_abi::xen::vm_assist as assist;
@@ -86,10 +87,10 @@ pub fn set_debugreg(call: &mut Call<'_>) -> Answer {
     Ok(Outcome::Done(0))
 }
 
-/// Checks and records a debug register.
+/// Checks and records a debug register; `ENODEV` for one that there is not.
 ///
-/// DR0-3 must not point into the hypervisor (`EPERM`); DR6 and DR7 take their fixed bits; DR7.GD is cleared
-/// because the guest's own accesses always come to us anyway; I/O breakpoints are refused (`EPERM`).
+/// DR0-3 must not point into the hypervisor (`EPERM`); DR6 and DR7 take their fixed bits; DR7.GD is refused, and so are
+/// breakpoints on ports while CR4.DE is clear (`EPERM`).
 pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(), Errno> {
     const DR7_CONTROL_MUST_BE_ZERO: u64 = 0xffff_ffff_0000_d800;
     const DR7_GD: u64 = 1 << 13;
@@ -103,37 +104,56 @@ pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(
             }
             pv.debug[register as usize] = value;
         }
-        4 | 6 => {
+        6 => {
             if value >> 32 != 0 {
                 return Err(Errno::EINVAL);
             }
             pv.debug[6] = (value & !0x1000) | DR6_INITIAL;
         }
-        5 | 7 => {
+        7 => {
             if value >> 32 != 0 {
                 return Err(Errno::EINVAL);
             }
-            let value = (value & !(DR7_CONTROL_MUST_BE_ZERO | DR7_GD)) | DR7_INITIAL;
-            // Kind 2 is a breakpoint on I/O, which needs CR4.DE; without it the kind is undefined.
-            let has_io = (0..4).any(|n| value >> (n * 2) & 3 != 0 && value >> (16 + n * 4) & 3 == 2);
-            if has_io {
+            let value = (value & !DR7_CONTROL_MUST_BE_ZERO) | DR7_INITIAL;
+            let has_ports = value & BREAKPOINTS != 0 && (0..4).any(|slot| watches_port(value, slot));
+            if value & DR7_GD != 0 || (has_ports && pv.cr4 & CR4_DE == 0) {
                 return Err(Errno::EPERM);
             }
             pv.debug[7] = value;
         }
-        _ => return Err(Errno::EINVAL),
+        _ => return Err(Errno::ENODEV),
     }
     Ok(())
 }
 
-/// `get_debugreg(reg)`: the value itself, or `EINVAL`.
+/// Whether a breakpoint of DR7 is of the kind that watches ports (which the processor has only with CR4.DE).
+fn watches_port(control: u64, slot: usize) -> bool {
+    control >> (16 + slot * 4) & 3 == 2
+}
+
+/// The breakpoints, as bits of DR6, that watch any of the ports.
+pub fn port_breakpoints(debug: &[u64; 8], port: u16, ports: u64) -> u64 {
+    let control = debug[7];
+    if control & BREAKPOINTS == 0 {
+        return 0;
+    }
+    let is_hit = |slot: usize| {
+        let length = (control >> (18 + slot * 4) & 3) + 1;
+        let first = debug[slot] & !(length - 1);
+        let is_on = control >> (slot * 2) & 3 != 0;
+        is_on && watches_port(control, slot) && u64::from(port) < first + length && first < u64::from(port) + ports
+    };
+    (0..4).filter(|slot| is_hit(*slot)).fold(0, |hit, slot| hit | 1 << slot)
+}
+
+/// `get_debugreg(reg)`: the value itself, or `ENODEV`.
 pub fn get_debugreg(call: &mut Call<'_>) -> Answer {
     let pv = call.caller.pv.lock();
     let index = match call.args[0] {
         n @ 0..=3 => n as usize,
-        4 | 6 => 6,
-        5 | 7 => 7,
-        _ => return Err(Errno::EINVAL),
+        6 => 6,
+        7 => 7,
+        _ => return Err(Errno::ENODEV),
     };
     Ok(Outcome::Done(pv.debug[index]))
 }

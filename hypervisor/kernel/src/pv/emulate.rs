@@ -40,25 +40,18 @@ fn emulate<'v>(
         Outcome::Again => put_registers(frame, &registers),
         Outcome::Done { single_step } => {
             put_registers(frame, &registers);
-            after(vcpu, frame, single_step);
-        }
-        Outcome::Halt { single_step } => {
-            put_registers(frame, &registers);
-            after(vcpu, frame, single_step);
-            if let Some(info) = vcpu.info() {
-                info.set_masked(false);
-                crate::sched::block(vcpu, || info.is_pending());
-            }
+            after(vcpu, frame, single_step, cpu.met);
         }
     }
     true
 }
 
-/// A traced instruction ends in #DB.
-pub fn after(vcpu: &VcpuRef, frame: &mut GuestFrame, single_step: bool) {
+/// A traced instruction ends in #DB, and so does one that met breakpoints.
+pub fn after(vcpu: &VcpuRef, frame: &mut GuestFrame, single_step: bool, met: u64) {
     const DR6_BS: u64 = 1 << 14;
-    if single_step {
-        vcpu.pv.lock().debug[6] |= DR6_BS;
+    let why = met | if single_step { DR6_BS } else { 0 };
+    if why != 0 {
+        vcpu.pv.lock().debug[6] |= why;
         trap::inject(vcpu, frame, Fault::plain(vector::DB));
     }
 }
@@ -103,6 +96,8 @@ pub struct Cpu<'v> {
     cs: u16,
     is_64_bit: bool,
     is_kernel: bool,
+    /// Breakpoints on ports that the instruction met, as DR6 tells them.
+    met: u64,
 }
 
 impl<'v> Cpu<'v> {
@@ -114,7 +109,12 @@ impl<'v> Cpu<'v> {
             cs,
             is_64_bit: segments::is_64_bit_code(cs),
             is_kernel,
+            met: 0,
         }
+    }
+
+    fn note_port(&mut self, port: u16, width: Io) {
+        self.met |= traps::port_breakpoints(&self.vcpu.pv.lock().debug, port, width as u64);
     }
 
     fn fault(&self, at: u64, copied: usize, code: u32) -> Exception {
@@ -156,10 +156,6 @@ impl Space for Cpu<'_> {
 
 /// CR0 as every PV guest sees it: PE, MP, ET, NE, WP, AM, PG.
 const CR0_FIXED: u64 = 0x8005_0033;
-/// CR4 bits that a guest may change: TSD, DE, FSGSBASE, OSXSAVE.
-const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16 | policy::CR4_OSXSAVE;
-/// CR4 bits that it finds set: PAE, OSFXSR, OSXMMEXCPT.
-const CR4_FIXED: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 
 /// CR0 as this vcpu sees it.
 pub fn visible_cr0(pv: &PvState) -> u64 {
@@ -198,10 +194,12 @@ impl x86emu::Vcpu for Cpu<'_> {
     }
 
     fn port_read(&mut self, port: u16, width: Io) -> u32 {
+        self.note_port(port, width);
         crate::irq::ports::read(self.vcpu.domain(), port, width_of(width))
     }
 
     fn port_write(&mut self, port: u16, width: Io, value: u32) {
+        self.note_port(port, width);
         crate::irq::ports::write(self.vcpu.domain(), port, width_of(width), value);
     }
 
@@ -211,7 +209,7 @@ impl x86emu::Vcpu for Cpu<'_> {
             0 => visible_cr0(&pv),
             2 => self.vcpu.info().map_or(0, |info| info.cr2()),
             3 => pv.kernel_root.map_or(0, |root| root.mfn().maddr().raw()),
-            4 => CR4_FIXED | pv.cr4 & CR4_GUEST,
+            4 => pv.cr4,
             _ => return Err(Exception::UD),
         })
     }
@@ -237,23 +235,24 @@ impl x86emu::Vcpu for Cpu<'_> {
                 let root = Mfn::new(value >> 12 & 0xff_ffff_ffff);
                 mm::new_root(self.vcpu, root).map_err(|_| Exception::GP)?;
             }
-            4 => self.vcpu.pv.lock().cr4 = value & CR4_GUEST,
+            4 => {
+                let cr4 = policy::fit_cr4(self.vcpu.domain(), value);
+                self.vcpu.pv.lock().cr4 = cr4;
+                policy::load_cr4(cr4);
+            }
             _ => return Err(Exception::UD),
         }
         Ok(())
     }
 
     fn read_dr(&mut self, number: u8) -> Result<u64, Exception> {
-        let index = match number {
-            0..=3 => usize::from(number),
-            4 | 6 => 6,
-            _ => 7,
-        };
-        Ok(self.vcpu.pv.lock().debug[index])
+        let pv = self.vcpu.pv.lock();
+        Ok(pv.debug[debug_register(number, pv.cr4)?])
     }
 
     fn write_dr(&mut self, number: u8, value: u64) -> Result<(), Exception> {
-        traps::set_debug_register(self.vcpu, number.into(), value).map_err(|_| Exception::GP)?;
+        let register = debug_register(number, self.vcpu.pv.lock().cr4)?;
+        traps::set_debug_register(self.vcpu, register as u64, value).map_err(|_| Exception::GP)?;
         crate::domain::context::load_debug(&self.vcpu.pv.lock());
         Ok(())
     }
@@ -271,30 +270,23 @@ impl x86emu::Vcpu for Cpu<'_> {
     }
 
     fn read_tsc(&mut self) -> Result<u64, Exception> {
-        Ok(cpu::tsc())
-    }
-
-    fn tsc_aux(&mut self) -> u32 {
-        0
-    }
-
-    fn read_pmc(&mut self, _: u32) -> Result<u64, Exception> {
-        Err(Exception::GP)
-    }
-
-    fn write_xcr(&mut self, number: u32, value: u64) -> Result<(), Exception> {
-        // All states that we save are switched on for good; a guest that asks for fewer has them nevertheless.
-        let known = cpu::features().xcr0;
-        if number != 0 || value & 1 == 0 || value & !known != 0 {
-            Err(Exception::GP)
+        // It faults because the guest's kernel has kept the counter to itself (CR4.TSD).
+        if self.is_kernel {
+            Ok(cpu::tsc())
         } else {
-            Ok(())
+            Err(Exception::GP)
         }
     }
 
-    fn invalidate_page(&mut self, at: u64) -> Result<(), Exception> {
-        paging::invlpg(Vaddr::new(at));
-        Ok(())
+    fn tsc_aux(&mut self) -> u32 {
+        self.vcpu.pv.lock().tsc_aux
+    }
+
+    fn write_xcr(&mut self, number: u32, value: u64) -> Result<(), Exception> {
+        if self.vcpu.pv.lock().cr4 & policy::CR4_OSXSAVE == 0 {
+            return Err(Exception::UD);
+        }
+        policy::write_xcr(self.vcpu, number, value).ok_or(Exception::GP)
     }
 
     fn flush_cache(&mut self) {
@@ -302,6 +294,16 @@ impl x86emu::Vcpu for Cpu<'_> {
         if self.vcpu.domain().is_privileged {
             paging::wbinvd();
         }
+    }
+}
+
+/// DR4 and DR5 stand for DR6 and DR7, unless the guest has debugging extensions switched on.
+fn debug_register(number: u8, cr4: u64) -> Result<usize, Exception> {
+    match number {
+        4 | 5 if cr4 & policy::CR4_DE != 0 => Err(Exception::UD),
+        4 => Ok(6),
+        5 => Ok(7),
+        _ => Ok(usize::from(number & 7)),
     }
 }
 

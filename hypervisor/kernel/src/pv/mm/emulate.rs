@@ -30,9 +30,9 @@ pub fn emulate_table_write(vcpu: &VcpuRef, frame: &mut GuestFrame, at: Vaddr) ->
         Outcome::NotOurs => return false,
         Outcome::Exception(exception) => trap::inject(vcpu, frame, instructions::fault_of(exception)),
         Outcome::Again => instructions::put_registers(frame, &registers),
-        Outcome::Done { single_step } | Outcome::Halt { single_step } => {
+        Outcome::Done { single_step } => {
             instructions::put_registers(frame, &registers);
-            instructions::after(vcpu, frame, single_step);
+            instructions::after(vcpu, frame, single_step, 0);
         }
     }
     true
