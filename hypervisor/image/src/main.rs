@@ -44,6 +44,11 @@ extern "Rust" fn ferroxen_idle_interrupt(vector: u8) {
 }
 
 #[unsafe(no_mangle)]
+extern "Rust" fn ferroxen_ldt_fault(offset: usize) -> bool {
+    ferroxen_kernel::entry::ldt_fault(offset)
+}
+
+#[unsafe(no_mangle)]
 extern "Rust" fn ferroxen_return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
     ferroxen_kernel::entry::return_failed(frame, fault)
 }

@@ -7,7 +7,7 @@
 use crate::cpu::{self, work};
 use crate::domain::VcpuRef;
 use crate::hypercall::{self, Call, Outcome};
-use crate::pv::{bounce, trap};
+use crate::pv::{bounce, mm, trap};
 use ferroxen_machine::frame::ReturnFault;
 use ferroxen_machine::{Entry, GuestFrame};
 
@@ -84,9 +84,15 @@ pub fn return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
     let Some(vcpu) = entered.as_ref() else {
         unreachable!("a return failed, but no guest runs here")
     };
-    trap::failsafe(vcpu, frame, fault);
+    trap::return_failed(vcpu, frame, fault);
     drop(entered);
     before_return(frame);
+}
+
+/// The hypervisor itself looked at a byte of the LDT that is not mapped: on the way back to a guest, or while it loaded
+/// the guest's selectors. No lock is held there. `false`: the guest has nothing there.
+pub fn ldt_fault(offset: usize) -> bool {
+    cpu::current().is_some_and(|vcpu| mm::map_ldt_page(&vcpu, offset))
 }
 
 /// Does what is owed before the guest goes on.

@@ -31,7 +31,7 @@ pub fn save(vcpu: &VcpuRef, frame: &GuestFrame) {
     pv.fpu.save();
 }
 
-/// Puts a vcpu's registers into the CPU. Its CPU's TLB has nothing of anybody else's afterwards.
+/// Puts the registers of the vcpu that now is this CPU's into it. Its CPU's TLB has nothing of anybody else's afterwards.
 pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let pv = vcpu.pv.lock();
     *frame = pv.frame;
@@ -43,7 +43,11 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     }
     load_gdt(&pv);
     segments::load_ldt(pv.ldt_entries);
-    let selectors_held = segments::load_selectors(pv.selectors);
+    let saved = pv.selectors;
+    drop(pv);
+    // Without the lock: a selector of the LDT faults its page in.
+    let selectors_held = segments::load_selectors(saved);
+    let pv = vcpu.pv.lock();
     let (active, waiting) = if pv.in_kernel {
         (pv.gs_base_kernel, pv.gs_base_user)
     } else {
@@ -60,7 +64,6 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     policy::load_cr4(pv.cr4);
     cpu::set_tsc_aux(pv.tsc_aux);
     set_task_switched(pv.ts);
-    let saved = pv.selectors;
     drop(pv);
     if !selectors_held {
         crate::pv::trap::bad_selectors(vcpu, frame, saved);

@@ -118,9 +118,13 @@ impl<'v> Cpu<'v> {
     }
 
     fn fault(&self, at: u64, copied: usize, code: u32) -> Exception {
+        let address = at.wrapping_add(copied as u64);
+        if !Vaddr::new(address).is_canonical() {
+            return Exception::GP;
+        }
         let user = if self.is_kernel { 0 } else { trap::fault::USER };
         Exception::PageFault {
-            address: at.wrapping_add(copied as u64),
+            address,
             code: code | user,
         }
     }

@@ -143,12 +143,14 @@ fn page_fault(vcpu: &VcpuRef, frame: &mut GuestFrame) {
         if mm::map_ldt_page(vcpu, offset) {
             return;
         }
-        let base = vcpu.pv.lock().ldt_base;
-        return inject(
-            vcpu,
-            frame,
-            Exception::page_fault(code, Vaddr::new(base.wrapping_add(offset as u64))),
-        );
+        let at = Vaddr::new(vcpu.pv.lock().ldt_base.wrapping_add(offset as u64));
+        let exception = if at.is_canonical() {
+            Exception::page_fault(code, at)
+        } else {
+            // The selector, which is one of the LDT's.
+            Exception::with_code(vector::GP, offset as u32 & !7 | 4)
+        };
+        return inject(vcpu, frame, exception);
     }
     let is_kernel = vcpu.pv.lock().in_kernel;
     let write_to_readonly = fault::PRESENT | fault::WRITE;
@@ -267,36 +269,37 @@ fn or_crash(vcpu: &VcpuRef, made: Result<(), BadKernelStack>) {
     }
 }
 
-/// The return to the guest failed: its kernel hears of it through the failsafe callback.
-pub fn failsafe(vcpu: &VcpuRef, frame: &mut GuestFrame, fault: ReturnFault) {
-    fail_safely(
+/// The return to the guest failed: its kernel hears of it as if the instruction there had raised the exception.
+pub fn return_failed(vcpu: &VcpuRef, frame: &mut GuestFrame, fault: ReturnFault) {
+    let ReturnFault { vector, error_code } = fault;
+    let cr2 = (vector == vector::PF).then(cpu::fault_address);
+    let cr2 = cr2.map(|at| match segments::ldt_window_offset(at) {
+        Some(offset) => Vaddr::new(vcpu.pv.lock().ldt_base.wrapping_add(offset as u64)),
+        None => at,
+    });
+    let error_code = has_error_code(vector).then_some(error_code);
+    inject(
         vcpu,
         frame,
-        segments::selectors(),
-        format_args!("a return to it failed: {fault:?}"),
+        Exception {
+            vector,
+            error_code,
+            cr2,
+        },
     );
 }
 
-/// Data selectors could not be loaded on a switch to this vcpu: its kernel hears of it the same way.
+/// Data selectors could not be loaded on a switch to this vcpu: its kernel hears of it through the failsafe callback.
 pub fn bad_selectors(vcpu: &VcpuRef, frame: &mut GuestFrame, wanted: Selectors) {
-    fail_safely(
-        vcpu,
-        frame,
-        wanted,
-        format_args!("its data selectors {wanted:?} do not load"),
-    );
-}
-
-fn fail_safely(vcpu: &VcpuRef, frame: &mut GuestFrame, selectors: Selectors, why: core::fmt::Arguments<'_>) {
     let mut pv = vcpu.pv.lock();
     let to = pv.failsafe;
     if to.address == 0 {
         drop(pv);
-        return vcpu
-            .domain()
-            .crash(format_args!("{vcpu}: {why}, and it has no failsafe callback"));
+        return vcpu.domain().crash(format_args!(
+            "{vcpu}: its data selectors {wanted:?} do not load, and it has no failsafe callback"
+        ));
     }
-    let Selectors { ds, es, fs, gs } = selectors;
+    let Selectors { ds, es, fs, gs } = wanted;
     let made = bounce(vcpu, &mut pv, frame, to, Extra::Selectors([ds, es, fs, gs]));
     drop(pv);
     or_crash(vcpu, made);

@@ -430,14 +430,17 @@ fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
 
 /// Puts a vcpu onto this CPU, after it was chosen.
 fn enter(new: VcpuRef, frame: &mut GuestFrame, times: Option<Times>) {
-    context::load(&new, frame);
-    runstate::update(&new, times);
-    crate::time::entered(&new);
-    cpu::local().info.set(new.info());
+    let local = cpu::local();
+    *local.current.borrow_mut() = Some(new);
+    let current = local.current.borrow();
+    let Some(new) = current.as_ref() else { return };
+    context::load(new, frame);
+    runstate::update(new, times);
+    crate::time::entered(new);
+    local.info.set(new.info());
     if new.has_nmi() {
         cpu::request(work::NMI);
     }
-    *cpu::local().current.borrow_mut() = Some(new);
 }
 
 fn decide(here: CpuId, before: Option<&VcpuRef>) -> Decision {

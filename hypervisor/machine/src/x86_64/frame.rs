@@ -124,6 +124,8 @@ pub(super) mod kernel_symbols {
         pub safe fn secondary(cpu: CpuId) -> !;
         #[link_name = "ferroxen_idle_interrupt"]
         pub safe fn idle_interrupt(vector: u8);
+        #[link_name = "ferroxen_ldt_fault"]
+        pub safe fn ldt_fault(offset: usize) -> bool;
         #[link_name = "ferroxen_return_failed"]
         pub safe fn return_failed(frame: &mut GuestFrame, fault: ReturnFault);
     }

@@ -132,12 +132,6 @@ pub fn ldt_window_offset(fault: Vaddr) -> Option<usize> {
     (offset < LDT_PAGES * PAGE_SIZE).then_some(offset)
 }
 
-/// Whether a faulting address lies in this CPU's GDT window: the byte within the GDT.
-pub fn gdt_window_offset(fault: Vaddr) -> Option<usize> {
-    let offset = fault.raw().checked_sub(gdt::window(percpu::cpu_number()))? as usize;
-    (offset < LDT_FIRST * PAGE_SIZE).then_some(offset)
-}
-
 /// Selectors of the data segment registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[expect(missing_docs, reason = "registers by their own names")]
@@ -227,17 +221,19 @@ pub fn load_user_gs(selector: u16) -> bool {
 
 /// Whether a code selector, looked up in the loaded tables, names a 64-bit segment.
 pub fn is_64_bit_code(selector: u16) -> bool {
-    const LDT: u16 = 1 << 2;
-    if selector & LDT != 0 {
-        // The LDT's pages are mapped when they are first used, by a fault that this place cannot take.
-        return false;
-    }
     const LONG: u32 = 1 << 21;
     let mut rights = 0u32;
     // SAFETY: LAR reads a descriptor, changes only its destination and the flags, and does not fault on a
-    // selector that is no good. The GDT is mapped whole.
+    // selector that is no good. It does where the LDT has no page: that is fixed up.
     unsafe {
-        asm!("lar {rights:e}, {selector:e}", rights = inout(reg) rights, selector = in(reg) u32::from(selector), options(nostack));
+        asm!(
+            "2: lar {rights:e}, {selector:e}",
+            "3:",
+            ".pushsection .fixups, \"a\"",
+            ".long 2b - ., 3b - .",
+            ".popsection",
+            rights = inout(reg) rights, selector = in(reg) u32::from(selector), options(nostack)
+        );
     }
     rights & LONG != 0
 }

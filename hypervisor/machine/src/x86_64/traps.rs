@@ -2,7 +2,7 @@
 //! stack of their own, and the vectors by which CPUs call each other.
 
 use super::frame::{GuestFrame, ReturnFault, kernel_symbols};
-use super::{cpu, debugregs, fixups, frame, report, smp};
+use super::{cpu, debugregs, fixups, frame, report, segments, smp};
 use crate::interrupts::vectors;
 use core::arch::asm;
 use core::ptr;
@@ -43,6 +43,13 @@ pub(super) extern "C" fn from_hypervisor(host: &mut GuestFrame) {
         if !is_ours(vector) {
             kernel_symbols::idle_interrupt(vector);
         }
+        return;
+    }
+    if vector == PAGE_FAULT
+        && let Some(offset) = segments::ldt_window_offset(cpu::fault_address())
+        && kernel_symbols::ldt_fault(offset)
+    {
+        // The page is there now: IRET, or a load of a selector, looks again.
         return;
     }
     if host.rip == frame::iret_address() {

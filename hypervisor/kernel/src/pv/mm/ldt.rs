@@ -38,10 +38,7 @@ pub fn map_ldt_page(vcpu: &VcpuRef, offset: usize) -> bool {
     if index >= PAGES || index * (PAGE_SIZE / 8) >= entries {
         return false;
     }
-    // The time was up: the processor asks again.
-    let Ok(mut tables) = Tables::lock(vcpu.domain()) else {
-        return true;
-    };
+    let mut tables = Tables::lock_unsettled(vcpu.domain());
     let at = Vaddr::new(base.wrapping_add((index * PAGE_SIZE) as u64));
     let Some(walked) = walk(root.mfn(), at) else {
         return false;

@@ -177,14 +177,19 @@ impl<'a> Tables<'a> {
     /// Locks a domain's tables, and settles what is owed.
     #[inline(always)]
     pub fn lock(domain: &'a Domain) -> Result<Tables<'a>, NotYet> {
-        let mut tables = Tables {
-            hands: Hands::of(domain),
-            state: domain.page_tables.lock(),
-        };
+        let mut tables = Tables::lock_unsettled(domain);
         if tables.state.owed.is_some() {
             tables.settle().map(|()| tables)
         } else {
             Ok(tables)
+        }
+    }
+
+    /// Locks a domain's tables as they are: for who neither takes nor drops a table.
+    pub(in crate::pv::mm) fn lock_unsettled(domain: &'a Domain) -> Tables<'a> {
+        Tables {
+            hands: Hands::of(domain),
+            state: domain.page_tables.lock(),
         }
     }
 
