@@ -188,18 +188,6 @@ pub struct MmuextOp {
 }
 const _: () = assert!(size_of::<MmuextOp>() == 24);
 
-/// A bitmap somewhere in the caller's memory (`xenctl_bitmap`).
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct XenctlBitmap {
-    /// Guest virtual address of the bytes.
-    pub bitmap: u64,
-    /// Bits that the caller has room for.
-    pub nr_bits: u32,
-    /// Padding.
-    pub pad: u32,
-}
-
 /// What a PV kernel finds in `%rsi` at its first instruction (`start_info`).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
