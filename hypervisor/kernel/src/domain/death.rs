@@ -41,6 +41,8 @@ pub fn destroy(domain: &Arc<Domain>) -> Progress {
         return Progress::More;
     }
     domain.become_zombie();
+    // Daemons that map its rings let go of them when they hear of this.
+    crate::hypercall::event_channel::send_global_virq(ferroxen_abi::xen::virq::DOM_EXC);
     reap(domain);
     Progress::Done
 }
