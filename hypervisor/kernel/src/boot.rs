@@ -14,13 +14,13 @@ use ferroxen_machine::uart::{Parity, Settings};
 use ferroxen_machine::{GuestFrame, Handoff, apic, heap, ioapic, pic, power, report, rtc, serial, smp, vga};
 use ferroxen_words::{CpuId, Gsi, Maddr};
 
-static COMMAND_LINE: spin::Once<Vec<u8>> = spin::Once::new();
+static COMMAND_LINE: spin::Once<String> = spin::Once::new();
 static MEMORY_MAP: spin::Once<Box<MemoryMap>> = spin::Once::new();
 static NO_REBOOT: core::sync::atomic::AtomicBool = core::sync::atomic::AtomicBool::new(false);
 
-/// The hypervisor's own command line, as the loader gave it.
-pub fn command_line() -> &'static [u8] {
-    COMMAND_LINE.get().map_or(&[], |line| line)
+/// The hypervisor's own command line, without the file's name.
+pub fn command_line() -> &'static str {
+    COMMAND_LINE.get().map_or("", |line| line)
 }
 
 /// The host's memory map, in order.
@@ -39,10 +39,10 @@ pub fn start(handoff: Handoff) -> ! {
         memory_map,
         acpi_root,
     } = handoff;
-    let line = String::from_utf8_lossy(COMMAND_LINE.call_once(|| command_line)).into_owned();
+    let line = String::from_utf8_lossy(&command_line);
     let loader_name = String::from_utf8_lossy(&loader_name).into_owned();
     let mut remarks = Vec::new();
-    let arguments = options::arguments(&line, &loader_name);
+    let arguments = COMMAND_LINE.call_once(|| options::arguments(&line, &loader_name).into());
     let options = Options::parse(arguments, |remark| remarks.push(remark));
     start_console(&options);
     banner(&loader_name, arguments);

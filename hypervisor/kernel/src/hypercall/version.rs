@@ -87,7 +87,7 @@ pub fn xen_version(call: &mut Call<'_>) -> Answer {
         VersionCmd::COMMANDLINE => {
             // A guest has no business with the host's options.
             let line = if is_privileged {
-                crate::boot::command_line()
+                crate::boot::command_line().as_bytes()
             } else {
                 b"<denied>"
             };
