@@ -201,6 +201,19 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Takes the context of a vcpu that does not run away: it is as `max_vcpus` made it. `ERESTART`: ask again.
+pub fn reset(vcpu: &VcpuRef) -> Result<(), Errno> {
+    vcpu.set_online(false);
+    vcpu.set_initialised(false);
+    if !mm::release_roots(vcpu) {
+        return Err(Errno::ERESTART);
+    }
+    crate::sched::unblock(vcpu);
+    vcpu.take_nmi();
+    vcpu.reset_info(vcpu.domain());
+    Ok(())
+}
+
 /// CR0.TS
 pub const CR0_TS: u64 = 1 << 3;
 /// Value of DR6 after reset.

@@ -266,6 +266,13 @@ impl Vcpu {
         drop(held);
     }
 
+    /// Its `vcpu_info` is where it was before the guest moved it.
+    pub fn reset_info(&self, domain: &Domain) {
+        self.release_info();
+        self.info
+            .store(InfoArea::pack(domain.legacy_info(self.id)), Ordering::Release);
+    }
+
     /// Whether the guest has it switched on.
     #[inline]
     pub fn is_online(&self) -> bool {

@@ -3,7 +3,7 @@
 //! The whole request is read once; the subject is looked up; one function does the work on our copy; what the
 //! command gives back is written at the end.
 
-use super::{Answer, Call, Outcome, cpu_policy};
+use super::{Answer, Call, Outcome, cpu_policy, vcpu_state};
 use crate::access;
 use crate::cpu::CpuBitmap;
 use crate::domain::death::{self, Progress};
@@ -180,8 +180,10 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
         }
         DomctlCmd::SET_ADDRESS_SIZE => {
             // 32-bit PV guests are left out (docs/left-out.md).
-            if request.payload::<abi::AddressSize>().size != 64 {
-                return Err(Errno::EINVAL);
+            match request.payload::<abi::AddressSize>().size {
+                64 => {}
+                32 => return Err(Errno::EOPNOTSUPP),
+                _ => return Err(Errno::EINVAL),
             }
         }
         DomctlCmd::GET_ADDRESS_SIZE => {
@@ -199,8 +201,14 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
             if wanted.trigger != abi::Trigger::NMI {
                 return Err(Errno::ENOSYS);
             }
-            crate::pv::trap::send_nmi(&vcpu_of(subject, wanted.vcpu)?);
+            crate::pv::trap::send_nmi(&existing_vcpu(subject, wanted.vcpu)?);
         }
+        DomctlCmd::GETVCPUEXTSTATE => return vcpu_state::get_states(call.caller, subject, request),
+        DomctlCmd::SETVCPUEXTSTATE => return vcpu_state::set_states(call.caller, subject, request),
+        DomctlCmd::GET_EXT_VCPUCONTEXT => return vcpu_state::get_extended(call.caller, subject, request),
+        DomctlCmd::SET_EXT_VCPUCONTEXT => return vcpu_state::set_extended(call.caller, subject, request),
+        DomctlCmd::GET_VCPU_MSRS => return vcpu_state::get_registers(call.caller, subject, request),
+        DomctlCmd::SET_VCPU_MSRS => return vcpu_state::set_registers(call.caller, subject, request),
         DomctlCmd::GET_CPU_POLICY => {
             cpu_policy::of_domain(subject, request)?;
             return Ok(Reply::Write);
@@ -208,6 +216,10 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
         DomctlCmd::SET_CPU_POLICY => return cpu_policy::set(caller, subject, request),
         DomctlCmd::SET_VIRQ_HANDLER => {
             // Every global interrupt stays with Domain 0, who may be named but not replaced.
+            let virq = request.payload::<abi::SetVirqHandler>().virq;
+            if virq >= ferroxen_abi::xen::virq::COUNT || !ferroxen_evtchn::virq_is_global(virq) {
+                return Err(Errno::EINVAL);
+            }
             if subject.id != DomId::DOM0 {
                 return Err(Errno::EOPNOTSUPP);
             }
@@ -220,7 +232,13 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
     Ok(Reply::Done)
 }
 
+/// One of the subject's vcpus, where upstream calls a wrong number a wrong argument.
 fn vcpu_of(subject: &Arc<Domain>, id: u32) -> Result<VcpuRef, Errno> {
+    VcpuRef::of(subject, VcpuId(id)).ok_or(Errno::EINVAL)
+}
+
+/// One of the subject's vcpus, where upstream says that there is none.
+pub(super) fn existing_vcpu(subject: &Arc<Domain>, id: u32) -> Result<VcpuRef, Errno> {
     VcpuRef::of(subject, VcpuId(id)).ok_or(Errno::ESRCH)
 }
 
@@ -230,10 +248,11 @@ fn create(request: &Domctl) -> Result<DomId, Errno> {
     if wanted.flags & cdf::HVM != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    if wanted.flags & !(cdf::XS_DOMAIN) != 0 || wanted.max_vcpus == 0 || wanted.max_vcpus > MAX_VCPUS {
+    // Without shadow tables, none is out of sync.
+    if wanted.flags & !(cdf::XS_DOMAIN | cdf::OOS_OFF) != 0 || wanted.max_vcpus == 0 || wanted.max_vcpus > MAX_VCPUS {
         return Err(Errno::EINVAL);
     }
-    if wanted.grant_opts & 0xf > 2 || wanted.grant_opts & !0xf != 0 || wanted.iommu_opts != 0 {
+    if !matches!(wanted.grant_opts, 1 | 2) || wanted.max_grant_frames == 0 || wanted.iommu_opts != 0 {
         return Err(Errno::EINVAL);
     }
     if wanted.vmtrace_size != 0 {
@@ -290,9 +309,11 @@ pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
     raise(subject.life() != Life::Alive, dominf::DYING);
     raise(subject.shutdown_code().is_some(), dominf::SHUTDOWN);
     raise(subject.is_paused_by_controller(), dominf::PAUSED);
-    raise(is_blocked, dominf::BLOCKED);
+    // Upstream: with no vcpu online, none waits either.
+    raise(is_blocked && online != 0, dominf::BLOCKED);
     raise(is_running, dominf::RUNNING);
-    flags |= u32::from(subject.shutdown_code().unwrap_or(0)) << dominf::SHUTDOWNSHIFT;
+    // All ones: no reason yet.
+    flags |= subject.shutdown_code().map_or(u32::MAX, u32::from) << dominf::SHUTDOWNSHIFT;
     let pages = memory::counts(subject);
     abi::Getdomaininfo {
         domain: subject.id.to_abi(),
@@ -312,8 +333,10 @@ pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
 fn set_context(subject: &Arc<Domain>, wanted: abi::Vcpucontext) -> Result<Reply, Errno> {
     let vcpu = vcpu_of(subject, wanted.vcpu)?;
     if wanted.ctxt == 0 {
-        // A null context takes the vcpu's context away (upstream: "vcpu_reset").
-        return Err(Errno::EOPNOTSUPP);
+        subject.pause();
+        let reset = context::reset(&vcpu);
+        subject.unpause();
+        return reset.map(|()| Reply::Done);
     }
     let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
     *context = GuestPtr::<VcpuGuestContext>::new(wanted.ctxt).read()?;

@@ -19,6 +19,7 @@ pub mod sched_op;
 pub mod sysctl;
 pub mod traps;
 pub mod vcpu_op;
+mod vcpu_state;
 pub mod version;
 
 use crate::domain::VcpuRef;

@@ -211,7 +211,11 @@ pub fn permit_pirq(
     pirq: impl Into<u32>,
     allow: bool,
 ) -> Result<(), Errno> {
-    let irq = super::irq_of(caller, Pirq::new(pirq.into())).ok_or(Errno::EINVAL)?;
+    let pirq = pirq.into();
+    if pirq >= super::MAX_PIRQS {
+        return Err(Errno::EINVAL);
+    }
+    let irq = super::irq_of(caller, Pirq::new(pirq)).ok_or(Errno::EPERM)?;
     pass_on(caller, subject, |of| &mut of.irqs, irq.into(), irq.into(), allow)
 }
 

@@ -18,8 +18,8 @@ pub use emulate::emulate_table_write;
 pub use grant::{GrantPlace, NotMapped, flush_after_unmap, map_grant, unmap_grant};
 pub use ldt::{ldt_frames, map_ldt_page};
 pub use roots::{
-    WBINVD_SLOT, init, is_guest_address, new_root, new_user_root, pin_root, relinquish_roots, set_gdt_frames,
-    set_initial_roots, set_ldt, switch_root,
+    WBINVD_SLOT, init, is_guest_address, new_root, new_user_root, pin_root, release_roots, relinquish_roots,
+    set_gdt_frames, set_initial_roots, set_ldt, switch_root,
 };
 pub use update::{Updated, Walked, leaf_errno, table_errno, walk};
 

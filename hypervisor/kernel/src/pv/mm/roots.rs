@@ -226,37 +226,40 @@ pub fn init() {
     ldt::init();
 }
 
-/// Takes roots, GDT and LDT of a dying domain's vcpus. None runs, and a CPU leaves a vcpu's root before it says so.
-/// `false`: the time was up.
+/// Takes roots, GDT and LDT of a dying domain's vcpus. `false`: the time was up.
 pub fn relinquish_roots(domain: &Arc<Domain>) -> bool {
-    for vcpu in VcpuRef::all(domain) {
-        let Ok(mut tables) = Tables::lock(domain) else {
-            return false;
-        };
-        ldt::drop_pages(&mut tables, Some(vcpu.id));
-        let (gdt, count) = {
+    VcpuRef::all(domain).all(|vcpu| release_roots(&vcpu))
+}
+
+/// Takes roots, GDT and LDT of a vcpu that does not run: a CPU leaves a vcpu's root before it says so.
+/// `false`: the time was up.
+pub fn release_roots(vcpu: &VcpuRef) -> bool {
+    let Ok(mut tables) = Tables::lock(vcpu.domain()) else {
+        return false;
+    };
+    ldt::drop_pages(&mut tables, Some(vcpu.id));
+    let (gdt, count) = {
+        let mut pv = vcpu.pv.lock();
+        let count = pv.gdt_frames().len();
+        pv.gdt_entries = 0;
+        pv.ldt_entries = 0;
+        (pv.gdt, count)
+    };
+    for mfn in gdt.iter().take(count) {
+        tables.space().drop_descriptors(mfn.raw());
+    }
+    for user in [false, true] {
+        let root = {
             let mut pv = vcpu.pv.lock();
-            let count = pv.gdt_frames().len();
-            pv.gdt_entries = 0;
-            pv.ldt_entries = 0;
-            (pv.gdt, count)
-        };
-        for mfn in gdt.iter().take(count) {
-            tables.space().drop_descriptors(mfn.raw());
-        }
-        for user in [false, true] {
-            let root = {
-                let mut pv = vcpu.pv.lock();
-                if user {
-                    pv.user_root.take()
-                } else {
-                    pv.kernel_root.take()
-                }
-            };
-            drop_root(&mut tables, root);
-            if tables.settle().is_err() {
-                return false;
+            if user {
+                pv.user_root.take()
+            } else {
+                pv.kernel_root.take()
             }
+        };
+        drop_root(&mut tables, root);
+        if tables.settle().is_err() {
+            return false;
         }
     }
     true
