@@ -46,7 +46,9 @@ pub enum DomainState {
     Alive,
     /// It has shut down or crashed, and is still there.
     ShutDown,
-    /// It is being destroyed, or is not there any more.
+    /// It is being destroyed: what it had in the store goes, but the last of its pages may still be held.
+    Dying,
+    /// It is not there any more.
     Gone,
 }
 
@@ -78,6 +80,8 @@ pub struct Xenstore {
     next_conn: u64,
     pub(super) watches: Watches,
     domains: BTreeMap<u16, Domain>,
+    /// Domains that we have forgotten, and of which the hypervisor still has something.
+    husks: BTreeSet<u16>,
     /// Who may watch `@introduceDomain` and its like, where it is not just Domain 0.
     special_perms: BTreeMap<String, Arc<[Permission]>>,
     pub(super) limits: Limits,
@@ -100,6 +104,7 @@ impl Xenstore {
             next_conn: 1,
             watches: Watches::default(),
             domains: BTreeMap::new(),
+            husks: BTreeSet::new(),
             special_perms: BTreeMap::new(),
             limits,
             dirty: BTreeSet::new(),
@@ -205,17 +210,28 @@ impl Xenstore {
                     events.special.push((RELEASE_DOMAIN, domid));
                 }
             }
-            DomainState::Gone => self.forget(domid, world, &mut events),
+            DomainState::Dying => {
+                self.husks.insert(domid);
+                self.forget(domid, world, &mut events);
+            }
+            DomainState::Gone => {
+                self.forget(domid, world, &mut events);
+                // Whoever waits until nothing is left of it hears of it a second time.
+                if self.husks.remove(&domid) && events.special.is_empty() {
+                    events.special.push((RELEASE_DOMAIN, domid));
+                }
+            }
         }
         self.tell(events);
     }
 
-    /// Domains whose end we must not miss: the introduced ones, and those that own nodes.
+    /// Domains whose end we must not miss: the introduced ones, those that own nodes, and those that are dying.
     pub fn domains_to_check(&self) -> BTreeSet<u16> {
         self.domains
             .keys()
             .copied()
             .chain(self.tree.owners())
+            .chain(self.husks.iter().copied())
             .filter(|domid| *domid != 0)
             .collect()
     }
@@ -348,6 +364,7 @@ impl Xenstore {
                     return Err(ErrorCode::ENOENT);
                 }
                 self.forget(domid, world, events);
+                self.husks.insert(domid);
                 ok()
             }
             MessageType::RESUME => {
@@ -606,6 +623,7 @@ impl Xenstore {
             return Err(code);
         }
         if known.is_none() {
+            self.husks.remove(&domid);
             self.domains.insert(
                 domid,
                 Domain {

@@ -316,6 +316,29 @@ fn a_gone_domain_takes_its_nodes_along_and_its_watchers_hear_it() {
 }
 
 #[test]
+fn the_end_of_a_dying_domain_is_told_twice() {
+    let mut bench = Bench::new();
+    bench.guest(3);
+    bench.ask(bench.dom0, T::WATCH, 0, "@releaseDomain\0t\0").unwrap();
+    bench.events(bench.dom0);
+    for _ in 0..2 {
+        bench.store.domain_is(3, DomainState::Dying, &mut bench.world);
+    }
+    assert_eq!(bench.events(bench.dom0), ["@releaseDomain"]);
+    assert!(bench.store.domains_to_check().contains(&3));
+    bench.store.domain_is(3, DomainState::Gone, &mut bench.world);
+    assert_eq!(bench.events(bench.dom0), ["@releaseDomain"]);
+    assert!(bench.store.domains_to_check().is_empty());
+    // Released by a tool, then destroyed.
+    bench.guest(4);
+    bench.events(bench.dom0);
+    bench.ask(bench.dom0, T::RELEASE, 0, "4\0").unwrap();
+    bench.events(bench.dom0);
+    bench.store.domain_is(4, DomainState::Gone, &mut bench.world);
+    assert_eq!(bench.events(bench.dom0), ["@releaseDomain"]);
+}
+
+#[test]
 fn a_ring_that_cannot_be_mapped_leaves_nobody_introduced() {
     let mut bench = Bench::new();
     assert_eq!(

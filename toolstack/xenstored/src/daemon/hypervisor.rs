@@ -69,8 +69,10 @@ impl Hypervisor {
         }
         let info: Getdomaininfo = request.payload();
         // Asked for a domain that is not there, the hypervisor tells of the next one that is.
-        if info.domain.0 != domid || info.flags & dominf::DYING != 0 {
+        if info.domain.0 != domid {
             DomainState::Gone
+        } else if info.flags & dominf::DYING != 0 {
+            DomainState::Dying
         } else if info.flags & dominf::SHUTDOWN != 0 {
             DomainState::ShutDown
         } else {

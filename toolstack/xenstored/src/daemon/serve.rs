@@ -424,7 +424,7 @@ impl World for Outside {
     fn exists(&mut self, domid: u16) -> bool {
         self.hypervisor
             .as_ref()
-            .is_none_or(|hypervisor| hypervisor.state_of(domid) != DomainState::Gone)
+            .is_none_or(|hypervisor| matches!(hypervisor.state_of(domid), DomainState::Alive | DomainState::ShutDown))
     }
 
     fn set_logging(&mut self, on: bool) {
