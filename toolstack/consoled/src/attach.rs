@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use ferroxen_xenstore::{Client, Store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 pub struct AttachOptions {
     /// The key that detaches; `None` is Ctrl-].
     pub escape: Option<u8>,
+    /// Attaching ends when this can be read ([`interrupts`]): somebody wants us to stop.
+    pub interrupt: Option<OwnedFd>,
     /// Called once the console is ours, before anything is shown: the moment to start a paused guest.
     pub on_attached: Option<Box<dyn FnOnce() -> Result<()>>>,
 }
@@ -28,21 +31,37 @@ pub enum Ended {
     Detached,
     /// The domain has gone.
     DomainGone,
+    /// Somebody wanted us to stop.
+    Interrupted,
+}
+
+/// A pipe that can be read once somebody wants us to stop: Ctrl-C, `kill`, the terminal's end. From then on these
+/// signals do nothing else.
+pub fn interrupts() -> io::Result<OwnedFd> {
+    let (near, far) = UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, far.try_clone()?)?;
+    }
+    Ok(near.into())
 }
 
 const CTRL_BRACKET: u8 = 0x1d;
+/// How long xenconsoled may take to serve a console.
+const SERVED_WITHIN: Duration = Duration::from_secs(10);
 const RELEASED: &str = "@releaseDomain";
 /// How long the console is still read after the domain's directory has gone from the store.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Shows a domain's console and sends it what is typed, until the escape key or the domain's end.
 ///
-/// Waits for xenconsoled to serve the console, if it does not yet. Ends of standard input (a pipe, `/dev/null`)
-/// end the typing only.
+/// Waits a while for xenconsoled to serve the console, if it does not yet. Ends of standard input (a pipe,
+/// `/dev/null`) end the typing only.
 pub fn attach(domid: u16, options: AttachOptions) -> Result<Ended> {
     let store = Client::connect()?;
-    let Some(tty) = wait_for_terminal(&store, domid)? else {
-        return Ok(Ended::DomainGone);
+    let stop = options.interrupt;
+    let tty = match wait_for_terminal(&store, domid, stop.as_ref())? {
+        Ok(tty) => tty,
+        Err(ended) => return Ok(ended),
     };
     let line = connect(domid, &tty)?;
     let stdin = io::stdin();
@@ -50,13 +69,19 @@ pub fn attach(domid: u16, options: AttachOptions) -> Result<Ended> {
     if let Some(on_attached) = options.on_attached {
         on_attached()?;
     }
-    let ended = carry(&line, options.escape.unwrap_or(CTRL_BRACKET), &store, domid);
+    let ended = carry(
+        &line,
+        options.escape.unwrap_or(CTRL_BRACKET),
+        &store,
+        domid,
+        stop.as_ref(),
+    );
     drop(raw);
     ended
 }
 
-/// Waits until xenconsoled has said which terminal shows the console. `None`: the domain has gone.
-fn wait_for_terminal(store: &Client, domid: u16) -> Result<Option<String>> {
+/// Waits until xenconsoled has said which terminal shows the console.
+fn wait_for_terminal(store: &Client, domid: u16, stop: Option<&OwnedFd>) -> Result<Result<String, Ended>> {
     let home = format!("/local/domain/{domid}");
     let path = format!("{home}/console/tty");
     if !store.exists(&home)? {
@@ -64,17 +89,35 @@ fn wait_for_terminal(store: &Client, domid: u16) -> Result<Option<String>> {
     }
     store.watch(&path, "tty")?;
     store.watch(&home, "home")?;
-    loop {
+    let deadline = Instant::now() + SERVED_WITHIN;
+    let answer = loop {
         if let Some(tty) = store.read_opt(&path)?.filter(|tty| !tty.is_empty()) {
-            store.unwatch(&path, "tty")?;
-            store.unwatch(&home, "home")?;
-            return Ok(Some(tty));
+            break Ok(tty);
         }
         if !store.exists(&home)? {
-            return Ok(None);
+            break Err(Ended::DomainGone);
         }
-        store.next_event(None)?;
-    }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!(
+                "nobody serves the console of domain {domid}, {SERVED_WITHIN:?} after it was asked for: \
+                 is xenconsoled running? (`xenconsoled` starts it)"
+            );
+        }
+        let mut fds = vec![PollFd::new(store, PollFlags::IN)];
+        fds.extend(stop.map(|stop| PollFd::new(stop, PollFlags::IN)));
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        if fds.get(1).is_some_and(|stop| !stop.revents().is_empty()) {
+            break Err(Ended::Interrupted);
+        }
+        while store.try_event()?.is_some() {}
+    };
+    store.unwatch(&path, "tty")?;
+    store.unwatch(&home, "home")?;
+    Ok(answer)
 }
 
 /// By our xenconsoled's socket if it serves this console, else by the terminal.
@@ -96,7 +139,7 @@ fn connect(domid: u16, tty: &str) -> Result<File> {
 }
 
 /// Carries bytes both ways.
-fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
+fn carry(line: &File, escape: u8, store: &Client, domid: u16, stop: Option<&OwnedFd>) -> Result<Ended> {
     // Not `io::stdin()` itself: what its buffer holds, `poll` does not see.
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut stdout = io::stdout();
@@ -114,21 +157,20 @@ fn carry(line: &File, escape: u8, store: &Client, domid: u16) -> Result<Ended> {
             return Ok(Ended::DomainGone);
         }
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        let typing = if is_typing { PollFlags::IN } else { PollFlags::empty() };
-        let mut fds = [
-            PollFd::new(line, PollFlags::IN),
-            PollFd::new(store, PollFlags::IN),
-            PollFd::new(&stdin, typing),
-        ];
+        let mut fds = vec![PollFd::new(line, PollFlags::IN), PollFd::new(store, PollFlags::IN)];
         // Without a reader of what is typed, do not spin on its end.
-        let fds = if is_typing { &mut fds[..] } else { &mut fds[..2] };
-        match poll(fds, timeout.as_ref()) {
+        fds.extend(is_typing.then(|| PollFd::new(&stdin, PollFlags::IN)));
+        fds.extend(stop.map(|stop| PollFd::new(stop, PollFlags::IN)));
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(io::Error::from(error).into()),
         }
         let is_ready = |i: usize| fds.get(i).is_some_and(|fd| !fd.revents().is_empty());
-        let (from_line, from_store, from_stdin) = (is_ready(0), is_ready(1), is_ready(2));
+        let (from_line, from_store, from_stdin) = (is_ready(0), is_ready(1), is_typing && is_ready(2));
+        if stop.is_some() && is_ready(fds.len() - 1) {
+            return Ok(Ended::Interrupted);
+        }
         if from_line {
             match (&*line).read(&mut bytes) {
                 Ok(0) => return Ok(Ended::DomainGone),

@@ -9,7 +9,7 @@ mod attach;
 pub mod backlog;
 pub mod daemon;
 
-pub use attach::{AttachOptions, Ended, attach};
+pub use attach::{AttachOptions, Ended, attach, interrupts};
 
 /// Where xenconsoled listens for readers.
 pub const SOCKET: &str = "/run/xenconsoled/socket";

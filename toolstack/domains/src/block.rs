@@ -5,6 +5,8 @@
 
 use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
+use crate::host::Host;
+use crate::hotplug::{self, Script};
 use crate::nodes;
 use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
@@ -15,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// What stands in `script`, for libxl when it takes the disk away; nothing of ours runs it.
 const SCRIPT: &str = "/etc/xen/scripts/block";
+/// The script that we need not run.
+const BUILT_IN: &str = "block";
 
 /// An opened way to a disk's bytes.
 struct Device {
@@ -38,13 +42,6 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()>
             Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
         );
     }
-    if disk
-        .script
-        .as_deref()
-        .is_some_and(|script| !matches!(script, "block" | "/etc/xen/scripts/block"))
-    {
-        return Err(Error::new(what(), "hotplug scripts are not supported yet").way_out("leave `script` out"));
-    }
     if let DiskFormat::Other(format) = disk.format {
         return Err(
             Error::new(what(), format!("images in {format} format are not supported yet"))
@@ -54,22 +51,54 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()>
     let Some(target) = &disk.target else {
         return Err(Error::new(what(), "empty drives are not supported for PV yet").way_out("name an image"));
     };
+    if let Some(name) = disk.script.as_deref().filter(|name| *name != BUILT_IN) {
+        return by_script(tools, domid, disk, target, name).map_err(|error| error.in_step(what()));
+    }
     let target = find(target);
     // Looked at once more when the disk is announced; here it saves setting up a loop device.
     if let Some(user) = user_of(&tools.store, domid, &target, disk).doing(what)? {
         return Err(in_use(&target, disk, &user));
     }
-    let device = open(&target, disk)?;
-    let written = write_nodes(tools, domid, disk, &target, &device);
+    let device = open(&*tools.host, &target, disk)?;
+    let back = nodes::backend(domid, "vbd", disk.vdev.number);
+    let mut special = vec![
+        ("type", if device.looped { "file" } else { "phy" }.to_owned()),
+        ("script", SCRIPT.to_owned()),
+        ("params", target.display().to_string()),
+        ("physical-device", device.number.clone()),
+        ("physical-device-path", device.path.display().to_string()),
+        ("hotplug-status", "connected".to_owned()),
+    ];
+    if device.looped {
+        special.push(("node", device.path.display().to_string()));
+    }
+    let written = write_nodes(tools, domid, disk, &target, &back, special);
     if written.is_err() && device.looped {
         // The complaint about the nodes is the one worth reading.
-        let _ = loopdev::detach(&device.path);
+        let _ = tools.host.detach_loop(&device.path);
     }
-    written.and_then(|()| {
-        tools
-            .wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
-            .map_err(|e| e.in_step(what()))
-    })
+    written?;
+    tools
+        .wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
+        .map_err(|error| error.in_step(what()))
+}
+
+/// Has the administrator's own program find the device.
+fn by_script(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, name: &str) -> Result<()> {
+    let id = disk.vdev.number;
+    let back = nodes::backend(domid, "vbd", id);
+    let script = Script::new(name, "vbd", &back);
+    let special = vec![
+        ("type", "phy".to_owned()),
+        ("script", script.path()),
+        ("params", target.display().to_string()),
+    ];
+    write_nodes(tools, domid, disk, target, &back, special)?;
+    script
+        .note(&tools.store, domid, id)
+        .doing(|| format!("noting the script of disk {}", disk.vdev.name))?;
+    script.connect(tools, tools.patience(hotplug::PATIENCE))?;
+    tools.wait_backend(domid, "vbd", id, "xen-blkback")
 }
 
 /// `phy:hda1` meant `/dev/hda1` to `xm`.
@@ -81,12 +110,12 @@ fn find(target: &Path) -> PathBuf {
     if device.exists() { device } else { target.to_owned() }
 }
 
-fn open(target: &Path, disk: &Disk) -> Result<Device> {
+fn open(host: &dyn Host, target: &Path, disk: &Disk) -> Result<Device> {
     let what = || format!("opening {} for disk {}", target.display(), disk.vdev.name);
     let kind = std::fs::metadata(target).doing(what)?.file_type();
     if kind.is_block_device() {
         return Ok(Device {
-            number: device_number(target).doing(what)?,
+            number: device_number(host, target).doing(what)?,
             path: target.to_owned(),
             looped: false,
         });
@@ -103,32 +132,30 @@ fn open(target: &Path, disk: &Disk) -> Result<Device> {
         DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
         DiskAccess::ReadWrite | DiskAccess::Shared => loopdev::Access::ReadWrite,
     };
-    let path = loopdev::attach(target, access)
+    let path = host
+        .attach_loop(target, access)
         .doing(|| format!("setting up a loop device for {}", target.display()))
         .map_err(|error| match error.errno() {
             Some(2) => error.way_out("is the module loaded? (`modprobe loop`)"),
             _ => error,
         })?;
-    match device_number(&path) {
+    match device_number(host, &path) {
         Ok(number) => Ok(Device {
             path,
             number,
             looped: true,
         }),
         Err(error) => {
-            let _ = loopdev::detach(&path);
+            let _ = host.detach_loop(&path);
             Err(error).doing(what)
         }
     }
 }
 
-fn device_number(path: &Path) -> std::io::Result<String> {
-    let number = std::fs::metadata(path)?.rdev();
-    Ok(format!(
-        "{:x}:{:x}",
-        rustix::fs::major(number),
-        rustix::fs::minor(number)
-    ))
+/// As backends read it: hexadecimal.
+fn device_number(host: &dyn Host, path: &Path) -> std::io::Result<String> {
+    let (major, minor) = host.device_number(path)?;
+    Ok(format!("{major:x}:{minor:x}"))
 }
 
 /// Who has this image or device in a way that ours does not bear: two domains that write to one file system
@@ -172,9 +199,17 @@ fn in_use(target: &Path, disk: &Disk, user: &str) -> Error {
         .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it")
 }
 
-fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, device: &Device) -> Result<()> {
+/// Announces a disk to both sides, unless somebody else has it.
+fn write_nodes(
+    tools: &Toolstack,
+    domid: DomId,
+    disk: &Disk,
+    target: &Path,
+    back: &str,
+    special: Vec<(&str, String)>,
+) -> Result<()> {
     let id = disk.vdev.number;
-    let (front, back) = (nodes::frontend(domid, "vbd", id), nodes::backend(domid, "vbd", id));
+    let front = nodes::frontend(domid, "vbd", id);
     let kind = if disk.is_cdrom { "cdrom" } else { "disk" };
     let mut backend = vec![
         ("frontend", front.clone()),
@@ -184,25 +219,20 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
         ("bootable", "1".to_owned()),
         ("state", "1".to_owned()),
         ("dev", disk.vdev.name.clone()),
-        ("type", if device.looped { "file" } else { "phy" }.to_owned()),
         ("mode", disk.access.mode().to_owned()),
-        ("script", SCRIPT.to_owned()),
         ("device-type", kind.to_owned()),
         ("discard-enable", u32::from(disk.discard.unwrap_or(true)).to_string()),
-        ("params", target.display().to_string()),
-        ("physical-device", device.number.clone()),
-        ("physical-device-path", device.path.display().to_string()),
-        ("hotplug-status", "connected".to_owned()),
+        ("specification", "xen".to_owned()),
     ];
-    if device.looped {
-        backend.push(("node", device.path.display().to_string()));
-    }
+    backend.extend(special);
     let frontend = [
-        ("backend", back.clone()),
+        ("backend", back.to_owned()),
         ("backend-id", "0".to_owned()),
         ("state", "1".to_owned()),
         ("virtual-device", id.to_string()),
         ("device-type", kind.to_owned()),
+        ("trusted", "1".to_owned()),
+        ("protocol", "x86_64-abi".to_owned()),
     ];
     let user = tools
         .store
@@ -212,10 +242,10 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
                 return Ok(Some(user));
             }
             nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
-            nodes::make(tx, &back, &nodes::shared(DomId::DOM0, domid))?;
+            nodes::make(tx, back, &nodes::shared(DomId::DOM0, domid))?;
             nodes::write_all(tx, &front, &frontend)?;
-            nodes::write_all(tx, &back, &backend)?;
-            nodes::register(tx, domid, "vbd", id, &back, &backend)?;
+            nodes::write_all(tx, back, &backend)?;
+            nodes::register(tx, domid, "vbd", id, back, &backend)?;
             Ok(None)
         })
         .doing(|| format!("announcing disk {}", disk.vdev.name))?;
@@ -226,17 +256,11 @@ fn write_nodes(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, devi
 }
 
 /// Lets go of what stood behind a disk that is gone.
-pub(crate) fn release(node: Option<&str>) -> Result<()> {
+pub(crate) fn release(host: &dyn Host, node: Option<&str>) -> Result<()> {
     match node.filter(|node| node.starts_with("/dev/loop")) {
-        Some(node) => loopdev::detach(Path::new(node)).doing(|| format!("letting go of {node}")),
+        Some(node) => host
+            .detach_loop(Path::new(node))
+            .doing(|| format!("letting go of {node}")),
         None => Ok(()),
-    }
-}
-
-impl Error {
-    fn in_step(self, step: String) -> Error {
-        let mut text = self.to_string();
-        text.insert_str(0, ": ");
-        Error::new(step, text.trim_start_matches(": "))
     }
 }

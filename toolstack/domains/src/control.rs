@@ -1,11 +1,15 @@
 //! What is asked of a domain that runs, and what it tells of its end.
 
 use crate::error::{Doing, Error, Result};
+use crate::patience::Patience;
 use crate::{Toolstack, nodes};
 use ferroxen_abi::domctl::{Getdomaininfo, INVALID_MAX_VCPU_ID, dominf};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
-use std::time::Instant;
+use std::io;
+
+/// The path whose events tell of domains that stop or go.
+const RELEASE: &str = "@releaseDomain";
 
 /// What to ask of a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,26 +104,40 @@ impl Toolstack {
     }
 
     /// Waits until a domain stops or goes away.
-    pub fn wait_end(&self, domid: DomId, deadline: Option<Instant>) -> Result<End> {
-        let doing = || format!("waiting for the end of domain {}", domid.raw());
-        let token = format!("end-{}", domid.raw());
-        // The event comes at once to begin with, so that nothing that happened before is missed.
-        self.store.watch("@releaseDomain", &token).doing(doing)?;
-        let end = loop {
-            if let Some(end) = self.end(domid).doing(doing)? {
-                break end;
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                break End::StillThere;
-            }
-            self.store.next_event(left).doing(doing)?;
-        };
-        self.store.unwatch("@releaseDomain", &token).doing(doing)?;
-        Ok(end)
+    pub fn wait_end(&self, domid: DomId, patience: Patience<'_>) -> Result<End> {
+        let end = self
+            .wait_for_domains(patience, || self.end(domid))
+            .map_err(|error| error.in_step(format!("waiting for the end of domain {}", domid.raw())))?;
+        Ok(end.unwrap_or(End::StillThere))
     }
 
-    fn end(&self, domid: DomId) -> std::io::Result<Option<End>> {
+    /// Waits until `look` finds something, looking again whenever a domain has stopped or gone. `None`: it did
+    /// not in time.
+    pub(crate) fn wait_for_domains<T>(
+        &self,
+        patience: Patience<'_>,
+        mut look: impl FnMut() -> io::Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        const TOKEN: &str = "ends";
+        let doing = || "watching domains".to_owned();
+        // The event comes at once to begin with, so that nothing that happened before is missed.
+        self.store.watch(RELEASE, TOKEN).doing(doing)?;
+        let found = loop {
+            match look() {
+                Ok(None) => {}
+                other => break other.doing(doing),
+            }
+            match self.next_event(patience) {
+                Ok(true) => {}
+                Ok(false) => break Ok(None),
+                Err(error) => break Err(error),
+            }
+        };
+        self.store.unwatch(RELEASE, TOKEN).doing(doing)?;
+        found
+    }
+
+    fn end(&self, domid: DomId) -> io::Result<Option<End>> {
         Ok(match self.hypervisor.domain(domid)? {
             None => Some(End::Gone),
             Some(info) if info.flags & dominf::DYING != 0 => Some(End::Gone),

@@ -15,11 +15,6 @@ use uuid::Uuid;
 /// What the hypervisor lets a domain have beyond its memory, as libxl does (KiB).
 pub(crate) const SLACK_KIB: u64 = 1024;
 
-/// Fills in what a configuration leaves to chance, so that building it again gives the same domain.
-pub fn settle(config: &mut DomainConfig) {
-    config.uuid.get_or_insert_with(Uuid::new_v4);
-}
-
 /// Checks what can be checked before anything is made.
 pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
     let what = || format!("creating \"{}\"", config.name);
@@ -72,7 +67,7 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     let channels = channels(tools, domid)?;
     let claimed = claim(tools, domid, layout.frames)?;
     let built = pv::build(
-        &tools.hypervisor,
+        tools,
         domid,
         &payload,
         &layout,
@@ -92,6 +87,10 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     for (index, vif) in (0..).zip(&config.vifs) {
         network::attach(tools, domid, &uuid, vif, index)?;
     }
+    tools
+        .interrupt
+        .check()
+        .doing(|| format!("creating \"{}\"", config.name))?;
     unfinished.keep();
     Ok(domid)
 }
@@ -145,7 +144,7 @@ fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> 
 }
 
 fn limits(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
-    let hypervisor = &tools.hypervisor;
+    let hypervisor = &*tools.hypervisor;
     hypervisor
         .set_max_vcpus(domid, config.maxvcpus)
         .doing(|| format!("giving the domain {} vcpus", config.maxvcpus))?;
@@ -203,7 +202,7 @@ fn affinities(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<
             if let Some(CpuList::These(cpus)) = list {
                 tools
                     .hypervisor
-                    .set_affinity(domid, vcpu, kind, cpus)
+                    .set_affinity(domid, vcpu, kind, Some(cpus))
                     .doing(|| format!("pinning vcpu {vcpu} to CPUs {cpus:?}"))?;
             }
         }
@@ -270,7 +269,7 @@ fn claim(tools: &Toolstack, domid: DomId, frames: u64) -> Result<bool> {
 }
 
 fn introduce(tools: &Toolstack, domid: DomId, config: &DomainConfig, built: &Built, channels: Channels) -> Result<()> {
-    grants::seed(&tools.hypervisor, domid, built)?;
+    grants::seed(&*tools.hypervisor, domid, built)?;
     nodes::complete(&tools.store, domid, config, built, channels)?;
     tools
         .store

@@ -4,6 +4,7 @@ use crate::network;
 use ferroxen_xlconfig::{DiskAccess, DiskFormat, DomainConfig, DomainType, TscMode};
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 /// `libxl_domain_config`
 pub fn config(config: &DomainConfig) -> Value {
@@ -25,7 +26,7 @@ pub fn config(config: &DomainConfig) -> Value {
     if !config.vifs.is_empty() {
         value["nics"] = (0..)
             .zip(&config.vifs)
-            .map(|(index, vif)| nic(config, index, vif))
+            .map(|(index, vif)| nic(config.uuid.as_ref(), index, vif))
             .collect();
     }
     for (key, action) in [
@@ -81,7 +82,8 @@ fn build(config: &DomainConfig, kind: &str) -> Value {
     Value::Object(build)
 }
 
-fn disk(disk: &ferroxen_xlconfig::Disk) -> Value {
+/// `libxl_device_disk`
+pub fn disk(disk: &ferroxen_xlconfig::Disk) -> Value {
     let mut value = json!({
         "pdev_path": disk.target.as_ref().map(|path| path.display().to_string()),
         "vdev": disk.vdev.name,
@@ -100,13 +102,11 @@ fn disk(disk: &ferroxen_xlconfig::Disk) -> Value {
     value
 }
 
-fn nic(config: &DomainConfig, index: u32, vif: &ferroxen_xlconfig::Vif) -> Value {
+/// `libxl_device_nic`; the UUID is for the address of a card that has none of its own.
+pub fn nic(uuid: Option<&Uuid>, index: u32, vif: &ferroxen_xlconfig::Vif) -> Value {
     let id = vif.devid.unwrap_or(index);
     let mut value = json!({"devid": id});
-    if let Some(mac) = vif
-        .mac
-        .or_else(|| config.uuid.map(|uuid| network::mac_of(vif, &uuid, id)))
-    {
+    if let Some(mac) = vif.mac.or_else(|| uuid.map(|uuid| network::mac_of(vif, uuid, id))) {
         value["mac"] = mac.to_string().into();
     }
     value["bridge"] = vif.bridge.as_deref().unwrap_or(network::DEFAULT_BRIDGE).into();

@@ -33,6 +33,13 @@ impl Error {
         self
     }
 
+    /// The same, as a part of a larger step.
+    pub(crate) fn in_step(mut self, step: impl Into<String>) -> Error {
+        self.why = format!("{}: {}", self.doing, self.why);
+        self.doing = step.into();
+        self
+    }
+
     /// The error number below, if there is one.
     pub fn errno(&self) -> Option<i32> {
         self.errno

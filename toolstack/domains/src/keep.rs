@@ -3,50 +3,80 @@
 use crate::describe;
 use crate::error::{Doing, Result};
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::DomainConfig;
-use std::path::{Path, PathBuf};
+use ferroxen_xlconfig::{Loaded, Source};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use uuid::Uuid;
 
-const DIRECTORY: &str = "/var/lib/xen";
-
-fn path(domid: DomId, uuid: &Uuid, kind: &str) -> PathBuf {
-    Path::new(DIRECTORY).join(format!("userdata-d.{}.{uuid}.{kind}", domid.raw()))
+/// The directory of what is kept.
+#[derive(Debug)]
+pub struct Keep {
+    directory: PathBuf,
 }
 
-/// Keeps the text, for us, and what it means, for libxl's tools; gives where the text is.
-pub fn save(domid: DomId, uuid: &Uuid, config: &DomainConfig, text: &str) -> Result<PathBuf> {
-    write(
-        path(domid, uuid, "libxl-json"),
-        &describe::pretty(&describe::config(config)),
-    )?;
-    write(path(domid, uuid, "xl"), text)
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep::in_directory("/var/lib/xen")
+    }
 }
 
-fn write(path: PathBuf, text: &str) -> Result<PathBuf> {
-    let doing = || format!("keeping the configuration in {}", path.display());
-    std::fs::create_dir_all(DIRECTORY).doing(doing)?;
-    // Whole or not at all.
-    let draft = path.with_extension("new");
-    std::fs::write(&draft, text).doing(doing)?;
-    std::fs::rename(&draft, &path).doing(doing)?;
-    Ok(path)
-}
+impl Keep {
+    /// Keeps things in this directory.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Keep {
+        Keep {
+            directory: directory.into(),
+        }
+    }
 
-/// The text of a domain that was started with this toolstack (or with xl).
-pub fn load(domid: DomId, uuid: &Uuid) -> Option<String> {
-    std::fs::read_to_string(path(domid, uuid, "xl")).ok()
-}
+    fn path(&self, domid: DomId, uuid: &Uuid, kind: &str) -> PathBuf {
+        self.directory.join(format!("userdata-d.{}.{uuid}.{kind}", domid.raw()))
+    }
 
-/// Removes what was kept of a domain, under whatever UUID.
-pub fn forget(domid: DomId) {
-    let prefix = format!("userdata-d.{}.", domid.raw());
-    let Ok(entries) = std::fs::read_dir(DIRECTORY) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-            // A file that stays is only clutter.
-            let _ = std::fs::remove_file(entry.path());
+    /// Keeps the settings, for us, and what they mean, for libxl's tools; gives where the settings are.
+    pub fn save(&self, domid: DomId, loaded: &Loaded) -> Result<PathBuf> {
+        let uuid = loaded.config.uuid.unwrap_or_default();
+        let meaning = describe::pretty(&describe::config(&loaded.config));
+        self.write(self.path(domid, &uuid, "libxl-json"), &meaning)?;
+        self.write(self.path(domid, &uuid, "xl"), &loaded.text())
+    }
+
+    fn write(&self, path: PathBuf, text: &str) -> Result<PathBuf> {
+        let doing = || format!("keeping the configuration in {}", path.display());
+        std::fs::create_dir_all(&self.directory).doing(doing)?;
+        // Whole or not at all, and not for everybody's eyes: there may be passwords in it.
+        let mut draft = path.clone().into_os_string();
+        draft.push(".new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .open(&draft)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .doing(doing)?;
+        std::fs::rename(&draft, &path).doing(doing)?;
+        Ok(path)
+    }
+
+    /// What was kept of a domain, if it was started with this toolstack.
+    pub fn load(&self, domid: DomId, uuid: &Uuid) -> Option<Loaded> {
+        let path = self.path(domid, uuid, "xl");
+        let text = std::fs::read_to_string(&path).ok()?;
+        // It was valid when it was kept.
+        ferroxen_xlconfig::parse(Source::new(path.display().to_string(), text), &[]).ok()
+    }
+
+    /// Removes what was kept of a domain, under whatever UUID.
+    pub fn forget(&self, domid: DomId) {
+        let prefix = format!("userdata-d.{}.", domid.raw());
+        let Ok(entries) = std::fs::read_dir(&self.directory) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                // A file that stays is only clutter.
+                let _ = std::fs::remove_file(entry.path());
+            }
         }
     }
 }

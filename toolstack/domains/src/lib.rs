@@ -1,55 +1,85 @@
 //! Domains from cradle to grave: libxl's role.
 //!
-//! - [`hyper`]: the hypervisor's control calls
-//! - [`layout`], [`pv`]: a PV domain's memory and how it is filled
-//! - [`nodes`]: a domain's xenstore nodes, in libxl's layout
 //! - [`create`]: making a domain, in libxl's order; every failing step takes back all before it
-//! - `block`, `network`: disks on loop devices or block devices, cards on bridges
+//! - [`layout`], [`pv`]: a PV domain's memory and how it is filled; [`nodes`]: its xenstore nodes
+//! - [`device`], `block`, `network`, `hotplug`, `backend`: its devices
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
 //! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
+//! - [`hyper`], [`host`]: what all this needs of the hypervisor and of Linux; [`xen`], [`inquiry`]: the real ones
 //!
 //! Always true: when a call that makes something fails, nothing of it is left: no domain, no node, no loop
 //! device.
 #![forbid(unsafe_code)]
 
+mod backend;
 mod block;
 pub mod control;
 pub mod create;
 pub mod describe;
 mod destroy;
+pub mod device;
 mod error;
 mod grants;
+pub mod host;
+mod hotplug;
 pub mod hyper;
+pub mod inquiry;
 pub mod keep;
 pub mod layout;
 pub mod monitor;
 mod netlink;
 pub mod network;
 pub mod nodes;
+pub mod patience;
 pub mod pv;
+#[cfg(test)]
+mod rehearsal;
+pub mod xen;
 
 pub use error::{Error, Result};
 
 use error::Doing;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Client;
+use patience::{Interrupt, Patience};
+use std::time::Duration;
 
-/// All that tools need: the hypervisor and xenstore.
+/// All that tools need.
 #[derive(Debug)]
 pub struct Toolstack {
     /// The hypervisor's control calls.
-    pub hypervisor: hyper::Hypervisor,
+    pub hypervisor: Box<dyn hyper::Hypervisor>,
     /// The connection to xenstore.
     pub store: Client,
+    /// The configurations of running domains.
+    pub keep: keep::Keep,
+    host: Box<dyn host::Host>,
+    interrupt: Interrupt,
 }
 
 impl Toolstack {
-    /// Connects to both.
+    /// Connects to the hypervisor and to xenstore.
     pub fn open() -> Result<Toolstack> {
-        let hypervisor = hyper::Hypervisor::open().doing(|| "reaching the hypervisor".to_owned())?;
+        let hypervisor = xen::Xen::open()?;
         let store = Client::connect().doing(|| "reaching xenstore".to_owned())?;
         nodes::ensure_dom0(&store)?;
-        Ok(Toolstack { hypervisor, store })
+        Ok(Toolstack {
+            hypervisor: Box::new(hypervisor),
+            store,
+            keep: keep::Keep::default(),
+            host: Box::new(host::Linux),
+            interrupt: Interrupt::never(),
+        })
+    }
+
+    /// From now on, whatever is being made when `interrupt` comes is taken back, and waits end.
+    pub fn until(mut self, interrupt: Interrupt) -> Toolstack {
+        self.interrupt = interrupt;
+        self
+    }
+
+    fn patience(&self, limit: Duration) -> Patience<'_> {
+        Patience::until_interrupted(&self.interrupt, Some(limit))
     }
 
     /// Stops all vcpus of a domain.

@@ -2,30 +2,25 @@
 
 use crate::control::{End, Reason};
 use crate::error::Result;
-use crate::{Toolstack, create, keep, nodes};
+use crate::patience::Patience;
+use crate::{Toolstack, create, nodes};
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::{Action, DomainConfig};
+use ferroxen_xlconfig::{Action, DomainConfig, Loaded};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Stays with `domid` and its successors until the last one is gone or is to be left alone. `text` is the
-/// configuration as kept; `log` hears what happens.
-pub fn supervise(
-    tools: &Toolstack,
-    mut domid: DomId,
-    config: &DomainConfig,
-    text: &str,
-    mut log: impl FnMut(String),
-) -> Result<()> {
-    let (mut config, mut text) = (config.clone(), text.to_owned());
+/// Stays with `domid` and its successors until the last one is gone or is to be left alone; `log` hears what
+/// happens.
+pub fn supervise(tools: &Toolstack, mut domid: DomId, loaded: &Loaded, mut log: impl FnMut(String)) -> Result<()> {
+    let mut loaded = loaded.clone();
     loop {
-        let reason = match tools.wait_end(domid, None)? {
+        let reason = match tools.wait_end(domid, Patience::until_interrupted(&tools.interrupt, None))? {
             End::Stopped(reason) => reason,
             End::Gone | End::StillThere => {
                 log(format!("domain {} is gone", domid.raw()));
                 return Ok(());
             }
         };
-        let Some(action) = action(&config, reason) else {
+        let Some(action) = action(&loaded.config, reason) else {
             log(format!("domain {} is suspended", domid.raw()));
             return Ok(());
         };
@@ -35,14 +30,15 @@ pub fn supervise(
             reason.code(),
             action.name()
         ));
-        // It may have been renamed since, and keeps that name.
+        // It may have got other devices since, or another configuration, or another name.
+        let uuid = loaded.config.uuid.unwrap_or_default();
+        loaded = tools.keep.load(domid, &uuid).unwrap_or(loaded);
         if let Some(name) = nodes::name(&tools.store, domid)
             .ok()
             .flatten()
-            .filter(|name| *name != config.name)
+            .filter(|name| *name != loaded.config.name)
         {
-            text.push_str(&format!("\nname = \"{name}\"\n"));
-            config.name = name;
+            loaded.rename(&name);
         }
         let again = match action {
             Action::Preserve => return Ok(()),
@@ -57,9 +53,9 @@ pub fn supervise(
                 true
             }
             Action::RenameRestart => {
-                tools.rename(domid, &format!("{}-{}", config.name, timestamp()))?;
+                tools.rename(domid, &format!("{}-{}", loaded.config.name, timestamp()))?;
                 log(format!("domain {} is kept as \"{}\"", domid.raw(), tools.name(domid)));
-                domid = start(tools, &config, &text)?;
+                domid = start(tools, &loaded)?;
                 log(format!("started again as domain {}", domid.raw()));
                 continue;
             }
@@ -68,19 +64,18 @@ pub fn supervise(
         if !again {
             return Ok(());
         }
-        domid = start(tools, &config, &text)?;
+        domid = start(tools, &loaded)?;
         log(format!("started again as domain {}", domid.raw()));
     }
 }
 
-fn start(tools: &Toolstack, config: &DomainConfig, text: &str) -> Result<DomId> {
-    let domid = create::create(tools, config)?;
-    if let Some(uuid) = &config.uuid {
-        keep::save(domid, uuid, config, text)?;
-    }
-    match tools.unpause(domid) {
+fn start(tools: &Toolstack, loaded: &Loaded) -> Result<DomId> {
+    let domid = create::create(tools, &loaded.config)?;
+    let started = tools.keep.save(domid, loaded).and_then(|_| tools.unpause(domid));
+    match started {
         Ok(()) => Ok(domid),
         Err(error) => {
+            // The complaint that led here is the one worth reading.
             let _ = tools.destroy(domid);
             Err(error)
         }

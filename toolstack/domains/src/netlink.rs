@@ -1,20 +1,71 @@
-//! The few network changes we make, asked of the kernel directly (rtnetlink(7)).
+//! Linux' netlink sockets: the few network changes we make (rtnetlink(7)), and news of devices.
 
+use crate::patience::Patience;
 use ferroxen_xlconfig::Mac;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_KOBJECT_UEVENT, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
-use std::time::Instant;
 
 /// The group that hears of network devices (`linux/rtnetlink.h`).
 const RTNLGRP_LINK: u32 = 1;
 
+/// The group in which the kernel itself speaks of its devices (udev speaks in another).
+const KERNEL_UEVENTS: u32 = 1;
+
 /// The address of a guest's device in Domain 0: so high that a bridge never takes it for its own.
 pub const PORT_MAC: Mac = Mac([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
+
+/// What may be changed about a network device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkChange<'a> {
+    /// Its name.
+    Name(&'a str),
+    /// Its largest packet.
+    Mtu(u32),
+    /// Its Ethernet address.
+    Address(Mac),
+    /// The bridge that it is a port of.
+    Bridge(u32),
+    /// It begins to work.
+    Up,
+}
+
+/// A socket on which something comes whenever devices come or go; what, has to be looked up.
+pub struct News {
+    socket: Socket,
+}
+
+impl News {
+    /// Of network devices.
+    pub fn of_links() -> io::Result<News> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(RTNLGRP_LINK)?;
+        Ok(News { socket })
+    }
+
+    /// Of all devices, as udev hears them.
+    pub fn of_devices() -> io::Result<News> {
+        let mut socket = Socket::new(NETLINK_KOBJECT_UEVENT)?;
+        socket.bind(&SocketAddr::new(0, KERNEL_UEVENTS))?;
+        Ok(News { socket })
+    }
+
+    /// Waits for something to happen. `false`: nothing did in time.
+    pub fn wait(&self, patience: Patience<'_>) -> io::Result<bool> {
+        if !patience.ready(&self.socket)? {
+            return Ok(false);
+        }
+        match self.socket.recv_from_full() {
+            // More came than the socket could hold: something has happened for sure.
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::NOBUFS.raw_os_error()) => Err(error),
+            _ => Ok(true),
+        }
+    }
+}
 
 /// A way to the kernel's network devices.
 pub struct Links {
@@ -28,46 +79,6 @@ impl Links {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Links { socket, sequence: 0 })
-    }
-
-    /// A device's number, if there is a device of that name.
-    pub fn index(&self, name: &str) -> io::Result<Option<u32>> {
-        match std::fs::read_to_string(std::path::Path::new("/sys/class/net").join(name).join("ifindex")) {
-            Ok(text) => text
-                .trim()
-                .parse()
-                .map(Some)
-                .map_err(|_| io::ErrorKind::InvalidData.into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Waits for a device of that name; its number, unless it does not come in time.
-    ///
-    /// Only for a socket that [`hears`](Self::hearing) of devices.
-    pub fn wait(&mut self, name: &str, deadline: Instant) -> io::Result<Option<u32>> {
-        loop {
-            if let Some(index) = self.index(name)? {
-                return Ok(Some(index));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) if left.is_zero() => return Ok(None),
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => drop(self.socket.recv_from_full()?),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Opens a socket that hears of devices as they come and go, for [`wait`](Self::wait).
-    pub fn hearing() -> io::Result<Links> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.add_membership(RTNLGRP_LINK)?;
         Ok(Links { socket, sequence: 0 })
     }
 
@@ -85,39 +96,21 @@ impl Links {
         }
     }
 
-    /// Gives a device another name.
-    pub fn rename(&mut self, index: u32, name: &str) -> io::Result<()> {
-        self.set(index, LinkAttribute::IfName(name.to_owned()))
-    }
-
-    /// Sets the largest packet.
-    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
-        self.set(index, LinkAttribute::Mtu(mtu))
-    }
-
-    /// Sets the Ethernet address.
-    pub fn set_mac(&mut self, index: u32, mac: Mac) -> io::Result<()> {
-        self.set(index, LinkAttribute::Address(mac.0.to_vec()))
-    }
-
-    /// Puts a device into a bridge.
-    pub fn set_master(&mut self, index: u32, bridge: u32) -> io::Result<()> {
-        self.set(index, LinkAttribute::Controller(bridge))
-    }
-
-    /// Brings a device up.
-    pub fn set_up(&mut self, index: u32) -> io::Result<()> {
+    /// Changes a device.
+    pub fn change(&mut self, index: u32, change: LinkChange<'_>) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        self.ask(RouteNetlinkMessage::SetLink(message), 0)
-    }
-
-    fn set(&mut self, index: u32, attribute: LinkAttribute) -> io::Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(attribute);
+        message.attributes.extend(match change {
+            LinkChange::Name(name) => Some(LinkAttribute::IfName(name.to_owned())),
+            LinkChange::Mtu(mtu) => Some(LinkAttribute::Mtu(mtu)),
+            LinkChange::Address(mac) => Some(LinkAttribute::Address(mac.0.to_vec())),
+            LinkChange::Bridge(bridge) => Some(LinkAttribute::Controller(bridge)),
+            LinkChange::Up => None,
+        });
+        if change == LinkChange::Up {
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+        }
         self.ask(RouteNetlinkMessage::SetLink(message), 0)
     }
 

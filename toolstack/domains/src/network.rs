@@ -6,11 +6,13 @@
 
 use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
-use crate::netlink::{Links, PORT_MAC};
+use crate::host::Host;
+use crate::hotplug::{self, Script};
+use crate::netlink::{LinkChange, PORT_MAC};
 use crate::nodes;
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Mac, Vif};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The bridge of cards that name none.
@@ -19,6 +21,8 @@ pub const DEFAULT_BRIDGE: &str = "xenbr0";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What stands in `script`, which the backend insists on; nothing runs it.
 const SCRIPT: &str = "/etc/xen/scripts/vif-bridge";
+/// The script that we need not run.
+const BUILT_IN: &str = "vif-bridge";
 
 /// A card's address: as given, else one of Xen's range that follows from the domain's UUID, so that a domain
 /// keeps its addresses over a reboot.
@@ -50,66 +54,71 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
             Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
         );
     }
-    if vif
-        .script
-        .as_deref()
-        .is_some_and(|script| !script.trim_start_matches("/etc/xen/scripts/").eq("vif-bridge"))
-    {
-        return Err(
-            Error::new(what(), "hotplug scripts other than vif-bridge are not supported yet")
-                .way_out("leave `script` out"),
-        );
-    }
-    let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
-    let mut links = Links::open().doing(|| "opening a netlink socket".to_owned())?;
-    let bridge_index = find_bridge(&mut links, bridge)?;
-    let mut news = Links::hearing().doing(|| "opening a netlink socket".to_owned())?;
-    write_nodes(tools, domid, uuid, vif, id, bridge)?;
-    tools.wait_backend(domid, "vif", id, "xen-netback")?;
     let made = format!("vif{}.{id}", domid.raw());
-    let device = news
-        .wait(&made, Instant::now() + PATIENCE)
-        .doing(|| format!("waiting for {made}"))?;
-    let device = device.ok_or_else(|| {
-        Error::new(
-            what(),
-            format!("the backend did not make {made} within {} s", PATIENCE.as_secs()),
-        )
-    })?;
-    let name = match &vif.vifname {
-        Some(name) => {
-            links
-                .rename(device, name)
-                .doing(|| format!("renaming {made} to {name}"))?;
-            name.clone()
-        }
-        None => made,
-    };
-    if let Some(mtu) = vif.mtu {
-        links
-            .set_mtu(device, mtu)
-            .doing(|| format!("setting the MTU of {name}"))?;
+    let script = vif.script.as_deref().filter(|name| *name != BUILT_IN);
+    match script {
+        Some(name) => by_script(tools, domid, uuid, vif, id, &made, name),
+        None => on_bridge(tools, domid, uuid, vif, id, &made),
     }
-    links
-        .set_mac(device, PORT_MAC)
-        .doing(|| format!("setting the address of {name}"))?;
-    links
-        .set_master(device, bridge_index)
-        .doing(|| format!("adding {name} to {bridge}"))?;
-    links.set_up(device).doing(|| format!("bringing {name} up"))?;
-    let back = nodes::backend(domid, "vif", id);
-    let values = [("vif-name", name), ("hotplug-status", "connected".to_owned())];
-    nodes::write_all(&tools.store, &back, &values).doing(|| format!("announcing network card {id}"))
+    .map_err(|error| error.in_step(what()))
 }
 
-fn find_bridge(links: &mut Links, bridge: &str) -> Result<u32> {
+/// Has the administrator's own program connect the card.
+fn by_script(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, made: &str, name: &str) -> Result<()> {
+    let back = nodes::backend(domid, "vif", id);
+    let mut script = Script::new(name, "vif", &back);
+    script.variables.push(("vif", made.to_owned()));
+    script
+        .variables
+        .extend(vif.gatewaydev.clone().map(|device| ("netdev", device)));
+    write_nodes(tools, domid, uuid, vif, id, vif.bridge.as_deref(), &script.path())?;
+    script
+        .note(&tools.store, domid, id)
+        .doing(|| "noting the script".to_owned())?;
+    wait_device(tools, domid, id, made)?;
+    script.connect(tools, tools.patience(hotplug::PATIENCE))
+}
+
+fn on_bridge(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, made: &str) -> Result<()> {
+    let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
+    let bridge_index = find_bridge(&*tools.host, bridge)?;
+    write_nodes(tools, domid, uuid, vif, id, Some(bridge), SCRIPT)?;
+    let device = wait_device(tools, domid, id, made)?;
+    let change = |change: LinkChange<'_>, what: &dyn Fn() -> String| tools.host.change_link(device, change).doing(what);
+    let name = vif.vifname.as_deref().unwrap_or(made);
+    if name != made {
+        change(LinkChange::Name(name), &|| format!("renaming {made} to {name}"))?;
+    }
+    if let Some(mtu) = vif.mtu {
+        change(LinkChange::Mtu(mtu), &|| format!("setting the MTU of {name}"))?;
+    }
+    change(LinkChange::Address(PORT_MAC), &|| {
+        format!("setting the address of {name}")
+    })?;
+    change(LinkChange::Bridge(bridge_index), &|| {
+        format!("adding {name} to {bridge}")
+    })?;
+    change(LinkChange::Up, &|| format!("bringing {name} up"))?;
+    let back = nodes::backend(domid, "vif", id);
+    let values = [
+        ("vif-name", name.to_owned()),
+        ("hotplug-status", "connected".to_owned()),
+    ];
+    nodes::write_all(&tools.store, &back, &values).doing(|| "announcing that it is connected".to_owned())
+}
+
+/// Waits for the backend's network device.
+fn wait_device(tools: &Toolstack, domid: DomId, id: u32, made: &str) -> Result<u32> {
+    tools.wait_backend(domid, "vif", id, "xen-netback")?;
+    let doing = || format!("waiting for {made}");
+    let device = tools.host.wait_link(made, tools.patience(PATIENCE)).doing(doing)?;
+    device.ok_or_else(|| Error::new(doing(), format!("the backend did not make it within {PATIENCE:?}")))
+}
+
+fn find_bridge(host: &dyn Host, bridge: &str) -> Result<u32> {
     let what = || format!("finding bridge {bridge}");
-    if let Some(index) = links.index(bridge).doing(what)? {
-        return match std::path::Path::new("/sys/class/net")
-            .join(bridge)
-            .join("bridge")
-            .exists()
-        {
+    if let Some(index) = host.link(bridge).doing(what)? {
+        return match host.is_bridge(bridge) {
             true => Ok(index),
             false => Err(Error::new(
                 what(),
@@ -122,25 +131,32 @@ fn find_bridge(links: &mut Links, bridge: &str) -> Result<u32> {
             "make it (`ip link add {bridge} type bridge && ip link set {bridge} up`) or use {DEFAULT_BRIDGE}"
         )));
     }
-    links
-        .add_bridge(bridge)
+    host.add_bridge(bridge)
         .doing(|| format!("making bridge {bridge}"))
         .map_err(|error| match error.errno() {
             Some(95) => error.way_out("is the module loaded? (`modprobe bridge`)"),
             _ => error,
         })?;
-    let index = links.index(bridge).doing(what)?;
+    let index = host.link(bridge).doing(what)?;
     let index = index.ok_or_else(|| Error::new(what(), "it was made, and is gone"))?;
     // Its own, so that it does not change with every card that comes and goes.
     let [a, b, c, d, e, ..] = Uuid::new_v4().into_bytes();
-    links
-        .set_mac(index, Mac([0x02, a, b, c, d, e]))
+    host.change_link(index, LinkChange::Address(Mac([0x02, a, b, c, d, e])))
         .doing(|| format!("setting the address of {bridge}"))?;
-    links.set_up(index).doing(|| format!("bringing {bridge} up"))?;
+    host.change_link(index, LinkChange::Up)
+        .doing(|| format!("bringing {bridge} up"))?;
     Ok(index)
 }
 
-fn write_nodes(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, bridge: &str) -> Result<()> {
+fn write_nodes(
+    tools: &Toolstack,
+    domid: DomId,
+    uuid: &Uuid,
+    vif: &Vif,
+    id: u32,
+    bridge: Option<&str>,
+    script: &str,
+) -> Result<()> {
     let (front, back) = (nodes::frontend(domid, "vif", id), nodes::backend(domid, "vif", id));
     let mac = mac_of(vif, uuid, id).to_string();
     let mut backend = vec![
@@ -148,12 +164,12 @@ fn write_nodes(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32,
         ("frontend-id", domid.raw().to_string()),
         ("online", "1".to_owned()),
         ("state", "1".to_owned()),
-        ("script", SCRIPT.to_owned()),
+        ("script", script.to_owned()),
         ("mac", mac.clone()),
-        ("bridge", bridge.to_owned()),
         ("handle", id.to_string()),
         ("type", "vif".to_owned()),
     ];
+    backend.extend(bridge.map(|bridge| ("bridge", bridge.to_owned())));
     if !vif.ip.is_empty() {
         backend.push(("ip", vif.ip.join(" ")));
     }

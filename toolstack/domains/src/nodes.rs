@@ -31,8 +31,21 @@ pub fn frontend(domid: DomId, kind: &str, id: u32) -> String {
 
 /// Domain 0's directory of a guest's device.
 pub fn backend(domid: DomId, kind: &str, id: u32) -> String {
-    format!("/local/domain/0/backend/{kind}/{}/{id}", domid.raw())
+    format!("{BACKENDS}/{kind}/{}/{id}", domid.raw())
 }
+
+/// The notes about a guest's devices of one kind, where libxl has them.
+pub fn notes(domid: DomId, kind: &str) -> String {
+    format!("{}/device/{kind}", libxl(domid))
+}
+
+/// The notes about one device.
+pub fn note(domid: DomId, kind: &str, id: &str) -> String {
+    format!("{}/{id}", notes(domid, kind))
+}
+
+/// Where Domain 0's directories of guests' devices are.
+pub const BACKENDS: &str = "/local/domain/0/backend";
 
 /// Bytes of console output kept for a domain that nobody watches, as libxl has it.
 const CONSOLE_LIMIT: &str = "1048576";
@@ -219,7 +232,7 @@ pub fn register(
     back: &str,
     backend: &[(&str, String)],
 ) -> StoreResult<()> {
-    let note = format!("{}/device/{kind}/{id}", libxl(domid));
+    let note = note(domid, kind, &id.to_string());
     store.write(&format!("{note}/backend"), back)?;
     write_all(store, &note, backend)
 }

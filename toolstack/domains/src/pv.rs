@@ -1,14 +1,15 @@
 //! Building a PV domain: memory, kernel, page tables, start_info, the first vcpu.
 
+use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
 use crate::hyper::Hypervisor;
 use crate::layout::{Layout, NoPlace, PAGE, Wishes};
+use crate::patience::Interrupt;
 use ferroxen_abi::x86::{VcpuGuestContext, selector, vgcf};
 use ferroxen_abi::xen::{StartInfo, shared_info, vcpu_info};
 use ferroxen_loader::image::{Refused, inspect, unpack_to_vec};
 use ferroxen_loader::kernel::PvImage;
 use ferroxen_words::{DomId, Gfn, Mfn, PAGE_SIZE, Port};
-use ferroxen_xenctl::Access;
 use std::ops::Range;
 use std::path::Path;
 use zerocopy::{FromZeros, IntoBytes};
@@ -105,7 +106,8 @@ fn unusable(path: &Path, why: &str) -> Error {
 
 /// A domain's memory while it is being filled.
 struct Memory<'a> {
-    hypervisor: &'a Hypervisor,
+    hypervisor: &'a dyn Hypervisor,
+    interrupt: &'a Interrupt,
     domid: DomId,
     /// The machine frame of each of the domain's frames.
     p2m: Vec<u64>,
@@ -113,7 +115,7 @@ struct Memory<'a> {
 
 /// Fills the domain `domid`, which has vcpus and a memory limit but nothing else.
 pub fn build(
-    hypervisor: &Hypervisor,
+    tools: &Toolstack,
     domid: DomId,
     payload: &Payload,
     layout: &Layout,
@@ -121,8 +123,10 @@ pub fn build(
     channels: Channels,
 ) -> Result<Built> {
     let image = payload.image()?;
+    let hypervisor = &*tools.hypervisor;
     let mut memory = Memory {
         hypervisor,
+        interrupt: &tools.interrupt,
         domid,
         p2m: Vec::new(),
     };
@@ -193,6 +197,9 @@ impl Memory<'_> {
                 order = 0;
                 continue;
             }
+            self.interrupt
+                .check()
+                .doing(|| format!("allocating memory, {} MiB of {} MiB done", next / 256, frames / 256))?;
             let wanted: Vec<u64> = (0..EXTENTS as u64)
                 .map(|at| next + at * size)
                 .take_while(|at| at + size <= frames)
@@ -259,10 +266,8 @@ impl Memory<'_> {
             let count = (offset + piece).div_ceil(PAGE) as usize;
             let frames = self.p2m.get(first..first + count).ok_or_else(outside)?;
             let frames: Vec<Gfn> = frames.iter().map(|mfn| Gfn::new(*mfn)).collect();
-            let pages = self
-                .hypervisor
-                .privcmd()
-                .map_foreign(self.domid.to_abi(), &frames, Access::ReadWrite)?;
+            self.interrupt.check()?;
+            let pages = self.hypervisor.map(self.domid, &frames)?;
             each(&pages, offset as usize, done..done + piece)?;
             done += piece;
         }
@@ -275,11 +280,7 @@ impl Memory<'_> {
         let info = self.hypervisor.domain(self.domid).doing(doing)?;
         let info = info.ok_or_else(|| Error::new(doing(), "the domain has gone"))?;
         let frame = Gfn::new(info.shared_info_frame);
-        let page = self
-            .hypervisor
-            .privcmd()
-            .map_foreign(self.domid.to_abi(), &[frame], Access::ReadWrite)
-            .doing(doing)?;
+        let page = self.hypervisor.map(self.domid, &[frame]).doing(doing)?;
         page.zero(0, PAGE_SIZE).doing(doing)?;
         for vcpu in 0..ferroxen_abi::xen::LEGACY_MAX_VCPUS {
             let at = shared_info::VCPU_INFO + vcpu * vcpu_info::SIZE + vcpu_info::UPCALL_MASK;
@@ -340,7 +341,7 @@ impl Memory<'_> {
     }
 }
 
-fn out_of_memory(hypervisor: &Hypervisor, next: u64, frames: u64) -> Error {
+fn out_of_memory(hypervisor: &dyn Hypervisor, next: u64, frames: u64) -> Error {
     let free = hypervisor.physinfo().map_or(0, |info| info.free_pages);
     Error::new(
         "allocating memory",

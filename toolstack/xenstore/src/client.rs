@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const SOCKETS: &[&str] = &["/run/xenstored/socket", "/var/run/xenstored/socket"];
 const DEVICES: &[&str] = &["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
+/// How long a xenstored that is reached through the kernel may take to answer at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A connection to xenstored.
 #[derive(Debug)]
 pub struct Client {
@@ -45,6 +48,18 @@ pub struct Event {
 impl Client {
     /// Connects to xenstored: by its socket (also `$XENSTORED_PATH`), else through the kernel.
     pub fn connect() -> Result<Client> {
+        let by_socket = match Client::connect_socket() {
+            Err(error) if std::env::var_os("XENSTORED_PATH").is_none() => error,
+            other => return other,
+        };
+        match Client::connect_kernel() {
+            Err(Error::Connect(why)) => Err(Error::Connect(format!("{by_socket}; {why}"))),
+            other => other,
+        }
+    }
+
+    /// Connects by the socket only.
+    pub fn connect_socket() -> Result<Client> {
         if let Some(path) = std::env::var_os("XENSTORED_PATH") {
             let socket = UnixStream::connect(&path)
                 .map_err(|error| Error::Connect(format!("{} (from XENSTORED_PATH): {error}", path.display())))?;
@@ -57,22 +72,45 @@ impl Client {
                 Err(error) => reasons.push(format!("{path}: {error}")),
             }
         }
+        Err(Error::Connect(reasons.join(", ")))
+    }
+
+    /// Connects through the kernel only, which takes requests also while there is no xenstored: so one is tried.
+    pub fn connect_kernel() -> Result<Client> {
+        let mut reasons = vec![];
         for path in DEVICES {
             match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(device) => return Ok(Client::over(device.into())),
+                Ok(device) => {
+                    let client = Client::over(device.into());
+                    match client.answers_within(PATIENCE)? {
+                        true => return Ok(client),
+                        false => reasons.push(format!("{path}: nobody answers; is xenstored running?")),
+                    }
+                }
                 Err(error) => reasons.push(format!("{path}: {error}")),
             }
         }
         Err(Error::Connect(reasons.join(", ")))
     }
 
-    /// Connects through the kernel only.
-    pub fn connect_kernel() -> Result<Client> {
-        let path = DEVICES[0];
-        let device = OpenOptions::new().read(true).write(true).open(path);
-        device
-            .map(|device| Client::over(device.into()))
-            .map_err(|error| Error::Connect(format!("{path}: {error}")))
+    /// Whether anybody answers a request in time.
+    fn answers_within(&self, patience: Duration) -> Result<bool> {
+        let mut state = self.lock()?;
+        state.last_id = state.last_id.wrapping_add(1);
+        let request = encode(MessageType::GET_DOMAIN_PATH, state.last_id, 0, &[b"0\0"]).unwrap_or_default();
+        (&self.file).write_all(&request)?;
+        if !self.wait_readable(Some(Instant::now() + patience))? {
+            state.broken = true;
+            return Ok(false);
+        }
+        // Whatever it says, somebody is there.
+        while self.receive(&mut state)?.is_none() {}
+        Ok(true)
+    }
+
+    /// Whether it can be used on: it cannot after any error but a refusal.
+    pub fn is_usable(&self) -> bool {
+        self.lock().is_ok()
     }
 
     /// Speaks over a descriptor that is connected already.
@@ -152,8 +190,9 @@ impl Client {
             if !self.wait_readable(deadline)? {
                 return Ok(None);
             }
-            if let Some(answer) = self.receive(&mut state)? {
-                state.broken = true;
+            let received = self.receive(&mut state);
+            state.broken = !matches!(received, Ok(None));
+            if let Some(answer) = received? {
                 return Err(Error::Protocol(format!(
                     "an answer that nobody waits for: {:?}",
                     answer.header

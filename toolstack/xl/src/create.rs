@@ -1,39 +1,150 @@
 //! `xl create`, and the process that stays with a domain.
 
-use crate::cli::{Create, Monitor};
 use crate::{console, json};
-use anyhow::Context;
-use ferroxen_domains::{Toolstack, create, keep, monitor as keeper};
+use anyhow::{Context, bail};
+use clap::Args;
+use ferroxen_consoled::interrupts;
+use ferroxen_domains::patience::{Interrupt, Patience};
+use ferroxen_domains::{Toolstack, create, monitor as keeper};
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::{Loaded, Source};
-use std::fs::OpenOptions;
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use ferroxen_xlconfig::Loaded;
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::rc::Rc;
+use std::time::Duration;
 
-/// xl's code for "no domain was made".
+/// xl's code for "no domain was made", and for "there is no file".
 const NOT_CREATED: u8 = 3;
+/// xl's code for "what configuration?".
+const NO_FILE: u8 = 6;
+/// How long the process that stays with a domain may take to begin.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "xl create [OPTIONS] <ConfigFile> [KEY=VALUE]...",
+    after_help = "A file without a directory is looked for here, then in /etc/xen.\n\
+                  Settings on the command line stand behind the file's; quotes round a string may be left out:\n  \
+                  xl create web.cfg memory=512 'disk+=[\"phy:/dev/vg/data,xvdb,w\"]'"
+)]
+pub struct Create {
+    /// The configuration file, and settings that override its own
+    #[arg(value_name = "ConfigFile | KEY=VALUE")]
+    pub words: Vec<String>,
+    /// Connect to the console after the domain is created
+    #[arg(short = 'c')]
+    pub console: bool,
+    /// Leave the domain paused after it is created
+    #[arg(short = 'p')]
+    pub paused: bool,
+    /// Dry run: print the resulting configuration, make nothing
+    #[arg(short = 'n', long = "dryrun")]
+    pub dry_run: bool,
+    /// Quiet
+    #[arg(short = 'q', long = "quiet")]
+    pub quiet: bool,
+    /// Do not wait in the background for the death of the domain
+    #[arg(short = 'e')]
+    pub exit: bool,
+    /// Run in foreground until death of the domain
+    #[arg(short = 'F')]
+    pub foreground: bool,
+    /// Use the given configuration file
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    pub defconfig: Option<PathBuf>,
+    /// Say more
+    #[arg(short = 'd')]
+    debug: bool,
+    /// Connect to the VNC display after the domain is created (a PV domain has none)
+    #[arg(short = 'V', long = "vncviewer")]
+    vncviewer: bool,
+    /// Pass the VNC password to the viewer
+    #[arg(short = 'A', long = "vncviewer-autopass")]
+    vncviewer_autopass: bool,
+    /// Accepted for the sake of stock xl, which has such masks in its xl.conf
+    #[arg(long)]
+    ignore_global_affinity_masks: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigUpdate {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The configuration file, and settings that override its own
+    #[arg(value_name = "ConfigFile | KEY=VALUE")]
+    pub words: Vec<String>,
+    /// Use the given configuration file
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    pub defconfig: Option<PathBuf>,
+    /// Say more
+    #[arg(short = 'd')]
+    debug: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Monitor {
+    /// The domain's number
+    pub domid: u16,
+    /// The domain's UUID
+    pub uuid: uuid::Uuid,
+}
+
+/// Takes a file and settings apart; a setting is what has a `=` in it.
+fn file_and_settings(words: &[String], defconfig: Option<&PathBuf>) -> Result<(PathBuf, Vec<String>), ExitCode> {
+    let (settings, files): (Vec<_>, Vec<_>) = words.iter().cloned().partition(|word| word.contains('='));
+    match (files.as_slice(), defconfig) {
+        ([], Some(file)) => Ok((file.clone(), settings)),
+        ([file], None) => Ok((file.into(), settings)),
+        ([], None) => {
+            eprintln!("xl: no configuration file is named");
+            Err(ExitCode::from(NO_FILE))
+        }
+        _ => {
+            eprintln!("xl: one configuration file at a time; settings are written KEY=VALUE");
+            Err(ExitCode::from(2))
+        }
+    }
+}
 
 /// `xl create`
-pub fn run(args: &Create) -> anyhow::Result<ExitCode> {
-    let loaded = match ferroxen_xlconfig::load(args.defconfig.as_ref().unwrap_or(&args.config), &args.overrides) {
+pub fn run(args: &Create, dry: bool) -> anyhow::Result<ExitCode> {
+    if args.vncviewer || args.vncviewer_autopass {
+        bail!("a PV domain has no VNC display: use -c for its console");
+    }
+    let (file, settings) = match file_and_settings(&args.words, args.defconfig.as_ref()) {
+        Ok(found) => found,
+        Err(code) => return Ok(code),
+    };
+    let Some(file) = ferroxen_xlconfig::find(&file) else {
+        eprintln!("xl: {}", ferroxen_xlconfig::not_found(&file));
+        return Ok(ExitCode::from(NOT_CREATED));
+    };
+    if !args.quiet {
+        eprintln!("Parsing config from {}", file.display());
+    }
+    let loaded = match ferroxen_xlconfig::load(&file, &settings) {
         Ok(loaded) => loaded,
         Err(problem) => {
             eprintln!("error: {problem}");
-            return Ok(ExitCode::from(NOT_CREATED));
+            return Ok(ExitCode::FAILURE);
         }
     };
-    if !args.quiet {
-        eprintln!("Parsing config from {}", args.config.display());
-    }
     for notice in &loaded.notices {
         eprintln!("warning: {notice}");
     }
-    if args.dry_run {
-        print!("{}", json::config(&loaded.config));
+    if args.dry_run || dry {
+        crate::show(&json::config(&loaded.config))?;
         return Ok(ExitCode::SUCCESS);
     }
-    match start(args, loaded) {
-        Ok(code) => Ok(code),
+    match make(args, loaded) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("xl: {error:#}");
             Ok(ExitCode::from(NOT_CREATED))
@@ -41,27 +152,24 @@ pub fn run(args: &Create) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn start(args: &Create, mut loaded: Loaded) -> anyhow::Result<ExitCode> {
-    let tools = Toolstack::open()?;
-    let given = loaded.config.uuid;
-    create::settle(&mut loaded.config);
-    let config = &loaded.config;
-    let uuid = config.uuid.context("the domain has no UUID")?;
-    let mut text = loaded.text.clone();
-    if given.is_none() {
-        // So that the domain stays the same when it is built again.
-        text.push_str(&format!("\nuuid = \"{uuid}\"\n"));
-    }
-    if !text.contains("name") || ferroxen_xlconfig::parse(Source::new("", text.clone()), &[]).is_err() {
-        text.push_str(&format!("\nname = \"{}\"\n", config.name));
-    }
-    let domid = create::create(&tools, config).with_context(|| format!("cannot create \"{}\"", config.name))?;
-    let finished = finish(&tools, args, domid, &loaded, &text, &uuid);
-    if finished.is_err() {
+fn make(args: &Create, mut loaded: Loaded) -> anyhow::Result<()> {
+    let stop = interrupts().context("preparing for Ctrl-C")?;
+    let tools = Toolstack::open()?.until(Interrupt::from_pipe(stop.try_clone()?));
+    loaded.settle();
+    let domid =
+        create::create(&tools, &loaded.config).with_context(|| format!("cannot create \"{}\"", name(&loaded)))?;
+    // From the moment it runs it is on its own.
+    let is_started = Rc::new(Cell::new(false));
+    let finished = finish(&tools, args, domid, &loaded, stop, &is_started);
+    if finished.is_err() && !is_started.get() {
         // The complaint that led here is the one worth reading.
         let _ = tools.destroy(domid);
     }
     finished
+}
+
+fn name(loaded: &Loaded) -> &str {
+    &loaded.config.name
 }
 
 fn finish(
@@ -69,84 +177,129 @@ fn finish(
     args: &Create,
     domid: DomId,
     loaded: &Loaded,
-    text: &str,
-    uuid: &uuid::Uuid,
-) -> anyhow::Result<ExitCode> {
-    let kept = keep::save(domid, uuid, &loaded.config, text)?;
+    stop: OwnedFd,
+    is_started: &Rc<Cell<bool>>,
+) -> anyhow::Result<()> {
+    tools.keep.save(domid, loaded)?;
     if !args.exit && !args.foreground {
-        stay_in_background(domid, &loaded.config.name, &kept)?;
+        stay_in_background(domid, loaded, &stop)?;
     }
-    let name = loaded.config.name.clone();
-    let (paused, quiet) = (args.paused, args.quiet);
+    let (name, paused, quiet) = (name(loaded).to_owned(), args.paused, args.quiet);
+    let is_started = is_started.clone();
     let start = move |tools: &Toolstack| -> anyhow::Result<()> {
         if !paused {
             tools.unpause(domid)?;
         }
+        is_started.set(true);
         if !quiet {
-            println!("Started domain {name} (domid {})", domid.raw());
+            crate::show(&format!("Started domain {name} (domid {})\n", domid.raw()))?;
         }
         Ok(())
     };
     if args.console {
         // Attaching has its own connections; so does what happens once it is attached.
-        console::start_and_join(domid, move || start(&Toolstack::open()?))?;
+        console::start_and_join(domid, stop, move || start(&Toolstack::open()?))?;
     } else {
         start(tools)?;
     }
     if args.foreground {
-        keeper::supervise(tools, domid, &loaded.config, text, |line| eprintln!("{line}"))?;
+        keeper::supervise(tools, domid, loaded, |line| eprintln!("{line}"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// Starts another of us, detached from this terminal, to stay with the domain.
-fn stay_in_background(domid: DomId, name: &str, kept: &Path) -> anyhow::Result<()> {
+/// Starts another of us, detached from this terminal, to stay with the domain, and waits until it does.
+fn stay_in_background(domid: DomId, loaded: &Loaded, stop: &OwnedFd) -> anyhow::Result<()> {
     let directory = Path::new("/var/log/xen");
     std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    let path = directory.join(format!("xl-{name}.log"));
+    let path = directory.join(format!("xl-{}.log", name(loaded)));
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))?;
     let errors = log.try_clone().context("opening the log twice")?;
+    let (mut ready, theirs) = UnixStream::pair().context("making sockets")?;
+    let doing = || "starting the process that stays with the domain";
     Command::new("/proc/self/exe")
-        .arg0_xl()
+        .arg0("xl")
         .arg("monitor")
         .arg(domid.raw().to_string())
-        .arg(kept)
-        .stdin(Stdio::null())
+        .arg(loaded.config.uuid.unwrap_or_default().to_string())
+        .stdin(OwnedFd::from(theirs))
         .stdout(log)
         .stderr(errors)
         .spawn()
-        .context("starting the process that stays with the domain")?;
+        .with_context(doing)?;
+    let interrupt = Interrupt::from_pipe(stop.try_clone()?);
+    let patience = Patience::until_interrupted(&interrupt, Some(MONITOR_PATIENCE));
+    let mut word = [0];
+    if !patience.ready(&ready).with_context(doing)? || ready.read(&mut word)? == 0 {
+        bail!("{}: it ended, or did not begin; see {}", doing(), path.display());
+    }
     Ok(())
 }
 
-trait Arg0 {
-    fn arg0_xl(&mut self) -> &mut Self;
-}
-
-impl Arg0 for Command {
-    fn arg0_xl(&mut self) -> &mut Self {
-        std::os::unix::process::CommandExt::arg0(self, "xl")
-    }
-}
-
 /// `xl monitor`: what `create` leaves behind.
-pub fn monitor(args: &Monitor) -> anyhow::Result<ExitCode> {
+pub fn monitor(args: &Monitor) -> anyhow::Result<()> {
     // Fails only for one that leads a session already, which is as good.
     let _ = rustix::process::setsid();
     let domid = DomId::new(args.domid).context("no such domain id")?;
-    let text = std::fs::read_to_string(&args.config).with_context(|| format!("reading {}", args.config.display()))?;
-    let loaded = ferroxen_xlconfig::parse(Source::new(args.config.display().to_string(), text.clone()), &[])?;
     let tools = Toolstack::open()?;
+    let loaded = tools
+        .keep
+        .load(domid, &args.uuid)
+        .with_context(|| format!("no configuration is kept for domain {}", domid.raw()))?;
+    tell_creator();
     let log = |line: String| println!("{line}");
-    log(format!(
-        "waiting for domain {} (\"{}\")",
-        domid.raw(),
-        loaded.config.name
-    ));
-    keeper::supervise(&tools, domid, &loaded.config, &text, log)?;
-    Ok(ExitCode::SUCCESS)
+    log(format!("waiting for domain {} (\"{}\")", domid.raw(), name(&loaded)));
+    keeper::supervise(&tools, domid, &loaded, log)?;
+    Ok(())
+}
+
+/// Our standard input is a socket of whoever started us; after a word it becomes what a daemon's should be.
+fn tell_creator() {
+    let stdin = std::io::stdin();
+    if let Ok(socket) = stdin.as_fd().try_clone_to_owned() {
+        // Whoever does not listen any more does not wait either.
+        let _ = File::from(socket).write_all(b"+");
+    }
+    if let Ok(nothing) = File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&nothing);
+    }
+}
+
+/// `xl config-update`
+pub fn update(args: &ConfigUpdate) -> anyhow::Result<()> {
+    let Ok((file, settings)) = file_and_settings(&args.words, args.defconfig.as_ref()) else {
+        bail!("nothing was changed");
+    };
+    let file = ferroxen_xlconfig::find(&file).with_context(|| ferroxen_xlconfig::not_found(&file))?;
+    let mut loaded = ferroxen_xlconfig::load(&file, &settings).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    let tools = Toolstack::open()?;
+    let domid = crate::domain(&tools, &args.domain)?;
+    let info = tools.hypervisor.domain(domid)?.context("the domain has gone")?;
+    loaded.become_domain(uuid::Uuid::from_bytes(info.handle), &tools.name(domid));
+    tools.keep.save(domid, &loaded)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken_apart(words: &[&str]) -> Option<(PathBuf, usize)> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (file, settings) = file_and_settings(&words, None).ok()?;
+        Some((file, settings.len()))
+    }
+
+    #[test]
+    fn settings_and_the_file_come_in_any_order() {
+        let web = PathBuf::from("web.cfg");
+        assert_eq!(taken_apart(&["web.cfg", "memory=1", "vcpus=2"]), Some((web.clone(), 2)));
+        assert_eq!(taken_apart(&["memory=1", "web.cfg"]), Some((web, 1)));
+        assert_eq!(taken_apart(&["a", "b"]), None);
+        assert_eq!(taken_apart(&["memory=1"]), None);
+    }
 }

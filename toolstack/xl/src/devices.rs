@@ -1,63 +1,224 @@
-//! `xl block-list` and `xl network-list`
+//! Disks and network cards of running domains: listing, attaching, detaching.
 
-use crate::cli::Named;
+use crate::cli::Some_;
+use crate::json;
+use anyhow::{Context, bail};
+use clap::Args;
+use ferroxen_domains::device::Manner;
 use ferroxen_domains::{Toolstack, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
+use ferroxen_xlconfig::{Disk, Mac, Value, VirtualDisk, parse_disk, parse_vif};
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use uuid::Uuid;
 
 /// All backends are in Domain 0.
 const BACKEND: u16 = 0;
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The parts are those of xl-disk-configuration(5), in one word or in several:\n  \
+                        xl block-attach web 'format=raw, vdev=xvdb, access=rw, target=/srv/data.img'\n  \
+                        xl block-attach web file:/srv/data.img xvdb w"
+)]
+pub struct BlockAttach {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// What the disk is
+    #[arg(value_name = "disk-spec-component(s)", required = true)]
+    pub parts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct BlockDetach {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The disk: `xvdb`, or its number
+    #[arg(value_name = "DevId")]
+    pub device: String,
+    /// Do not wait for the domain to release the device
+    #[arg(short = 'f', long = "force")]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "The parts are those of xl-network-configuration(5):\n  \
+                        xl network-attach web bridge=xenbr1 mac=00:16:3e:12:34:56")]
+pub struct NetworkAttach {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// What the card is; all has defaults
+    #[arg(value_name = "KEY=VALUE")]
+    pub parts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkDetach {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The card: its number, or its address
+    #[arg(value_name = "DevId|mac")]
+    pub device: String,
+    /// Do not wait for the domain to release the device
+    #[arg(short = 'f', long = "force")]
+    pub force: bool,
+}
+
 /// `xl block-list`
-pub fn disks(tools: &Toolstack, args: &Named) -> anyhow::Result<()> {
-    println!(
-        "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}",
+pub fn disks(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
+    let mut text = format!(
+        "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {:<30}\n",
         "Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"
     );
-    for (domid, id) in each(tools, args, "vbd")? {
+    let (domids, code) = crate::chosen(tools, &args.domains)?;
+    for (domid, id) in each(tools, &domids, "vbd")? {
         let front = Front::new(tools, domid, "vbd", id);
-        let (backend, state) = (BACKEND, front.number("state"));
+        let (state, domid) = (front.number("state"), domid.raw());
         let (channel, ring) = (front.number("event-channel"), front.number("ring-ref"));
-        println!(
-            "{id:<5} {backend:<3} {domid:<6} {state:<5} {channel:<6} {ring:<8} {:<30}",
-            front.noted("backend"),
-            domid = domid.raw()
+        let path = front.noted("backend");
+        let _ = writeln!(
+            text,
+            "{id:<5} {BACKEND:<3} {domid:<6} {state:<5} {channel:<6} {ring:<8} {path:<30}"
         );
     }
-    Ok(())
+    crate::show(&text)?;
+    Ok(code)
 }
 
 /// `xl network-list`
-pub fn cards(tools: &Toolstack, args: &Named) -> anyhow::Result<()> {
-    println!(
-        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}",
+pub fn cards(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
+    let mut text = format!(
+        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<6} {:>5}/{:<5} {:<30}\n",
         "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
     );
-    for (domid, id) in each(tools, args, "vif")? {
+    let (domids, code) = crate::chosen(tools, &args.domains)?;
+    for (domid, id) in each(tools, &domids, "vif")? {
         let front = Front::new(tools, domid, "vif", id);
-        let (backend, state) = (BACKEND, front.number("state"));
-        let channel = front.number("event-channel");
+        let (state, channel) = (front.number("state"), front.number("event-channel"));
         let (tx, rx) = (front.number("tx-ring-ref"), front.number("rx-ring-ref"));
-        println!(
-            "{id:<3} {backend:<2} {:<17} {id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {:<30}",
-            front.noted("mac"),
-            front.noted("backend")
+        let (mac, path) = (front.noted("mac"), front.noted("backend"));
+        let _ = writeln!(
+            text,
+            "{id:<3} {BACKEND:<2} {mac:<17}{id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {path:<30}"
         );
+    }
+    crate::show(&text)?;
+    Ok(code)
+}
+
+/// `xl block-attach`
+pub fn attach_disk(args: &BlockAttach, dry: bool) -> anyhow::Result<()> {
+    let spec = args.parts.join(",");
+    let disk = parse_disk(&spec).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    if dry {
+        return crate::show(&json::disk(&disk));
+    }
+    let tools = crate::tools()?;
+    let domid = guest(&tools, &args.domain)?;
+    tools.attach_disk(domid, &disk)?;
+    keep(&tools, domid, "disk", |items| items.push(Value::Text(spec)))
+}
+
+/// `xl block-detach`
+pub fn detach_disk(tools: &Toolstack, args: &BlockDetach) -> anyhow::Result<()> {
+    let domid = guest(tools, &args.domain)?;
+    let number = VirtualDisk::parse(&args.device).map_err(anyhow::Error::msg)?.number;
+    if !exists(tools, domid, "vbd", number)? {
+        bail!("Device {} not connected.", args.device);
+    }
+    tools.detach(domid, "vbd", number, manner(args.force))?;
+    keep(tools, domid, "disk", |items| {
+        items.retain(|item| disk_of(item).is_none_or(|disk| disk.vdev.number != number))
+    })
+}
+
+fn disk_of(item: &Value) -> Option<Disk> {
+    match item {
+        Value::Text(spec) => parse_disk(spec).ok(),
+        _ => None,
+    }
+}
+
+/// `xl network-attach`
+pub fn attach_card(args: &NetworkAttach, dry: bool) -> anyhow::Result<()> {
+    let spec = args.parts.join(",");
+    let vif = parse_vif(&spec).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    if dry {
+        return crate::show(&json::nic(&vif));
+    }
+    let tools = crate::tools()?;
+    let domid = guest(&tools, &args.domain)?;
+    tools.attach_vif(domid, &vif)?;
+    keep(&tools, domid, "vif", |items| items.push(Value::Text(spec)))
+}
+
+/// `xl network-detach`
+pub fn detach_card(tools: &Toolstack, args: &NetworkDetach) -> anyhow::Result<()> {
+    let domid = guest(tools, &args.domain)?;
+    let ids: Vec<u32> = each(tools, &[domid], "vif")?.into_iter().map(|(_, id)| id).collect();
+    let has_mac = |id: &u32| Some(Front::new(tools, domid, "vif", *id).noted("mac")) == mac_text(&args.device);
+    let number = args.device.parse().ok();
+    let Some(at) = ids.iter().position(|id| Some(*id) == number || has_mac(id)) else {
+        bail!("Unknown device {}.", args.device);
+    };
+    tools.detach(domid, "vif", ids[at], manner(args.force))?;
+    keep(tools, domid, "vif", |items| {
+        if at < items.len() {
+            items.remove(at);
+        }
+    })
+}
+
+fn mac_text(word: &str) -> Option<String> {
+    word.parse::<Mac>().ok().map(|mac| mac.to_string())
+}
+
+fn manner(force: bool) -> Manner {
+    match force {
+        true => Manner::ByForce,
+        false => Manner::Asking,
+    }
+}
+
+/// A domain that can have devices of ours.
+fn guest(tools: &Toolstack, word: &str) -> anyhow::Result<DomId> {
+    let domid = crate::domain(tools, word)?;
+    if domid == DomId::DOM0 {
+        bail!("Domain-0 has the host's own devices");
+    }
+    Ok(domid)
+}
+
+fn exists(tools: &Toolstack, domid: DomId, kind: &str, id: u32) -> anyhow::Result<bool> {
+    Ok(tools.store.exists(&nodes::backend(domid, kind, id))?)
+}
+
+/// Lets a change of a domain's devices outlive its reboot.
+fn keep(tools: &Toolstack, domid: DomId, key: &str, change: impl FnOnce(&mut Vec<Value>)) -> anyhow::Result<()> {
+    let info = tools.hypervisor.domain(domid)?.context("the domain has gone")?;
+    // One that another toolstack has started has its configuration elsewhere.
+    if let Some(loaded) = tools.keep.load(domid, &Uuid::from_bytes(info.handle)) {
+        let changed = loaded
+            .with_list(key, change)
+            .map_err(|problem| anyhow::anyhow!("{problem}"))?;
+        tools.keep.save(domid, &changed)?;
     }
     Ok(())
 }
 
 /// The devices of a kind, of every domain named.
-fn each(tools: &Toolstack, args: &Named, kind: &str) -> anyhow::Result<Vec<(DomId, u32)>> {
+fn each(tools: &Toolstack, domids: &[DomId], kind: &str) -> anyhow::Result<Vec<(DomId, u32)>> {
     let mut found = Vec::new();
-    for word in &args.domains {
-        let domid = crate::domain(tools, word)?;
-        let names = tools
-            .store
-            .directory_opt(&format!("{}/device/{kind}", nodes::domain(domid)))?;
+    for domid in domids {
+        let names = tools.store.directory_opt(&nodes::notes(*domid, kind))?;
         let mut ids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
         ids.sort_unstable();
-        found.extend(ids.into_iter().map(|id| (domid, id)));
+        found.extend(ids.into_iter().map(|id| (*domid, id)));
     }
     Ok(found)
 }
@@ -73,7 +234,7 @@ impl Front<'_> {
     fn new<'a>(tools: &'a Toolstack, domid: DomId, kind: &str, id: u32) -> Front<'a> {
         Front {
             tools,
-            note: format!("{}/device/{kind}/{id}", nodes::libxl(domid)),
+            note: nodes::note(domid, kind, &id.to_string()),
             path: nodes::frontend(domid, kind, id),
         }
     }

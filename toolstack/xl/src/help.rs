@@ -1,82 +1,22 @@
 //! `xl help`, and what is said of commands that are not there.
 
-use crate::cli::{Cli, Help};
-use clap::CommandFactory;
+use crate::absent::ABSENT;
+use crate::cli;
+use clap::Args;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// Commands of xl 4.17 that are not here yet.
-const NOT_YET: &[&str] = &[
-    "config-update",
-    "pci-attach",
-    "pci-detach",
-    "pci-list",
-    "pci-assignable-add",
-    "pci-assignable-remove",
-    "pci-assignable-list",
-    "vncviewer",
-    "save",
-    "migrate",
-    "restore",
-    "migrate-receive",
-    "dump-core",
-    "cd-insert",
-    "cd-eject",
-    "button-press",
-    "sharing",
-    "sched-credit",
-    "sched-rtds",
-    "trigger",
-    "set-parameters",
-    "top",
-    "network-attach",
-    "network-detach",
-    "channel-list",
-    "block-attach",
-    "block-detach",
-    "vtpm-attach",
-    "vtpm-list",
-    "vtpm-detach",
-    "vkb-attach",
-    "vkb-list",
-    "vkb-detach",
-    "vdispl-attach",
-    "vdispl-list",
-    "vdispl-detach",
-    "vsnd-attach",
-    "vsnd-list",
-    "vsnd-detach",
-    "cpupool-create",
-    "cpupool-list",
-    "cpupool-destroy",
-    "cpupool-rename",
-    "cpupool-cpu-add",
-    "cpupool-cpu-remove",
-    "cpupool-migrate",
-    "cpupool-numa-split",
-    "getenforce",
-    "setenforce",
-    "loadpolicy",
-    "remus",
-    "devd",
-    "psr-hwinfo",
-    "psr-cmt-attach",
-    "psr-cmt-detach",
-    "psr-cmt-show",
-    "psr-cat-set",
-    "psr-cat-show",
-    "psr-mba-set",
-    "psr-mba-show",
-    "usbctrl-attach",
-    "usbctrl-detach",
-    "usbdev-attach",
-    "usbdev-detach",
-    "usb-list",
-    "qemu-monitor-command",
-];
+#[derive(Debug, Args)]
+pub struct Help {
+    /// Explain all commands
+    #[arg(short, long)]
+    pub long: bool,
+    /// Explain this one
+    pub command: Option<String>,
+}
 
 fn commands() -> Vec<clap::Command> {
-    let mut cli = Cli::command();
+    let mut cli = cli::command();
     cli.build();
     cli.get_subcommands()
         .filter(|command| !command.is_hide_set())
@@ -94,12 +34,32 @@ pub fn overview() -> String {
     text
 }
 
+/// Stock xl's commands that are not here, a line for each reason.
+fn absent() -> String {
+    let mut text = "Not available:\n\n".to_owned();
+    let mut reasons: Vec<&str> = Vec::new();
+    for command in ABSENT {
+        if !reasons.contains(&command.why) {
+            reasons.push(command.why);
+        }
+    }
+    for reason in reasons {
+        let names: Vec<&str> = ABSENT
+            .iter()
+            .filter(|command| command.why == reason)
+            .map(|command| command.name)
+            .collect();
+        let _ = writeln!(text, " {}: {reason}", names.join(", "));
+    }
+    text
+}
+
 /// `xl help`
 pub fn run(args: &Help) -> ExitCode {
     match &args.command {
         Some(wanted) => match commands().into_iter().find(|command| command.get_name() == wanted) {
             Some(mut command) => {
-                print!("{}", command.render_help());
+                print!("{}", command.render_long_help());
                 ExitCode::SUCCESS
             }
             None => {
@@ -110,8 +70,9 @@ pub fn run(args: &Help) -> ExitCode {
         None if args.long => {
             print!("{}", overview());
             for mut command in commands() {
-                print!("\n{}", command.render_help());
+                print!("\n{}", command.render_long_help());
             }
+            print!("\n{}", absent());
             ExitCode::SUCCESS
         }
         None => {
@@ -124,8 +85,8 @@ pub fn run(args: &Help) -> ExitCode {
 
 /// What to say of a command that is not there.
 pub fn no_such_command(word: &str) -> String {
-    if NOT_YET.contains(&word) {
-        return format!("xl: the command `{word}` is not available yet (`xl help` lists those that are)");
+    if let Some(command) = ABSENT.iter().find(|command| command.name == word) {
+        return format!("xl: `{word}` is not available: {}", command.why);
     }
     let commands = commands();
     let near = commands
@@ -154,14 +115,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_absent_is_told_with_reasons() {
+        insta::assert_snapshot!(absent());
+    }
+
+    #[test]
     fn a_slip_finds_its_command() {
         assert!(no_such_command("crete").contains("`create`"));
-        assert!(no_such_command("migrate").contains("not available yet"));
+        assert!(no_such_command("migrate").contains("cannot be saved or moved yet"));
         assert!(no_such_command("frobnicate").contains("lists them"));
     }
 
     #[test]
-    fn no_command_is_both_here_and_not() {
-        assert!(commands().iter().all(|command| !NOT_YET.contains(&command.get_name())));
+    fn every_command_of_stock_xl_is_here_or_absent() {
+        let stock = include_str!("../tests/stock-commands.txt");
+        let commands = commands();
+        let is_here = |name: &str| commands.iter().any(|command| command.get_name() == name);
+        for name in stock.lines() {
+            let is_absent = ABSENT.iter().any(|command| command.name == name);
+            assert!(is_here(name) != is_absent, "{name}");
+        }
     }
 }

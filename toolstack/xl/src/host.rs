@@ -1,50 +1,81 @@
-//! `xl info` and `xl dmesg`
+//! The host: `xl info`, `xl dmesg`, `xl debug-keys`, `xl top`. None of these needs xenstore.
 
-use crate::cli::Dmesg;
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::Args;
 use ferroxen_abi::domctl::SchedulerId;
 use ferroxen_abi::sysctl::{Physinfo, physcap};
-use ferroxen_domains::Toolstack;
-use ferroxen_domains::hyper::VersionInfo;
+use ferroxen_domains::hyper::Hypervisor;
+use ferroxen_domains::inquiry::{Node, Topology, VersionInfo};
+use ferroxen_domains::xen::Xen;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 /// Pages in a MiB.
 const MIB: u64 = 256;
 
+#[derive(Debug, Args)]
+pub struct Info {
+    /// List host NUMA topology information
+    #[arg(short, long)]
+    pub numa: bool,
+    /// Only this field's value, such as xen_version
+    #[arg(value_name = "Field")]
+    pub field: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Dmesg {
+    /// Clear the buffer after reading it
+    #[arg(short = 'c', long = "clear")]
+    pub clear: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DebugKeys {
+    /// Keys, as on the serial console
+    #[arg(value_name = "Keys")]
+    pub keys: String,
+}
+
 /// `xl info`
-pub fn info(tools: &Toolstack) -> anyhow::Result<String> {
+pub fn info(args: &Info) -> anyhow::Result<()> {
     let asking = "asking the hypervisor about the host";
-    let physical = tools.hypervisor.physinfo().context(asking)?;
-    let version = tools.hypervisor.version().context(asking)?;
-    let scheduler = scheduler_name(tools.hypervisor.scheduler().context(asking)?);
+    let xen = Xen::open()?;
+    let (physical, version) = (xen.physinfo().context(asking)?, xen.version().context(asking)?);
     let uname = rustix::system::uname();
     let kernel = [uname.nodename(), uname.release(), uname.version(), uname.machine()]
         .map(|text| text.to_string_lossy().into_owned());
-    let free_cpus = tools.hypervisor.free_cpus().unwrap_or(0);
-    Ok(render(
-        &kernel,
-        &physical,
-        tools.hypervisor.sharing(),
-        free_cpus,
-        &version,
-        scheduler,
-    ))
+    let host = host_fields(&kernel, &physical, xen.sharing(), xen.free_cpus().unwrap_or(0));
+    let scheduler = scheduler_name(xen.scheduler().context(asking)?);
+    let hypervisor = version_fields(&version, scheduler);
+    if let Some(wanted) = &args.field {
+        let mut all = host.iter().chain(&hypervisor);
+        return match all.find(|(field, _)| field == wanted) {
+            Some((_, value)) => crate::show(&format!("{value}\n")),
+            None => bail!("there is no field \"{wanted}\"; `xl info` shows all"),
+        };
+    }
+    let mut text = lines(&host);
+    if args.numa {
+        let topology = xen.topology().context(asking)?;
+        text.push_str(&numa(&topology, &xen.nodes().context(asking)?));
+    }
+    text.push_str(&lines(&hypervisor));
+    crate::show(&text)
 }
 
-fn render(
-    kernel: &[String; 4],
-    physical: &Physinfo,
-    sharing: (u64, u64),
-    free_cpus: u32,
-    version: &VersionInfo,
-    scheduler: &str,
-) -> String {
-    let [host, release, kernel_version, machine] = kernel;
+type Fields = Vec<(&'static str, String)>;
+
+fn host_fields(kernel: &[String; 4], physical: &Physinfo, sharing: (u64, u64), free_cpus: u32) -> Fields {
+    let [host, release, version, machine] = kernel;
     let hw_caps: Vec<String> = physical.hw_cap.iter().map(|word| format!("{word:08x}")).collect();
-    let lines = [
+    let free = physical.free_pages.saturating_sub(physical.outstanding_pages);
+    vec![
         ("host", host.clone()),
         ("release", release.clone()),
-        ("version", kernel_version.clone()),
+        ("version", version.clone()),
         ("machine", machine.clone()),
         ("nr_cpus", physical.nr_cpus.to_string()),
         ("max_cpu_id", physical.max_cpu_id.to_string()),
@@ -55,21 +86,23 @@ fn render(
         ("hw_caps", hw_caps.join(":")),
         ("virt_caps", virt_caps(physical.capabilities)),
         ("total_memory", (physical.total_pages / MIB).to_string()),
-        (
-            "free_memory",
-            (physical.free_pages.saturating_sub(physical.outstanding_pages) / MIB).to_string(),
-        ),
+        ("free_memory", (free / MIB).to_string()),
         ("sharing_freed_memory", (sharing.0 / MIB).to_string()),
         ("sharing_used_memory", (sharing.1 / MIB).to_string()),
         ("outstanding_claims", (physical.outstanding_pages / MIB).to_string()),
         ("free_cpus", free_cpus.to_string()),
-        ("xen_major", version.major.to_string()),
-        ("xen_minor", version.minor.to_string()),
-        ("xen_extra", version.extra.clone()),
-        (
-            "xen_version",
-            format!("{}.{}{}", version.major, version.minor, version.extra),
-        ),
+    ]
+}
+
+fn version_fields(version: &VersionInfo, scheduler: &str) -> Fields {
+    let VersionInfo {
+        major, minor, extra, ..
+    } = version;
+    vec![
+        ("xen_major", major.to_string()),
+        ("xen_minor", minor.to_string()),
+        ("xen_extra", extra.clone()),
+        ("xen_version", format!("{major}.{minor}{extra}")),
         ("xen_caps", version.capabilities.clone()),
         ("xen_scheduler", scheduler.to_owned()),
         ("xen_pagesize", version.pagesize.to_string()),
@@ -82,11 +115,36 @@ fn render(
         ("cc_compile_date", version.compile_date.clone()),
         ("build_id", version.build_id.clone()),
         ("xend_config_format", "4".to_owned()),
-    ];
-    lines
+    ]
+}
+
+fn lines(fields: &Fields) -> String {
+    fields
         .iter()
         .map(|(key, value)| format!("{key:<23}: {value}\n"))
         .collect()
+}
+
+/// `xl info -n`
+fn numa(topology: &[Option<Topology>], nodes: &[Node]) -> String {
+    let mut text = "cpu_topology           :\ncpu:    core    socket     node\n".to_owned();
+    for (cpu, place) in (0..).zip(topology) {
+        if let Some(Topology { core, socket, node }) = place {
+            text.push_str(&format!("{cpu:3}:    {core:4}     {socket:4}     {node:4}\n"));
+        }
+    }
+    text.push_str("device topology        :\ndevice           node\nNo device topology data available\n");
+    text.push_str("numa_info              :\nnode:    memsize    memfree    distances\n");
+    for (number, node) in (0..).zip(nodes) {
+        let distances: Vec<String> = node.distances.iter().map(u32::to_string).collect();
+        text.push_str(&format!(
+            "{number:4}:    {:6}     {:6}      {}\n",
+            node.size >> 20,
+            node.free >> 20,
+            distances.join(",")
+        ));
+    }
+    text
 }
 
 fn virt_caps(capabilities: u32) -> String {
@@ -123,12 +181,35 @@ pub fn scheduler_name(id: SchedulerId) -> &'static str {
 }
 
 /// `xl dmesg`
-pub fn dmesg(tools: &Toolstack, args: &Dmesg) -> anyhow::Result<()> {
-    let text = tools
-        .hypervisor
+pub fn dmesg(args: &Dmesg) -> anyhow::Result<()> {
+    let text = Xen::open()?
         .console(args.clear)
         .context("reading the hypervisor's console")?;
-    std::io::stdout().write_all(&text).context("printing")
+    let mut out = std::io::stdout().lock();
+    out.write_all(&text)?;
+    out.flush()?;
+    Ok(())
+}
+
+/// `xl debug-keys`
+pub fn debug_keys(args: &DebugKeys) -> anyhow::Result<()> {
+    Xen::open()?.debug_keys(&args.keys).context("sending debug keys")
+}
+
+/// `xl top`: Xen's own program takes our place.
+pub fn top() -> anyhow::Result<()> {
+    const PLACES: [&str; 4] = [
+        "/usr/sbin/xentop",
+        "/usr/lib/xen-4.17/bin/xentop",
+        "/usr/lib/xen/bin/xentop",
+        "/usr/local/sbin/xentop",
+    ];
+    match PLACES.iter().find(|path| Path::new(path).exists()) {
+        Some(path) => Err(Command::new(path).exec()).with_context(|| format!("starting {path}")),
+        None => {
+            bail!("there is no `xentop` (Debian: package xen-utils-4.17); `xl list` and `xl vcpu-list` show CPU time")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +248,27 @@ mod tests {
             commandline: "console=com1".to_owned(),
             build_id: "00ff".to_owned(),
         };
-        insta::assert_snapshot!(render(&kernel, &physical, (0, 0), 0, &version, "credit2"));
+        let fields = [
+            host_fields(&kernel, &physical, (0, 0), 0),
+            version_fields(&version, "credit2"),
+        ];
+        insta::assert_snapshot!(lines(&fields.concat()));
+    }
+
+    #[test]
+    fn the_topology_has_stock_xls_layout() {
+        let place = |core| {
+            Some(Topology {
+                core,
+                socket: 0,
+                node: 0,
+            })
+        };
+        let node = Node {
+            size: 1799 << 20,
+            free: 1178 << 20,
+            distances: vec![10],
+        };
+        insta::assert_snapshot!(numa(&[place(0), place(1)], &[node]));
     }
 }

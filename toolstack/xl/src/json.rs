@@ -1,10 +1,10 @@
 //! Domains as JSON, under libxl's names, for `xl list -l` and `xl create -n`.
 
 use ferroxen_abi::domctl::Getdomaininfo;
+use ferroxen_domains::Toolstack;
 use ferroxen_domains::describe::{self, pretty};
-use ferroxen_domains::{Toolstack, keep};
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::{DomainConfig, Source};
+use ferroxen_xlconfig::{Disk, DomainConfig, Vif};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -24,13 +24,21 @@ pub fn config(config: &DomainConfig) -> String {
     pretty(&describe::config(config))
 }
 
+/// `xl -N block-attach`
+pub fn disk(disk: &Disk) -> String {
+    pretty(&describe::disk(disk))
+}
+
+/// `xl -N network-attach`
+pub fn nic(vif: &Vif) -> String {
+    pretty(&describe::nic(None, 0, vif))
+}
+
 /// From what was kept at its creation; else the little that the hypervisor knows.
 fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     let uuid = Uuid::from_bytes(info.handle);
     let name = tools.name(domid);
-    let kept = keep::load(domid, &uuid);
-    let parsed = kept.and_then(|text| ferroxen_xlconfig::parse(Source::new(&name, text), &[]).ok());
-    let mut value = match parsed {
+    let mut value = match tools.keep.load(domid, &uuid) {
         Some(loaded) => describe::config(&loaded.config),
         None => json!({"c_info": {"type": "pv"}, "b_info": {}}),
     };

@@ -1,8 +1,8 @@
 //! `xl list`
 
-use crate::cli::List;
 use crate::json;
 use anyhow::Context;
+use clap::Args;
 use ferroxen_abi::domctl::{Getdomaininfo, dominf};
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::control::Reason;
@@ -10,23 +10,40 @@ use ferroxen_words::DomId;
 use std::fmt::Write as _;
 use uuid::Uuid;
 
+#[derive(Debug, Args)]
+pub struct List {
+    /// Output all VM details
+    #[arg(short, long)]
+    pub long: bool,
+    /// Prints out UUIDs and security context
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Prints out security context
+    #[arg(short = 'Z', long)]
+    pub context: bool,
+    /// Prints the cpupool the domain is in
+    #[arg(short, long)]
+    pub cpupool: bool,
+    /// Prints out NUMA node affinity
+    #[arg(short, long)]
+    pub numa: bool,
+    /// Only this one
+    #[arg(value_name = "Domain")]
+    pub domain: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Sharing {
+    /// Only this one
+    #[arg(value_name = "Domain")]
+    pub domain: Option<String>,
+}
+
 /// `xl list`
 pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
-    let infos = match &args.domain {
-        None => tools.hypervisor.domains().context("asking for the domains")?,
-        Some(word) => {
-            let domid = crate::domain(tools, word)?;
-            tools
-                .hypervisor
-                .domain(domid)
-                .context("asking about the domain")?
-                .into_iter()
-                .collect()
-        }
-    };
+    let infos = infos(tools, args.domain.as_deref())?;
     if args.long {
-        print!("{}", json::domains(tools, &infos));
-        return Ok(());
+        return crate::show(&json::domains(tools, &infos));
     }
     let columns = Columns {
         verbose: args.verbose,
@@ -35,28 +52,52 @@ pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
         cpupool: args.cpupool,
         numa: args.numa,
     };
-    print!("{}", heading(columns));
-    for info in &infos {
-        let name = DomId::new(info.domain.0).map_or_else(|| "(null)".to_owned(), |domid| tools.name(domid));
-        print!("{}", row(columns, &name, info));
+    table(tools, columns, &infos)
+}
+
+fn infos(tools: &Toolstack, only: Option<&str>) -> anyhow::Result<Vec<Getdomaininfo>> {
+    let Some(word) = only else {
+        return tools.hypervisor.domains().context("asking for the domains");
+    };
+    let info = tools.hypervisor.domain(crate::domain(tools, word)?);
+    Ok(info.context("asking about the domain")?.into_iter().collect())
+}
+
+fn table(tools: &Toolstack, columns: Columns, infos: &[Getdomaininfo]) -> anyhow::Result<()> {
+    let mut text = heading(columns);
+    for info in infos {
+        text.push_str(&row(columns, &name(tools, info), info));
     }
-    Ok(())
+    crate::show(&text)
+}
+
+fn name(tools: &Toolstack, info: &Getdomaininfo) -> String {
+    DomId::new(info.domain.0).map_or_else(|| "(null)".to_owned(), |domid| tools.name(domid))
+}
+
+/// `xl sharing`
+pub fn sharing(tools: &Toolstack, args: &Sharing) -> anyhow::Result<()> {
+    let mut text = "Name                                        ID   Mem Shared\n".to_owned();
+    for info in infos(tools, args.domain.as_deref())? {
+        let (mem, shared) = (mib(&info), info.shr_pages / 256);
+        let _ = writeln!(
+            text,
+            "{:<40} {:5} {mem:5}  {shared:5}",
+            name(tools, &info),
+            info.domain.0
+        );
+    }
+    crate::show(&text)
 }
 
 /// `xl vm-list`
 pub fn vms(tools: &Toolstack) -> anyhow::Result<()> {
-    println!("UUID                                  ID    name");
+    let mut text = "UUID                                  ID    name\n".to_owned();
     for info in tools.hypervisor.domains().context("asking for the domains")? {
-        if let Some(domid) = DomId::new(info.domain.0) {
-            println!(
-                "{}  {}    {:<30}",
-                Uuid::from_bytes(info.handle),
-                domid.raw(),
-                tools.name(domid)
-            );
-        }
+        let uuid = Uuid::from_bytes(info.handle);
+        let _ = writeln!(text, "{uuid}  {}    {:<30}", info.domain.0, name(tools, &info));
     }
-    Ok(())
+    crate::show(&text)
 }
 
 /// `xl claims`
@@ -65,12 +106,7 @@ pub fn claims(tools: &Toolstack) -> anyhow::Result<()> {
         claim: true,
         ..Default::default()
     };
-    print!("{}", heading(columns));
-    for info in &tools.hypervisor.domains().context("asking for the domains")? {
-        let name = DomId::new(info.domain.0).map_or_else(|| "(null)".to_owned(), |domid| tools.name(domid));
-        print!("{}", row(columns, &name, info));
-    }
-    Ok(())
+    table(tools, columns, &infos(tools, None)?)
 }
 
 /// Which columns are wanted beside the usual.
@@ -104,13 +140,17 @@ fn heading(columns: Columns) -> String {
     text
 }
 
+fn mib(info: &Getdomaininfo) -> u64 {
+    info.tot_pages.saturating_add(info.outstanding_pages) / 256
+}
+
 fn row(columns: Columns, name: &str, info: &Getdomaininfo) -> String {
     let reason = Reason::of(info);
     let flag = |bit: u32, letter: char| if info.flags & bit != 0 { letter } else { '-' };
     let mut text = format!(
         "{name:<40} {:5} {:5} {:5}     {}{}{}{}{}{}  {:8.1}",
         info.domain.0,
-        (info.tot_pages.saturating_add(info.outstanding_pages)) / 256,
+        mib(info),
         info.nr_online_vcpus,
         flag(dominf::RUNNING, 'r'),
         flag(dominf::BLOCKED, 'b'),

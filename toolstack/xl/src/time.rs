@@ -1,26 +1,29 @@
 //! `xl uptime`
 
-use crate::cli::Uptime;
-use anyhow::Context;
+use clap::Args;
 use ferroxen_domains::{Toolstack, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+#[derive(Debug, Args)]
+pub struct Uptime {
+    /// Domains, by name or number; all if none is named
+    #[arg(value_name = "Domain")]
+    pub domains: Vec<String>,
+    /// One line in the manner of uptime(1) per domain
+    #[arg(short = 's', long = "short")]
+    pub short: bool,
+}
+
 /// `xl uptime`
-pub fn run(tools: &Toolstack, args: &Uptime) -> anyhow::Result<()> {
-    let domids: Vec<DomId> = if args.domains.is_empty() {
-        let infos = tools.hypervisor.domains().context("asking for the domains")?;
-        infos.iter().filter_map(|info| DomId::new(info.domain.0)).collect()
-    } else {
-        args.domains
-            .iter()
-            .map(|word| crate::domain(tools, word))
-            .collect::<anyhow::Result<_>>()?
+pub fn run(tools: &Toolstack, args: &Uptime) -> anyhow::Result<ExitCode> {
+    let (domids, code) = crate::chosen(tools, &args.domains)?;
+    let mut text = match args.short {
+        true => String::new(),
+        false => format!("{:<33} {:>4} Uptime\n", "Name", "ID"),
     };
-    if !args.short {
-        println!("{:<33} {:>4} Uptime", "Name", "ID");
-    }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -28,12 +31,14 @@ pub fn run(tools: &Toolstack, args: &Uptime) -> anyhow::Result<()> {
     for domid in domids {
         let seconds = seconds(tools, domid, now).unwrap_or(0);
         let name = tools.name(domid);
-        match args.short {
-            true => println!("{}", short(&name, domid.raw(), now, seconds)),
-            false => println!("{}", long(&name, domid.raw(), seconds)),
-        }
+        text.push_str(&match args.short {
+            true => short(&name, domid.raw(), now, seconds),
+            false => long(&name, domid.raw(), seconds),
+        });
+        text.push('\n');
     }
-    Ok(())
+    crate::show(&text)?;
+    Ok(code)
 }
 
 /// Domain 0 knows its own; of others it is noted when they were made.

@@ -1,35 +1,29 @@
 //! `xl vcpu-list`
 
-use crate::cli::Some_;
+use crate::cli::Any;
 use anyhow::Context;
 use ferroxen_abi::domctl::{Getvcpuinfo, INVALID_MAX_VCPU_ID};
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::hyper::Affinity;
 use ferroxen_words::DomId;
+use std::process::ExitCode;
 
 /// `xl vcpu-list`
-pub fn run(tools: &Toolstack, args: &Some_) -> anyhow::Result<()> {
-    print!("{}", heading());
-    let domids: Vec<DomId> = if args.domains.is_empty() {
-        let infos = tools.hypervisor.domains().context("asking for the domains")?;
-        infos.iter().filter_map(|info| DomId::new(info.domain.0)).collect()
-    } else {
-        args.domains
-            .iter()
-            .map(|word| crate::domain(tools, word))
-            .collect::<anyhow::Result<_>>()?
-    };
+pub fn run(tools: &Toolstack, args: &Any) -> anyhow::Result<ExitCode> {
+    let (domids, code) = crate::chosen(tools, &args.domains)?;
+    let mut text = heading();
     for domid in domids {
-        print_domain(tools, domid)?;
+        text.push_str(&rows(tools, domid)?);
     }
-    Ok(())
+    crate::show(&text)?;
+    Ok(code)
 }
 
-fn print_domain(tools: &Toolstack, domid: DomId) -> anyhow::Result<()> {
+fn rows(tools: &Toolstack, domid: DomId) -> anyhow::Result<String> {
     let asking = || format!("asking about the vcpus of domain {}", domid.raw());
     // Gone between the list and now: nothing to print.
     let Some(info) = tools.hypervisor.domain(domid).with_context(asking)? else {
-        return Ok(());
+        return Ok(String::new());
     };
     let count = if info.max_vcpu_id == INVALID_MAX_VCPU_ID {
         0
@@ -37,6 +31,7 @@ fn print_domain(tools: &Toolstack, domid: DomId) -> anyhow::Result<()> {
         info.max_vcpu_id + 1
     };
     let name = tools.name(domid);
+    let mut text = String::new();
     for vcpu in 0..count {
         let state = tools.hypervisor.vcpu(domid, vcpu).with_context(asking)?;
         let hard = tools
@@ -47,9 +42,9 @@ fn print_domain(tools: &Toolstack, domid: DomId) -> anyhow::Result<()> {
             .hypervisor
             .affinity(domid, vcpu, Affinity::Soft)
             .with_context(asking)?;
-        print!("{}", row(&name, domid.raw(), vcpu, &state, &hard, &soft));
+        text.push_str(&row(&name, domid.raw(), vcpu, &state, &hard, &soft));
     }
-    Ok(())
+    Ok(text)
 }
 
 fn heading() -> String {

@@ -19,6 +19,7 @@ mod disk;
 mod keys;
 mod model;
 mod plain;
+mod render;
 mod script;
 mod source;
 mod value;
@@ -26,12 +27,14 @@ mod vif;
 
 pub use cpus::{CpuList, parse_cpu_list};
 pub use disk::{Disk, DiskAccess, DiskFormat, VirtualDisk};
-pub use model::{Action, DomainConfig, DomainType, TscMode};
+pub use model::{Action, DomainConfig, DomainType, TscMode, check_name};
 pub use source::{Notice, Problem, Source};
 pub use value::Value;
 pub use vif::{Mac, Rate, Vif, VifType};
 
 use std::path::{Path, PathBuf};
+use uuid::Uuid;
+use value::{Setting, Settings};
 
 /// A configuration, and what the reader should be told about it.
 #[derive(Clone, Debug)]
@@ -40,16 +43,58 @@ pub struct Loaded {
     pub config: DomainConfig,
     /// Warnings and remarks, in the order of the file.
     pub notices: Vec<Notice>,
-    /// The file with the overrides behind it: what to keep for building the domain again.
-    pub text: String,
+    settings: Settings,
+}
+
+impl Loaded {
+    /// Fills in what the file leaves to chance, so that building the domain again gives the same one.
+    pub fn settle(&mut self) -> Uuid {
+        let uuid = *self.config.uuid.get_or_insert_with(Uuid::new_v4);
+        self.set("uuid", Value::Text(uuid.to_string()));
+        self.set("name", Value::Text(self.config.name.clone()));
+        uuid
+    }
+
+    /// Makes it the configuration of a domain that exists.
+    pub fn become_domain(&mut self, uuid: Uuid, name: &str) {
+        self.config.uuid = Some(uuid);
+        self.config.name = name.to_owned();
+        self.settle();
+    }
+
+    /// Gives the domain another name.
+    pub fn rename(&mut self, name: &str) {
+        self.config.name = name.to_owned();
+        self.set("name", Value::Text(name.to_owned()));
+    }
+
+    /// All settings as a file: what to keep for building the domain again.
+    pub fn text(&self) -> String {
+        render::render(&self.settings)
+    }
+
+    /// The same with one more (or less) in a list such as `disk`.
+    pub fn with_list(&self, key: &str, change: impl FnOnce(&mut Vec<Value>)) -> Result<Loaded, Problem> {
+        let mut items = match self.settings.get(key).map(|setting| &setting.value) {
+            Some(Value::List(items)) => items.clone(),
+            _ => Vec::new(),
+        };
+        change(&mut items);
+        let mut loaded = self.clone();
+        loaded.set(key, Value::List(items));
+        parse(Source::new(loaded.config.name.clone(), loaded.text()), &[])
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        self.settings.insert(key.to_owned(), Setting { value, place: None });
+    }
 }
 
 /// Reads a file. Each of `overrides` is a `KEY=VALUE` as if it stood at the end of the file; a value that is
 /// no literal is taken as a string.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Problem> {
-    let path = find(path);
     let text =
-        std::fs::read(&path).map_err(|error| Problem::general(format!("cannot read {}: {error}", path.display())))?;
+        std::fs::read(path).map_err(|error| Problem::general(format!("cannot read {}: {error}", path.display())))?;
     let text = String::from_utf8(text).map_err(|error| {
         Problem::general(format!(
             "{} is not UTF-8 text: byte {}",
@@ -67,21 +112,68 @@ pub fn parse(source: Source, overrides: &[String]) -> Result<Loaded, Problem> {
         Ok(settings) => settings,
         Err(_) => script::run(&source)?,
     };
-    let mut text = source.text().to_owned();
     for line in overrides {
-        let (set, literal) = plain::parse_override(line)?;
-        settings.extend(set);
-        text.extend(["\n", &literal]);
+        settings = plain::parse_override(line, &settings)?;
     }
-    let (config, notices) = model::build(&source, settings)?;
-    Ok(Loaded { config, notices, text })
+    let (config, notices) = model::build(&source, settings.clone())?;
+    Ok(Loaded {
+        config,
+        notices,
+        settings,
+    })
 }
 
-/// A bare name is looked for here first, then in `/etc/xen`, as `xm` did.
-fn find(path: &Path) -> PathBuf {
-    if path.exists() || path.is_absolute() {
-        return path.to_owned();
+/// Reads one element of `disk = [...]`.
+pub fn parse_disk(spec: &str) -> Result<Disk, Problem> {
+    let source = Source::new("disk", spec);
+    disk::parse(spec).map_err(|error| Problem::at(source.at(error.range), error.message))
+}
+
+/// Reads one element of `vif = [...]`.
+pub fn parse_vif(spec: &str) -> Result<Vif, Problem> {
+    let source = Source::new("vif", spec);
+    vif::parse(spec).map_err(|error| Problem::at(source.at(error.range), error.message))
+}
+
+/// Where configurations are that are named without a directory and are not here.
+const SYSTEM: &str = "/etc/xen";
+
+/// The file that a name means: as it stands, or in `/etc/xen`, as `xm` had it.
+pub fn find(path: &Path) -> Option<PathBuf> {
+    if path.exists() {
+        return Some(path.to_owned());
     }
-    let system = Path::new("/etc/xen").join(path);
-    if system.exists() { system } else { path.to_owned() }
+    let system = Path::new(SYSTEM).join(path);
+    system.exists().then_some(system)
+}
+
+/// What to say of a file that is not there: with the nearest of those that are.
+pub fn not_found(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let here = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let near = [here.unwrap_or(Path::new(".")), Path::new(SYSTEM)]
+        .into_iter()
+        .filter_map(|directory| std::fs::read_dir(directory).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+        .map(|entry| {
+            (
+                strsim::damerau_levenshtein(&name, &entry.file_name().to_string_lossy()),
+                entry.path(),
+            )
+        })
+        .filter(|(distance, _)| *distance <= 2)
+        .min();
+    let searched = match path.is_absolute() {
+        true => String::new(),
+        false => format!(", neither here nor in {SYSTEM}"),
+    };
+    match near {
+        Some((_, near)) => format!(
+            "there is no file {}{searched}; did you mean {}?",
+            path.display(),
+            near.strip_prefix(".").unwrap_or(&near).display()
+        ),
+        None => format!("there is no file {}{searched}", path.display()),
+    }
 }

@@ -224,24 +224,33 @@ fn to_u16(number: u64) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
+/// Says what is wrong with a domain's name, if anything is.
+pub fn check_name(name: &str) -> Result<(), String> {
+    match name_refused(name) {
+        Some(why) => Err(format!("{name:?} cannot be a domain's name: {why}")),
+        None => Ok(()),
+    }
+}
+
+fn name_refused(name: &str) -> Option<&'static str> {
+    // What xenstore paths, bridges' scripts and people's shells can bear.
+    let fits = !name.is_empty() && name.len() <= 255 && name.chars().all(|c| c.is_ascii_graphic() && c != '/');
+    if !fits {
+        Some("letters, digits, dots, dashes and the like; no spaces and no `/`")
+    } else if name.chars().all(|c| c.is_ascii_digit()) {
+        Some("a number always means a domain's id; put a letter in it")
+    } else {
+        None
+    }
+}
+
 fn name(source: &Source, reader: &mut Reader) -> Result<String, Problem> {
     if let Some(setting) = reader.settings.get("name").cloned() {
         let name = reader.text("name")?.unwrap_or_default();
-        // What xenstore paths, bridges' scripts and people's shells can bear.
-        let fits = !name.is_empty() && name.len() <= 255 && name.chars().all(|c| c.is_ascii_graphic() && c != '/');
-        if !fits {
-            return Err(
-                Problem::at(setting.place, format!("{name:?} cannot be a domain's name"))
-                    .help("letters, digits, dots, dashes and the like; no spaces and no `/`"),
-            );
-        }
-        if name.chars().all(|c| c.is_ascii_digit()) {
-            return Err(
-                Problem::at(setting.place, format!("{name:?} cannot be a domain's name"))
-                    .help("a number always means a domain's id; put a letter in it"),
-            );
-        }
-        return Ok(name);
+        return match name_refused(&name) {
+            Some(why) => Err(Problem::at(setting.place, format!("{name:?} cannot be a domain's name")).help(why)),
+            None => Ok(name),
+        };
     }
     let file = source.name().rsplit('/').next().unwrap_or_default();
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);

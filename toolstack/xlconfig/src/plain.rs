@@ -6,12 +6,16 @@ use crate::source::{Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
 
 pub fn parse(source: &Source) -> Result<Settings, Problem> {
+    parse_after(source, Settings::new())
+}
+
+/// Reads on: `+=` adds to what `settings` has.
+fn parse_after(source: &Source, mut settings: Settings) -> Result<Settings, Problem> {
     let mut reader = Reader {
         source,
         text: source.text(),
         at: 0,
     };
-    let mut settings = Settings::new();
     loop {
         reader.skip_blank(true);
         if reader.at == reader.text.len() {
@@ -46,30 +50,23 @@ pub fn parse(source: &Source) -> Result<Settings, Problem> {
     }
 }
 
-/// One `KEY=VALUE` of a command line, where quotes round a value may be missing; also as a line for a file.
-pub fn parse_override(text: &str) -> Result<(Settings, String), Problem> {
+/// One `KEY=VALUE` of a command line after `settings`, where quotes round a value may be missing.
+pub fn parse_override(text: &str, settings: &Settings) -> Result<Settings, Problem> {
     let source = Source::new("command line", text);
-    parse(&source)
-        .map(|settings| (settings, text.to_owned()))
-        .or_else(|problem| {
-            let (key, value) = text.split_once('=').ok_or(problem.clone())?;
-            let is_name = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            let quote = ['"', '\''].into_iter().find(|quote| !value.contains(*quote));
-            let Some(quote) =
-                quote.filter(|_| is_name && !value.starts_with(['[', '"', '\'']) && !value.contains('\n'))
-            else {
-                return Err(problem);
-            };
-            let place = Some(source.at(0..key.len()));
-            let setting = Setting {
-                value: Value::Text(value.to_owned()),
-                place,
-            };
-            Ok((
-                Settings::from([(key.to_owned(), setting)]),
-                format!("{key} = {quote}{value}{quote}"),
-            ))
-        })
+    parse_after(&source, settings.clone()).or_else(|problem| {
+        let (key, value) = text.split_once('=').ok_or(problem.clone())?;
+        let is_name = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !is_name || value.starts_with(['[', '"', '\'']) || value.contains('\n') {
+            return Err(problem);
+        }
+        let setting = Setting {
+            value: Value::Text(value.to_owned()),
+            place: Some(source.at(0..key.len())),
+        };
+        let mut settings = settings.clone();
+        settings.insert(key.to_owned(), setting);
+        Ok(settings)
+    })
 }
 
 fn add(old: Value, new: Value) -> Result<Value, String> {

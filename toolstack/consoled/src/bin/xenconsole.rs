@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use ferroxen_consoled::{AttachOptions, Ended, attach};
+use ferroxen_consoled::{AttachOptions, Ended, attach, interrupts};
 use std::process::ExitCode;
 
 /// Shows a guest's console. Ctrl-] detaches.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         options.domid,
         AttachOptions {
             escape: Some(escape),
+            interrupt: interrupts().ok(),
             on_attached: None,
         },
     ) {
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Ended::DomainGone) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xenconsole: {error:#}");
             ExitCode::FAILURE

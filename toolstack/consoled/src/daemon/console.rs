@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Typed bytes that may wait for the guest.
@@ -46,6 +46,7 @@ pub struct Console {
 
 #[derive(Debug)]
 struct Log {
+    path: PathBuf,
     file: File,
     with_time: bool,
     at_line_start: bool,
@@ -112,6 +113,21 @@ impl Console {
         Ok(())
     }
 
+    /// Says again which terminal shows it, for a store that has lost it.
+    pub fn publish(&self, store: &Client) -> Result<()> {
+        let home = Console::path(self.domid);
+        let path = format!("{home}/tty");
+        for reader in &self.readers {
+            if let Line::Pty(pty) = &reader.line
+                && store.exists(&home)?
+                && store.read_opt(&path)?.as_deref() != Some(&pty.path)
+            {
+                store.write(&path, &pty.path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Copies what it prints to a file, named after the domain.
     pub fn log_to(&mut self, store: &Client, directory: &Path, with_time: bool) -> Result<()> {
         let name = store.read_opt(&format!("/local/domain/{}/name", self.domid.raw()))?;
@@ -120,14 +136,25 @@ impl Console {
             .filter(|name| !name.is_empty() && !name.contains('/'))
             .unwrap_or_else(|| self.domid.to_string());
         let path = directory.join(format!("guest-{name}.log"));
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.with_context(|| format!("{}: cannot log to {}", self.domid, path.display()))?;
+        let file = open_log(&path).with_context(|| format!("{}: cannot log to {}", self.domid, path.display()))?;
         self.log = Some(Log {
+            path,
             file,
             with_time,
             at_line_start: true,
         });
         Ok(())
+    }
+
+    /// Goes on in a new file of the same name: the old one was moved away.
+    pub fn reopen_log(&mut self) -> Result<()> {
+        match &mut self.log {
+            Some(log) => {
+                log.file = open_log(&log.path).with_context(|| format!("cannot log to {}", log.path.display()))?;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether it is logged.
@@ -266,6 +293,10 @@ impl Console {
             }
         }
     }
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
 }
 
 impl Log {

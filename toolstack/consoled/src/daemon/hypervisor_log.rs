@@ -39,6 +39,11 @@ impl HypervisorLog {
         Ok(log)
     }
 
+    /// Goes on in another file.
+    pub fn move_to(&mut self, file: File) {
+        self.file = file;
+    }
+
     /// Copies what is new.
     pub fn copy(&mut self, hypervisor: &Hypervisor) -> Result<()> {
         loop {

@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use ferroxen_words::{DomId, Port};
 use ferroxen_xenstore::{Client, Event, Store};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::inotify;
+use signal_hook::consts::SIGHUP;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 const INTRODUCED: &str = "@introduceDomain";
 const RELEASED: &str = "@releaseDomain";
+const HYPERVISOR_LOG: &str = "hypervisor.log";
+/// How often a xenstored that has gone is looked for.
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// A client's first line: the number of a domain.
 const REQUEST_MAX: usize = 16;
 
@@ -44,7 +47,10 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Daemon {
     setup: Setup,
-    store: Client,
+    /// Nothing while there is no xenstored: consoles go on, and it may come back.
+    store: Option<Client>,
+    /// When to look for xenstored again.
+    store_at: Duration,
     hypervisor: Hypervisor,
     hypervisor_log: Option<HypervisorLog>,
     listener: UnixListener,
@@ -55,6 +61,8 @@ pub struct Daemon {
     consoles: BTreeMap<DomId, Console>,
     /// Domains to be looked at later, and when.
     waiting: BTreeMap<DomId, Duration>,
+    /// Readable when the logs were moved away (`SIGHUP`).
+    logs_moved: UnixStream,
     started: Instant,
 }
 
@@ -64,7 +72,7 @@ impl Daemon {
         let store = Client::connect()?;
         let hypervisor = Hypervisor::open()?;
         let hypervisor_log = if setup.log_hypervisor {
-            let file = log_file(&setup.log_dir, "hypervisor.log")?;
+            let file = log_file(&setup.log_dir, HYPERVISOR_LOG)?;
             Some(HypervisorLog::start(&hypervisor, file)?)
         } else {
             None
@@ -74,15 +82,15 @@ impl Daemon {
         }
         let listener = listen(&setup.socket)?;
         let openings = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        // With a depth, the event names the domain; an older xenstored does not know that.
-        for event in [INTRODUCED, RELEASED] {
-            store
-                .watch_depth(event, event, 1)
-                .or_else(|_| store.watch(event, event))?;
-        }
+        watch_domains(&store)?;
+        let (logs_moved, signal) = UnixStream::pair()?;
+        logs_moved.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(SIGHUP, signal)?;
         Ok(Daemon {
             setup,
-            store,
+            store: Some(store),
+            store_at: Duration::ZERO,
+            logs_moved,
             hypervisor,
             hypervisor_log,
             listener,
@@ -98,13 +106,11 @@ impl Daemon {
     pub fn run(mut self) -> Result<()> {
         let mut turn = Turn::default();
         loop {
-            // Events may have come in along with answers to our own requests.
-            while let Some(event) = self.store.try_event()? {
-                turn.busy.extend(self.hear_store(&event)?);
-            }
+            turn.busy.extend(self.hear_store());
             for domid in std::mem::take(&mut turn.busy) {
                 self.serve(domid);
             }
+            self.mind_store();
             turn = self.wait()?;
             if turn.has_caller {
                 self.accept();
@@ -118,61 +124,101 @@ impl Daemon {
             if turn.has_event {
                 turn.busy.extend(self.hear_events()?);
             }
+            if turn.has_signal {
+                self.reopen_logs();
+            }
         }
     }
 
     /// Waits until somebody has something for us, and notes who.
     fn wait(&mut self) -> Result<Turn> {
-        let mut fds = vec![
-            PollFd::new(&self.store, PollFlags::IN),
-            PollFd::new(&self.hypervisor.events, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-            PollFd::new(&self.openings, PollFlags::IN),
+        let always = [
+            (Source::Event, PollFd::new(&self.hypervisor.events, PollFlags::IN)),
+            (Source::Caller, PollFd::new(&self.listener, PollFlags::IN)),
+            (Source::Opening, PollFd::new(&self.openings, PollFlags::IN)),
+            (Source::Signal, PollFd::new(&self.logs_moved, PollFlags::IN)),
         ];
-        let first_caller = fds.len();
-        fds.extend(
-            self.callers
-                .iter()
-                .map(|(socket, _)| PollFd::new(socket, PollFlags::IN)),
-        );
-        let first_reader = fds.len();
-        let mut readers = vec![];
+        let (mut sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = always.into_iter().unzip();
+        if let Some(store) = &self.store {
+            sources.push(Source::Store);
+            fds.push(PollFd::new(store, PollFlags::IN));
+        }
+        for (i, (socket, _)) in self.callers.iter().enumerate() {
+            sources.push(Source::Request(i));
+            fds.push(PollFd::new(socket, PollFlags::IN));
+        }
         for (domid, console) in &self.consoles {
             for reader in console.readers.iter().filter(|reader| reader.is_attached()) {
-                fds.push(PollFd::from_borrowed_fd(
-                    reader.as_fd(),
-                    reader.interest(console.backlog(), console.wants_input()),
-                ));
-                readers.push(*domid);
+                let interest = reader.interest(console.backlog(), console.wants_input());
+                sources.push(Source::Reader(*domid));
+                fds.push(PollFd::from_borrowed_fd(reader.as_fd(), interest));
             }
         }
         let now = self.started.elapsed();
-        let next = self.waiting.values().min().map(|when| when.saturating_sub(now));
-        let timeout = next.and_then(|left| Timespec::try_from(left).ok());
+        let store_at = self.store.is_none().then_some(&self.store_at);
+        let next = self.waiting.values().chain(store_at).min();
+        let timeout = next.and_then(|when| Timespec::try_from(when.saturating_sub(now)).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error)).context("cannot wait"),
         }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let ready_readers = fds[first_reader..].iter().zip(readers).filter(|(fd, _)| is_ready(fd));
-        let mut turn = Turn {
-            has_event: is_ready(&fds[1]),
-            has_caller: is_ready(&fds[2]),
-            has_opening: is_ready(&fds[3]),
-            callers: (first_caller..first_reader)
-                .filter(|i| is_ready(&fds[*i]))
-                .map(|i| i - first_caller)
-                .collect(),
-            busy: ready_readers.map(|(_, domid)| domid).collect(),
-        };
+        let mut turn = Turn::default();
+        for (source, _) in sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()) {
+            turn.note(*source);
+        }
         let now = self.started.elapsed();
-        turn.busy.extend(
-            self.waiting
-                .iter()
-                .filter(|(_, when)| **when <= now)
-                .map(|(domid, _)| *domid),
-        );
+        let is_due = |(_, when): &(&DomId, &Duration)| **when <= now;
+        turn.busy
+            .extend(self.waiting.iter().filter(is_due).map(|(domid, _)| *domid));
         Ok(turn)
+    }
+
+    /// Notes that xenstored has gone, and finds it again when it is back.
+    fn mind_store(&mut self) {
+        if self.store.as_ref().is_some_and(|store| !store.is_usable()) {
+            eprintln!("xenconsoled: xenstored has gone; consoles go on, and it is looked for");
+            self.store = None;
+            self.store_at = self.started.elapsed() + BETWEEN_TRIES;
+        }
+        if self.store.is_some() || self.started.elapsed() < self.store_at {
+            return;
+        }
+        match self.find_store() {
+            Ok(store) => {
+                eprintln!("xenconsoled: xenstored is back");
+                self.store = Some(store);
+            }
+            Err(_) => self.store_at = self.started.elapsed() + BETWEEN_TRIES,
+        }
+    }
+
+    /// Connects again, and says again what it should know of us.
+    fn find_store(&self) -> Result<Client> {
+        let store = Client::connect_socket()?;
+        watch_domains(&store)?;
+        for (domid, console) in &self.consoles {
+            if !console.is_ended() {
+                watch_console(&store, *domid)?;
+                console.publish(&store)?;
+            }
+        }
+        Ok(store)
+    }
+
+    fn reopen_logs(&mut self) {
+        // How often it was asked for does not matter.
+        while matches!((&self.logs_moved).read(&mut [0; 64]), Ok(1..)) {}
+        for console in self.consoles.values_mut() {
+            if let Err(error) = console.reopen_log() {
+                eprintln!("xenconsoled: {error:#}");
+            }
+        }
+        if let Some(log) = &mut self.hypervisor_log {
+            match log_file(&self.setup.log_dir, HYPERVISOR_LOG) {
+                Ok(file) => log.move_to(file),
+                Err(error) => eprintln!("xenconsoled: {error:#}"),
+            }
+        }
     }
 
     fn serve(&mut self, domid: DomId) {
@@ -199,76 +245,91 @@ impl Daemon {
         }
     }
 
-    fn hear_store(&mut self, event: &Event) -> Result<Vec<DomId>> {
+    /// Hears what the store has to tell, also what came along with answers to our own requests.
+    fn hear_store(&mut self) -> Vec<DomId> {
+        let mut busy = vec![];
+        while let Some(store) = self.store.take() {
+            let event = store.try_event();
+            if let Ok(Some(event)) = &event {
+                match self.hear_store_event(&store, event) {
+                    Ok(domains) => busy.extend(domains),
+                    Err(error) => eprintln!("xenconsoled: {error:#}"),
+                }
+            }
+            self.store = Some(store);
+            // An error makes it unusable, which is seen to later.
+            if !matches!(event, Ok(Some(_))) {
+                break;
+            }
+        }
+        busy
+    }
+
+    fn hear_store_event(&mut self, store: &Client, event: &Event) -> Result<Vec<DomId>> {
         if event.token == INTRODUCED {
-            let domains = match domid_of(
-                event
-                    .path
-                    .strip_prefix(INTRODUCED)
-                    .and_then(|rest| rest.strip_prefix('/')),
-            ) {
+            let path = event.path.strip_prefix(INTRODUCED);
+            let domains = match domid_of(path.and_then(|rest| rest.strip_prefix('/'))) {
                 Some(domid) => vec![domid],
-                None => self
-                    .store
+                None => store
                     .directory_opt("/local/domain")?
                     .iter()
                     .filter_map(|name| domid_of(Some(name)))
                     .collect(),
             };
-            domains.into_iter().for_each(|domid| self.meet(domid));
+            domains.into_iter().for_each(|domid| self.meet(store, domid));
             return Ok(vec![]);
         }
         if event.token == RELEASED {
-            self.let_go(named_in(event));
+            self.let_go(store, named_in(event));
             return Ok(vec![]);
         }
         let Some(domid) = domid_of(Some(&event.token)) else {
             return Ok(vec![]);
         };
-        self.look_up(domid);
+        self.look_up(store, domid);
         Ok(vec![domid])
     }
 
     /// A domain we have not seen before, perhaps.
-    fn meet(&mut self, domid: DomId) {
+    fn meet(&mut self, store: &Client, domid: DomId) {
         if domid == DomId::DOM0 || self.consoles.contains_key(&domid) || !self.hypervisor.exists(domid) {
             return;
         }
         // Its first event comes at once and makes us look.
-        match self.store.watch(&Console::path(domid), &domid.raw().to_string()) {
+        match watch_console(store, domid) {
             Ok(()) => drop(self.consoles.insert(domid, Console::new(domid))),
-            Err(error) => eprintln!("xenconsoled: {domid}: cannot watch its console: {error}"),
+            Err(error) => eprintln!("xenconsoled: {error:#}"),
         }
     }
 
-    fn look_up(&mut self, domid: DomId) {
+    fn look_up(&mut self, store: &Client, domid: DomId) {
         let Some(console) = self.consoles.get_mut(&domid) else {
             return;
         };
         if console.is_ended() {
             return;
         }
-        if let Err(error) = console.look_up(&self.store, &self.hypervisor, &self.openings) {
+        if let Err(error) = console.look_up(store, &self.hypervisor, &self.openings) {
             eprintln!("xenconsoled: {error:#}");
         }
         if self.setup.log_guests
             && !console.has_log()
             && console.ring.is_some()
-            && let Err(error) = console.log_to(&self.store, &self.setup.log_dir, self.setup.with_time)
+            && let Err(error) = console.log_to(store, &self.setup.log_dir, self.setup.with_time)
         {
             eprintln!("xenconsoled: {error:#}");
         }
     }
 
     /// A domain has shut down or gone. Without its number, any may have.
-    fn let_go(&mut self, domid: Option<DomId>) {
+    fn let_go(&mut self, store: &Client, domid: Option<DomId>) {
         let candidates = self.consoles.iter().filter(|(id, console)| {
             domid.is_none_or(|domid| **id == domid) && !console.is_ended() && !self.hypervisor.exists(**id)
         });
         let gone: Vec<DomId> = candidates.map(|(domid, _)| *domid).collect();
         for domid in gone {
             // Gone already if the whole directory is; the watch is ours in any case.
-            let _ = self.store.unwatch(&Console::path(domid), &domid.raw().to_string());
+            let _ = store.unwatch(&Console::path(domid), &domid.raw().to_string());
             if let Some(console) = self.consoles.get_mut(&domid) {
                 console.end(&self.hypervisor, self.started.elapsed());
             }
@@ -287,12 +348,16 @@ impl Daemon {
             match self.hypervisor.events.next_pending() {
                 Ok(None) => return Ok(busy),
                 Ok(Some(port)) => {
-                    // Before looking at the ring, so that no later event is missed.
+                    if let Some(domid) = by_port.get(&port) {
+                        // Masked until the ring is looked at.
+                        self.consoles.get_mut(domid).into_iter().for_each(Console::hear);
+                        busy.push(*domid);
+                        continue;
+                    }
                     self.hypervisor
                         .events
                         .unmask(port)
                         .with_context(|| format!("cannot unmask {port}"))?;
-                    busy.extend(by_port.get(&port));
                     if let Some(log) = self.hypervisor_log.as_mut().filter(|log| log.port == port)
                         && let Err(error) = log.copy(&self.hypervisor)
                     {
@@ -373,8 +438,53 @@ struct Turn {
     has_event: bool,
     has_caller: bool,
     has_opening: bool,
+    has_signal: bool,
     callers: Vec<usize>,
     busy: BTreeSet<DomId>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Event,
+    Caller,
+    Opening,
+    Signal,
+    /// Heard in every turn.
+    Store,
+    /// The number of a client that has yet to say what it wants.
+    Request(usize),
+    Reader(DomId),
+}
+
+impl Turn {
+    fn note(&mut self, source: Source) {
+        match source {
+            Source::Event => self.has_event = true,
+            Source::Caller => self.has_caller = true,
+            Source::Opening => self.has_opening = true,
+            Source::Signal => self.has_signal = true,
+            Source::Store => {}
+            Source::Request(i) => self.callers.push(i),
+            Source::Reader(domid) => drop(self.busy.insert(domid)),
+        }
+    }
+}
+
+fn watch_domains(store: &Client) -> Result<()> {
+    for event in [INTRODUCED, RELEASED] {
+        // With a depth, the event names the domain; an older xenstored does not know that.
+        store
+            .watch_depth(event, event, 1)
+            .or_else(|_| store.watch(event, event))?;
+    }
+    Ok(())
+}
+
+fn watch_console(store: &Client, domid: DomId) -> Result<()> {
+    store
+        .watch(&Console::path(domid), &domid.raw().to_string())
+        .with_context(|| format!("{domid}: cannot watch its console"))
 }
 
 /// The domain that an event names, if it does.

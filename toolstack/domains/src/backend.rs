@@ -1,0 +1,79 @@
+//! The kernel's ends of a guest's devices, while they come.
+
+use crate::error::{Doing, Error, Result};
+use crate::patience::Patience;
+use crate::{Toolstack, nodes};
+use ferroxen_words::DomId;
+use ferroxen_xenstore::Store;
+use std::time::Duration;
+
+/// How long a backend may take to look at a new device.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// `XenbusStateInitialising`: no backend has looked at the device.
+const NEW: &str = "1";
+
+impl Toolstack {
+    /// Waits until the kernel's backend has looked at a new device.
+    pub(crate) fn wait_backend(&self, domid: DomId, kind: &str, id: u32, module: &str) -> Result<()> {
+        let back = nodes::backend(domid, kind, id);
+        let what = || format!("waiting for the backend of {kind} {id}");
+        let seen = self.wait_for(
+            &format!("{back}/state"),
+            self.patience(PATIENCE),
+            |state| state.is_some_and(|state| state != NEW),
+            what,
+        )?;
+        let error = self
+            .store
+            .read_opt(&format!(
+                "/local/domain/0/error/backend/{kind}/{}/{id}/error",
+                domid.raw()
+            ))
+            .doing(what)?;
+        match (seen, error) {
+            (_, Some(error)) => Err(Error::new(what(), format!("it says: {error}"))),
+            (true, None) => Ok(()),
+            (false, None) => Err(Error::new(what(), format!("it did not answer within {PATIENCE:?}"))
+                .way_out(format!("is the module loaded? (`modprobe {module}`)"))),
+        }
+    }
+
+    /// Waits until `done` likes the value at `path`; says whether it did in time.
+    pub(crate) fn wait_for(
+        &self,
+        path: &str,
+        patience: Patience<'_>,
+        done: impl Fn(Option<&str>) -> bool,
+        doing: impl Fn() -> String,
+    ) -> Result<bool> {
+        const TOKEN: &str = "state";
+        self.store.watch(path, TOKEN).doing(&doing)?;
+        let result = loop {
+            match self.store.read_opt(path).doing(&doing) {
+                Ok(value) if done(value.as_deref()) => break Ok(true),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+            match self.next_event(patience) {
+                Ok(true) => {}
+                Ok(false) => break Ok(false),
+                Err(error) => break Err(error.in_step(doing())),
+            }
+        };
+        self.store.unwatch(path, TOKEN).doing(&doing)?;
+        result
+    }
+
+    /// Takes the store's next event, waiting for it. `false`: none came in time.
+    pub(crate) fn next_event(&self, patience: Patience<'_>) -> Result<bool> {
+        let doing = || "waiting for xenstore".to_owned();
+        loop {
+            if self.store.try_event().doing(doing)?.is_some() {
+                return Ok(true);
+            }
+            if !patience.ready(&self.store).doing(doing)? {
+                return Ok(false);
+            }
+        }
+    }
+}

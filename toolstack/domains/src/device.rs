@@ -1,0 +1,215 @@
+//! A domain's devices while it lives: giving it one more, taking one away.
+
+use crate::error::{Doing, Error, Result};
+use crate::hotplug::Script;
+use crate::patience::Patience;
+use crate::{Toolstack, block, network, nodes};
+use ferroxen_words::DomId;
+use ferroxen_xenstore::{Result as StoreResult, Store};
+use ferroxen_xlconfig::{Disk, Vif};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long a guest and its backend may take to let go of a device.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// `XenbusStateInitialising`: no backend has looked at the device.
+const NEW: &str = "1";
+/// `XenbusStateClosing`
+const CLOSING: &str = "5";
+/// `XenbusStateClosed`
+const CLOSED: &str = "6";
+
+/// Whether a guest is asked before its device goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// It has to let go first.
+    Asking,
+    /// It is not.
+    ByForce,
+}
+
+/// A device of a domain, and where its backend is.
+pub(crate) struct Device {
+    pub kind: String,
+    pub id: String,
+    pub front: String,
+    pub back: String,
+    /// The backend's name among Linux' devices, if it has begun.
+    pub served: Option<String>,
+    /// The loop device behind a disk.
+    node: Option<String>,
+    /// The script that connected it.
+    script: Option<Script>,
+}
+
+impl Toolstack {
+    /// Gives a running domain a disk.
+    pub fn attach_disk(&self, domid: DomId, disk: &Disk) -> Result<()> {
+        let id = disk.vdev.number;
+        let doing = || format!("attaching disk {}", disk.vdev.name);
+        self.is_free(domid, "vbd", id).map_err(|error| error.in_step(doing()))?;
+        let attached = block::attach(self, domid, disk);
+        self.or_undone(domid, "vbd", id, attached)
+    }
+
+    /// Gives a running domain a network card; its number is the first that is free, unless it asks for one.
+    pub fn attach_vif(&self, domid: DomId, vif: &Vif) -> Result<u32> {
+        let doing = || format!("attaching a network card to domain {}", domid.raw());
+        let taken = self.store.directory_opt(&nodes::notes(domid, "vif")).doing(doing)?;
+        let is_free = |id: &u32| !taken.contains(&id.to_string());
+        let id = vif.devid.or_else(|| (0..=u32::MAX).find(is_free)).unwrap_or(0);
+        self.is_free(domid, "vif", id).map_err(|error| error.in_step(doing()))?;
+        let info = self.hypervisor.domain(domid).doing(doing)?;
+        let uuid = info.map_or(Uuid::nil(), |info| Uuid::from_bytes(info.handle));
+        let attached = network::attach(self, domid, &uuid, vif, id);
+        self.or_undone(domid, "vif", id, attached).map(|()| id)
+    }
+
+    fn is_free(&self, domid: DomId, kind: &str, id: u32) -> Result<()> {
+        let taken = self
+            .store
+            .exists(&nodes::backend(domid, kind, id))
+            .doing(|| "looking at its devices".to_owned())?;
+        match taken {
+            true => Err(Error::new(
+                "finding a place for it",
+                format!("the domain has a {kind} {id} already"),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes what there is of a device that could not be attached.
+    fn or_undone(&self, domid: DomId, kind: &str, id: u32, attached: Result<()>) -> Result<()> {
+        if attached.is_err() {
+            // The complaint that led here is the one worth reading.
+            let _ = self.detach(domid, kind, id, Manner::ByForce);
+        }
+        attached
+    }
+
+    /// Takes a device away.
+    pub fn detach(&self, domid: DomId, kind: &str, id: u32, manner: Manner) -> Result<()> {
+        let doing = || format!("taking {kind} {id} from domain {}", domid.raw());
+        let id = id.to_string();
+        let devices = self.devices(domid).doing(doing)?;
+        let Some(device) = devices
+            .into_iter()
+            .find(|device| device.kind == kind && device.id == id)
+        else {
+            return Err(Error::new(doing(), "it has no such device"));
+        };
+        if manner == Manner::Asking && device.served.is_some() {
+            self.ask_to_close(&device).map_err(|error| error.in_step(doing()))?;
+        }
+        self.remove_fronts(std::slice::from_ref(&device)).doing(doing)?;
+        self.wait_backends_gone(std::slice::from_ref(&device))
+            .and_then(|()| self.let_go(&device))
+            .map_err(|error| error.in_step(doing()))?;
+        self.store.rm(&nodes::note(domid, kind, &id)).doing(doing)
+    }
+
+    /// Lets the guest say goodbye: its backend closes once it has.
+    fn ask_to_close(&self, device: &Device) -> Result<()> {
+        let doing = || "asking the guest to let go".to_owned();
+        let state = format!("{}/state", device.back);
+        if self.store.read_opt(&state).doing(doing)?.as_deref() == Some(CLOSED) {
+            return Ok(());
+        }
+        self.store
+            .transaction(|tx| {
+                tx.write(&format!("{}/online", device.back), "0")?;
+                tx.write(&state, CLOSING)
+            })
+            .doing(doing)?;
+        let is_closed = |state: Option<&str>| state.is_none_or(|state| state == CLOSED);
+        match self.wait_for(&state, self.patience(PATIENCE), is_closed, doing)? {
+            true => Ok(()),
+            false => Err(Error::new(doing(), format!("it did not within {PATIENCE:?}"))
+                .way_out("is it in use there (mounted)? `--force` takes it away all the same")),
+        }
+    }
+
+    /// Takes all devices of a dying domain away.
+    pub(crate) fn take_devices(&self, domid: DomId) -> Result<()> {
+        let doing = || format!("taking away the devices of domain {}", domid.raw());
+        let devices = self.devices(domid).doing(doing)?;
+        self.remove_fronts(&devices).doing(doing)?;
+        let mut result = self.wait_backends_gone(&devices);
+        for device in &devices {
+            result = result.and(self.let_go(device));
+        }
+        result.map_err(|error| error.in_step(doing()))
+    }
+
+    /// A backend without a frontend takes itself apart; one that never began goes with its nodes. The others' nodes
+    /// say what else there is to do.
+    fn remove_fronts(&self, devices: &[Device]) -> StoreResult<()> {
+        self.store.transaction(|tx| {
+            devices.iter().try_for_each(|device| {
+                tx.rm(&device.front)?;
+                match device.served {
+                    Some(_) => Ok(()),
+                    None => tx.rm(&device.back),
+                }
+            })
+        })
+    }
+
+    fn wait_backends_gone(&self, devices: &[Device]) -> Result<()> {
+        let doing = || "waiting for the backends".to_owned();
+        let served: Vec<String> = devices.iter().filter_map(|device| device.served.clone()).collect();
+        if served.is_empty() {
+            return Ok(());
+        }
+        match self.host.wait_backends_gone(&served, Patience::stubborn(PATIENCE)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(
+                doing(),
+                format!("{} did not let go within {PATIENCE:?}", served.join(", ")),
+            )),
+            Err(error) => Err(error).doing(doing),
+        }
+    }
+
+    /// Lets go of what stood behind a device that is gone, and forgets it then.
+    fn let_go(&self, device: &Device) -> Result<()> {
+        if let Some(script) = &device.script {
+            script.disconnect(self, Patience::stubborn(PATIENCE))?;
+        }
+        block::release(&*self.host, device.node.as_deref())?;
+        self.store
+            .rm(&device.back)
+            .doing(|| format!("removing {}", device.back))
+    }
+
+    /// All devices of a domain whose backend is in Domain 0, also those whose making was cut short.
+    pub(crate) fn devices(&self, domid: DomId) -> StoreResult<Vec<Device>> {
+        let mut devices = Vec::new();
+        for kind in self.store.directory_opt(nodes::BACKENDS)? {
+            let root = format!("{}/{kind}/{}", nodes::BACKENDS, domid.raw());
+            for id in self.store.directory_opt(&root)? {
+                let back = format!("{root}/{id}");
+                let node = self.store.read_opt(&format!("{back}/node"))?;
+                let front = match kind.as_str() {
+                    "console" if id == "0" => format!("{}/console", nodes::domain(domid)),
+                    kind => format!("{}/device/{kind}/{id}", nodes::domain(domid)),
+                };
+                let state = self.store.read_opt(&format!("{back}/state"))?;
+                let is_served = matches!(kind.as_str(), "vbd" | "vif") && state.is_some_and(|state| state != NEW);
+                let served = is_served.then(|| format!("{kind}-{}-{id}", domid.raw()));
+                let script = Script::noted(&self.store, domid, &kind, &id, &back)?;
+                devices.push(Device {
+                    kind: kind.clone(),
+                    id,
+                    front,
+                    back,
+                    served,
+                    node,
+                    script,
+                });
+            }
+        }
+        Ok(devices)
+    }
+}

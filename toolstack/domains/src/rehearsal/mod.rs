@@ -1,0 +1,346 @@
+//! Making and ending domains, rehearsed: a hypervisor, a Linux and a xenstore in which one call fails, each in turn.
+//!
+//! [`Stage`] counts whatever is asked of any of the three. A test plays the same scene again and again, with the
+//! first call failing, then the second, until a scene ends without having come to the failing call. After each one
+//! the stage is looked over for what was left behind.
+
+mod hypervisor;
+mod kernel;
+mod linux;
+mod store;
+
+use crate::keep::Keep;
+use crate::patience::Interrupt;
+use crate::{Result, Toolstack, create};
+use ferroxen_words::DomId;
+use ferroxen_xlconfig::{Loaded, Source};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use store::Store;
+
+/// What the three share: who exists, what is held, and when something goes wrong.
+#[derive(Debug, Default)]
+struct Stage {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How often the stage was asked for something.
+    calls: usize,
+    /// What goes wrong, at which call.
+    plan: Option<(usize, Trouble)>,
+    /// The call at which it went wrong.
+    failed: Option<String>,
+    next_domid: u16,
+    /// Frames of each domain.
+    domains: BTreeMap<u16, u64>,
+    /// Domains that are dead, but of which somebody still holds a page.
+    husks: BTreeSet<u16>,
+    claims: BTreeMap<u16, u64>,
+    loops: BTreeSet<PathBuf>,
+    links: BTreeMap<String, u32>,
+    introduced: BTreeSet<u16>,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    /// The call fails.
+    Failure,
+    /// The person at the keyboard presses Ctrl-C.
+    Interrupt(UnixStream),
+}
+
+impl Stage {
+    /// Counts a call; fails if it is this one's turn.
+    fn call(&self, what: &str) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        state.calls += 1;
+        if state.plan.as_ref().is_none_or(|(turn, _)| state.calls != *turn) {
+            return Ok(state);
+        }
+        state.failed = Some(what.to_owned());
+        match state.plan.take() {
+            Some((_, Trouble::Interrupt(mut pipe))) => {
+                pipe.write_all(b"!")?;
+                Ok(state)
+            }
+            // EIO
+            _ => Err(io::Error::from_raw_os_error(5)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics while holding it")
+    }
+}
+
+/// A toolstack on a stage, and the files of one test.
+struct Scene {
+    stage: Arc<Stage>,
+    tools: Toolstack,
+    store: Store,
+    directory: PathBuf,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Scene {
+    /// An empty stage.
+    fn new() -> Scene {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("domains-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("there is a place for files");
+        let stage = Arc::new(Stage::default());
+        let store = Store::open(&stage);
+        let client = store.connect();
+        crate::nodes::ensure_dom0(&client).expect("an empty store can be written to");
+        let tools = Toolstack {
+            hypervisor: Box::new(hypervisor::Rehearsed(stage.clone())),
+            store: client,
+            keep: Keep::in_directory(directory.join("kept")),
+            host: Box::new(linux::Rehearsed(stage.clone())),
+            interrupt: Interrupt::never(),
+        };
+        let scene = Scene {
+            stage,
+            tools,
+            store,
+            directory,
+        };
+        for name in ["disk.img", "other.img"] {
+            std::fs::write(scene.directory.join(name), [0; 512]).expect("a file");
+        }
+        std::fs::write(scene.directory.join("kernel"), kernel::image()).expect("a file");
+        scene
+    }
+
+    /// From the next call on: `trouble` at the `turn`-th.
+    fn plan(&mut self, turn: usize, interrupts: bool) {
+        let trouble = if interrupts {
+            let (near, far) = UnixStream::pair().expect("sockets");
+            self.tools.interrupt = Interrupt::from_pipe(near.into());
+            Trouble::Interrupt(far)
+        } else {
+            Trouble::Failure
+        };
+        let mut state = self.stage.state();
+        (state.calls, state.plan, state.failed) = (0, Some((turn, trouble)), None);
+    }
+
+    /// Nothing goes wrong any more. Where did it?
+    fn calm(&mut self) -> Option<String> {
+        self.tools.interrupt = Interrupt::never();
+        let mut state = self.stage.state();
+        state.plan = None;
+        state.failed.take()
+    }
+
+    fn config(&self, more: &str) -> Loaded {
+        let text = format!(
+            "name = 'web'\nkernel = '{dir}/kernel'\nmemory = 8\nvcpus = 2\ncpus = '0'\ncpu_weight = 512\n{more}",
+            dir = self.directory.display()
+        );
+        let loaded = ferroxen_xlconfig::parse(Source::new("web.cfg", text), &[]);
+        let mut loaded = loaded.unwrap_or_else(|problem| panic!("{problem}"));
+        loaded.settle();
+        loaded
+    }
+
+    /// With all the devices there are.
+    fn full_config(&self) -> Loaded {
+        let dir = self.directory.display();
+        self.config(&format!(
+            "maxmem = 16\nlocaltime = 1\ntsc_mode = 'native'\n\
+             disk = ['file:{dir}/disk.img,xvda,w', 'file:{dir}/other.img,xvdb,r']\n\
+             vif = ['', 'vifname=cable,mtu=1400']\n"
+        ))
+    }
+
+    /// Makes the domain and keeps its configuration, as `xl create` does.
+    fn create(&self, loaded: &Loaded) -> Result<DomId> {
+        let domid = create::create(&self.tools, &loaded.config)?;
+        match self.tools.keep.save(domid, loaded) {
+            Ok(_) => Ok(domid),
+            Err(error) => {
+                self.tools.destroy(domid)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// All that a domain could have left behind.
+    fn litter(&self) -> Vec<String> {
+        let state = self.stage.state();
+        let mut litter = Vec::new();
+        litter.extend(state.domains.keys().map(|domid| format!("domain {domid}")));
+        litter.extend(
+            state
+                .claims
+                .iter()
+                .map(|(domid, pages)| format!("{pages} claimed for {domid}")),
+        );
+        litter.extend(state.loops.iter().map(|path| path.display().to_string()));
+        litter.extend(state.introduced.iter().map(|domid| format!("{domid} introduced")));
+        drop(state);
+        // Empty directories of backends, and the bridge, stay for the next one.
+        let is_expected = |path: &String| {
+            let parts = path.split('/').count();
+            path.starts_with("/local/domain/0/") && parts <= 6 || self.store.is_usual(path)
+        };
+        litter.extend(self.store.paths().into_iter().filter(|path| !is_expected(path)));
+        let kept = std::fs::read_dir(self.directory.join("kept"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        litter.extend(kept.map(|entry| entry.path().display().to_string()));
+        litter
+    }
+}
+
+/// Plays `scene` with trouble at each call in turn, until it ends before the trouble.
+fn with_trouble_at_each_call(mut play: impl FnMut(&mut Scene, usize) -> Option<String>) -> usize {
+    for turn in 1..10_000 {
+        let mut scene = Scene::new();
+        if play(&mut scene, turn).is_none() {
+            return turn - 1;
+        }
+    }
+    panic!("it never ends")
+}
+
+#[test]
+fn a_domain_is_made_and_goes_without_a_trace() {
+    let scene = Scene::new();
+    let domid = scene.create(&scene.full_config()).expect("nothing goes wrong");
+    let state = scene.stage.state();
+    assert_eq!((state.domains.len(), state.loops.len(), state.claims.len()), (1, 2, 0));
+    assert!(state.links.contains_key("cable") && !state.links.contains_key("vif1.1"));
+    drop(state);
+    assert!(!scene.litter().is_empty());
+    scene.tools.destroy(domid).expect("nothing goes wrong");
+    assert_eq!(scene.litter(), Vec::<String>::new());
+}
+
+#[test]
+fn a_failing_step_leaves_nothing_behind() {
+    let steps = with_trouble_at_each_call(|scene, turn| {
+        let config = scene.full_config();
+        scene.plan(turn, false);
+        let made = scene.create(&config);
+        let failed = scene.calm()?;
+        if let Ok(domid) = made {
+            // Some answers can be done without.
+            scene.tools.destroy(domid).expect("nothing goes wrong any more");
+        }
+        assert_eq!(
+            scene.litter(),
+            Vec::<String>::new(),
+            "after call {turn}, {failed}, had failed"
+        );
+        Some(failed)
+    });
+    assert!(steps > 100, "only {steps} calls");
+}
+
+#[test]
+fn an_interrupt_at_any_time_leaves_nothing_behind() {
+    let mut stopped = 0;
+    with_trouble_at_each_call(|scene, turn| {
+        let config = scene.full_config();
+        scene.plan(turn, true);
+        let made = scene.create(&config);
+        let failed = scene.calm()?;
+        match made {
+            Ok(domid) => scene.tools.destroy(domid).expect("nothing goes wrong any more"),
+            Err(error) => {
+                stopped += 1;
+                assert!(error.to_string().contains("interrupted"), "{error}");
+            }
+        }
+        assert_eq!(
+            scene.litter(),
+            Vec::<String>::new(),
+            "after Ctrl-C during call {turn}, {failed}"
+        );
+        Some(failed)
+    });
+    assert!(stopped > 100, "only {stopped} were stopped");
+}
+
+#[test]
+fn an_end_that_failed_can_be_tried_again() {
+    with_trouble_at_each_call(|scene, turn| {
+        let domid = scene.create(&scene.full_config()).expect("nothing goes wrong");
+        scene.plan(turn, false);
+        let ended = scene.tools.destroy(domid);
+        let failed = scene.calm()?;
+        scene
+            .tools
+            .destroy(domid)
+            .unwrap_or_else(|error| panic!("after {failed} had failed ({ended:?}): {error}"));
+        assert_eq!(
+            scene.litter(),
+            Vec::<String>::new(),
+            "after call {turn}, {failed}, had failed"
+        );
+        Some(failed)
+    });
+}
+
+#[test]
+fn a_husk_is_waited_for() {
+    let scene = Scene::new();
+    let domid = scene.create(&scene.config("")).expect("nothing goes wrong");
+    scene.stage.state().husks.insert(domid.raw());
+    std::thread::scope(|scope| {
+        let (stage, store) = (&scene.stage, &scene.store);
+        scope.spawn(move || {
+            // Whoever held the page lets go once it has heard of the end.
+            store.wait_for_watch("@releaseDomain");
+            stage.state().husks.clear();
+            store.nothing_left(domid.raw());
+        });
+        scene.tools.destroy(domid).expect("nothing goes wrong");
+        assert_eq!(
+            scene
+                .tools
+                .hypervisor
+                .domain(domid)
+                .expect("an answer")
+                .map(|info| info.domain),
+            None
+        );
+    });
+}
+
+#[test]
+fn two_domains_do_not_get_one_name_or_one_disk() {
+    let scene = Scene::new();
+    let dir = scene.directory.display();
+    let first = scene.config(&format!("disk = ['file:{dir}/disk.img,xvda,w']"));
+    scene.create(&first).expect("nothing goes wrong");
+    let error = scene.create(&first).expect_err("the name is taken").to_string();
+    assert!(error.contains("a domain of that name exists (domid 1)"), "{error}");
+    let refusal = |disk: &str| {
+        let config = scene.config(&format!("name = 'other'\ndisk = ['file:{dir}/disk.img,{disk}']"));
+        scene.create(&config).map_err(|error| error.to_string())
+    };
+    for disk in ["xvda,w", "xvda,r"] {
+        let error = refusal(disk).expect_err("the disk is taken");
+        assert!(
+            error.contains("is in use by \"web\" (domid 1)") && error.contains("`w!`"),
+            "{error}"
+        );
+    }
+    refusal("xvda,w!").expect("is asked for");
+}

@@ -1,0 +1,83 @@
+//! Commands of stock xl that do nothing here, and why. They are known, so that whoever types one hears the reason.
+
+/// Such a command.
+#[derive(Debug)]
+pub struct Absent {
+    /// Its name.
+    pub name: &'static str,
+    /// Why there is none, as the rest of "this command is not available: ...".
+    pub why: &'static str,
+}
+
+const HVM: &str = "it is for HVM domains, and there are only PV ones yet";
+const PCI: &str = "no PCI device can be passed to a domain yet";
+const MOVING: &str = "domains cannot be saved or moved yet";
+const XSM: &str = "the hypervisor has no security modules (XSM)";
+const PSR: &str = "cache and bandwidth allocation (PSR) is not supported";
+const POOLS: &str = "there is one pool, Pool-0, with all CPUs";
+const USB: &str = "no USB device can be passed to a domain";
+
+const fn absent(name: &'static str, why: &'static str) -> Absent {
+    Absent { name, why }
+}
+
+/// In stock xl's order.
+pub const ABSENT: &[Absent] = &[
+    absent("pci-attach", PCI),
+    absent("pci-detach", PCI),
+    absent("pci-list", PCI),
+    absent("pci-assignable-add", PCI),
+    absent("pci-assignable-remove", PCI),
+    absent("pci-assignable-list", PCI),
+    absent("vncviewer", "a PV domain has no screen; `xl console` shows its console"),
+    absent("save", MOVING),
+    absent("migrate", MOVING),
+    absent("restore", MOVING),
+    absent("migrate-receive", MOVING),
+    absent("dump-core", "core dumps are not supported yet"),
+    absent("cd-insert", HVM),
+    absent("cd-eject", HVM),
+    absent("button-press", HVM),
+    absent("sched-rtds", "the scheduler is credit2"),
+    absent("trigger", HVM),
+    absent("set-parameters", "hypervisor options are for its command line only"),
+    absent("channel-list", "channels are not supported"),
+    absent("vtpm-attach", "virtual TPMs are not supported"),
+    absent("vtpm-list", "virtual TPMs are not supported"),
+    absent("vtpm-detach", "virtual TPMs are not supported"),
+    absent("vkb-attach", "virtual keyboards are not supported"),
+    absent("vkb-list", "virtual keyboards are not supported"),
+    absent("vkb-detach", "virtual keyboards are not supported"),
+    absent("vdispl-attach", "virtual displays are not supported"),
+    absent("vdispl-list", "virtual displays are not supported"),
+    absent("vdispl-detach", "virtual displays are not supported"),
+    absent("vsnd-attach", "virtual sound cards are not supported"),
+    absent("vsnd-list", "virtual sound cards are not supported"),
+    absent("vsnd-detach", "virtual sound cards are not supported"),
+    absent("cpupool-create", POOLS),
+    absent("cpupool-destroy", POOLS),
+    absent("cpupool-rename", POOLS),
+    absent("cpupool-cpu-add", POOLS),
+    absent("cpupool-cpu-remove", POOLS),
+    absent("cpupool-migrate", POOLS),
+    absent("cpupool-numa-split", POOLS),
+    absent("getenforce", XSM),
+    absent("setenforce", XSM),
+    absent("loadpolicy", XSM),
+    absent("remus", MOVING),
+    absent("devd", "backends run in Domain 0, and need no daemon"),
+    absent("psr-hwinfo", PSR),
+    absent("psr-cmt-attach", PSR),
+    absent("psr-cmt-detach", PSR),
+    absent("psr-cmt-show", PSR),
+    absent("psr-cat-set", PSR),
+    absent("psr-cat-show", PSR),
+    absent("psr-mba-set", PSR),
+    absent("psr-mba-show", PSR),
+    absent("usbctrl-attach", USB),
+    absent("usbctrl-detach", USB),
+    absent("usbdev-attach", USB),
+    absent("usbdev-detach", USB),
+    absent("usb-list", USB),
+    absent("qemu-monitor-command", HVM),
+];

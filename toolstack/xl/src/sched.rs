@@ -1,0 +1,106 @@
+//! `xl sched-credit` and `xl sched-credit2`: shares of CPU time.
+
+use crate::pools;
+use anyhow::{Context, bail};
+use clap::Args;
+use ferroxen_abi::domctl::{SchedCredit as Credit, SchedulerId};
+use ferroxen_domains::Toolstack;
+use ferroxen_domains::xen::Xen;
+use ferroxen_words::DomId;
+use std::fmt::Write as _;
+
+#[derive(Debug, Args)]
+pub struct SchedCredit {
+    /// The domain to look at or change; all if none is named
+    #[arg(short = 'd', long = "domain", value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Its share among domains, from 1 to 65535
+    #[arg(short = 'w', long = "weight", value_name = "WEIGHT", requires = "domain", value_parser = clap::value_parser!(u16).range(1..))]
+    pub weight: Option<u16>,
+    /// The most it may use, in percent of one CPU; 0: no limit
+    #[arg(short = 'c', long = "cap", value_name = "CAP", requires = "domain")]
+    pub cap: Option<u16>,
+    /// Look at the scheduler instead of domains
+    #[arg(short = 's', long = "schedparam", conflicts_with_all = ["domain", "weight", "cap"])]
+    pub scheduler: bool,
+    /// Set how long a vcpu runs at least, in microseconds
+    #[arg(short = 'r', long = "ratelimit_us", value_name = "RLIMIT", requires = "scheduler")]
+    pub ratelimit: Option<u32>,
+    /// Set the time slice, in milliseconds (credit only)
+    #[arg(short = 't', long = "tslice_ms", value_name = "TSLICE", requires = "scheduler")]
+    pub tslice: Option<u32>,
+    /// Restrict output to CPUPOOL
+    #[arg(short = 'p', long = "cpupool", value_name = "CPUPOOL", conflicts_with = "domain")]
+    pub pool: Option<String>,
+}
+
+/// `xl sched-credit2`
+pub fn credit2(args: &SchedCredit) -> anyhow::Result<()> {
+    run(args, SchedulerId::CREDIT2)
+}
+
+/// `xl sched-credit`
+pub fn credit(args: &SchedCredit) -> anyhow::Result<()> {
+    run(args, SchedulerId::CREDIT)
+}
+
+fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
+    let xen = Xen::open()?;
+    let tools = crate::tools()?;
+    let scheduler = tools.hypervisor.scheduler().context("asking the scheduler")?;
+    let changes = args.weight.is_some() || args.cap.is_some() || args.ratelimit.is_some() || args.tslice.is_some();
+    if scheduler != wanted {
+        // As stock xl has it: there is nothing to list, but there is something to refuse.
+        return match changes || args.domain.is_some() {
+            true => bail!("the scheduler is {}", crate::host::scheduler_name(scheduler)),
+            false => Ok(()),
+        };
+    }
+    if args.tslice.is_some() {
+        bail!("the scheduler has no time slice: -t is for credit");
+    }
+    if let Some(pool) = args.pool.as_ref().filter(|pool| *pool != pools::FIRST) {
+        bail!("there is no CPU pool \"{pool}\"; `xl cpupool-list` shows all");
+    }
+    if let Some(limit) = args.ratelimit {
+        return xen
+            .set_ratelimit_us(limit)
+            .with_context(|| format!("setting the rate limit to {limit} us"));
+    }
+    let Some(word) = &args.domain else {
+        let mut text = format!(
+            "Cpupool {}: ratelimit={}us\n",
+            pools::FIRST,
+            xen.ratelimit_us().context("asking the scheduler")?
+        );
+        if !args.scheduler {
+            let infos = tools.hypervisor.domains().context("asking for the domains")?;
+            let domids: Vec<DomId> = infos.iter().filter_map(|info| DomId::new(info.domain.0)).collect();
+            text.push_str(&table(&tools, &domids)?);
+        }
+        return crate::show(&text);
+    };
+    let domid = crate::domain(&tools, word)?;
+    if !changes {
+        return crate::show(&table(&tools, &[domid])?);
+    }
+    let old = tools.hypervisor.sched_credit(domid).context("asking the scheduler")?;
+    let new = Credit {
+        weight: args.weight.unwrap_or(old.weight),
+        cap: args.cap.unwrap_or(old.cap),
+    };
+    tools
+        .hypervisor
+        .set_sched_credit(domid, &new)
+        .with_context(|| format!("setting weight {} and cap {}", new.weight, new.cap))
+}
+
+fn table(tools: &Toolstack, domids: &[DomId]) -> anyhow::Result<String> {
+    let mut text = format!("{:<33} {:>4} {:>6} {:>4}\n", "Name", "ID", "Weight", "Cap");
+    for domid in domids {
+        let credit = tools.hypervisor.sched_credit(*domid).context("asking the scheduler")?;
+        let (name, id) = (tools.name(*domid), domid.raw());
+        let _ = writeln!(text, "{name:<33} {id:>4} {:>6} {:>4}", credit.weight, credit.cap);
+    }
+    Ok(text)
+}
