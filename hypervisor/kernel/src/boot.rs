@@ -50,6 +50,7 @@ pub fn start(handoff: Handoff) -> ! {
         crate::warn!("{remark}");
     }
     report::set_stay_down(options.noreboot);
+    report::set_nmi_is_fatal(options.nmi_is_fatal);
     power::prefer_reset(match options.reboot {
         Reboot::Acpi => power::Reset::Firmware,
         Reboot::Keyboard => power::Reset::Keyboard,
@@ -300,7 +301,8 @@ fn start_cpus(platform: &Platform, options: &Options<'_>) {
             others.len()
         );
     }
-    crate::info!("CPUs: {} running", started + 1);
+    let ids: Vec<u32> = (0..=started).filter_map(|cpu| smp::apic_id_of(CpuId(cpu))).collect();
+    crate::info!("CPUs: {} running, APIC ids {ids:?}", started + 1);
 }
 
 /// Ends a start that cannot go on, with a sentence.

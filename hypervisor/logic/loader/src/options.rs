@@ -242,6 +242,8 @@ pub struct Options<'t> {
     pub sync_console: bool,
     /// `noreboot`
     pub noreboot: bool,
+    /// `nmi=`: an NMI from outside ends the host with a report.
+    pub nmi_is_fatal: bool,
     /// `reboot=`
     pub reboot: Reboot,
     /// `maxcpus=`, 1 by `nosmp`.
@@ -299,6 +301,7 @@ impl Default for Options<'_> {
             conswitch: (b'a', false),
             sync_console: false,
             noreboot: false,
+            nmi_is_fatal: false,
             reboot: Reboot::Acpi,
             maxcpus: None,
             x2apic: None,
@@ -401,6 +404,10 @@ impl<'t> Options<'t> {
             _ if is("conswitch") => given.into(&mut self.conswitch, conswitch),
             _ if is("sync_console") => given.switch(&mut self.sync_console),
             _ if is("noreboot") => given.switch(&mut self.noreboot),
+            _ if is("nmi") && given.value == Some("dom0") => {
+                Err(Remark::Refused(given.word, "Domain 0 does not hear of NMIs"))
+            }
+            _ if is("nmi") => given.into(&mut self.nmi_is_fatal, nmi),
             _ if is("reboot") => self.set_reboot(given),
             _ if is("maxcpus") => given.into(&mut self.maxcpus, |text| number32(text).filter(|&n| n > 0).map(Some)),
             _ if is("nosmp") => {
@@ -738,6 +745,15 @@ fn clock_source(text: &str) -> Option<Option<ClockSource>> {
     }
 }
 
+/// Whether an NMI is fatal.
+fn nmi(text: &str) -> Option<bool> {
+    match text {
+        "fatal" => Some(true),
+        "ignore" => Some(false),
+        _ => None,
+    }
+}
+
 /// Upstream's options on x86 that change nothing here.
 #[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
@@ -753,7 +769,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "iommu", "invpcid", "irq-max-guests", "irq_ratelimit", "irq_vector_map", "ivmd", "ivrs_hpet", "ivrs_ioapic",
     "l1tf-barrier", "lapic", "lapic_timer_c2_ok", "ler", "low_crashinfo", "low_mem_virq_limit", "max_cstate",
     "max_gsi_irqs", "max_lpi_bits", "mce", "mce_fb", "mce_verbosity", "memop-max-order", "mmcfg", "mmio-relax", "msi",
-    "mtrr.show", "mwait-idle", "nmi", "noirqbalance", "nr_irqs", "numa", "pci", "pci-phantom", "pcid", "pku", "ple_gap",
+    "mtrr.show", "mwait-idle", "noirqbalance", "nr_irqs", "numa", "pci", "pci-phantom", "pcid", "pku", "ple_gap",
     "ple_window", "probe-port-aliases", "psr", "pv", "pv-l1tf", "pv-linear-pt", "pv-shim", "rcu-idle-timer-period-ms",
     "real-mode", "rmrr", "ro-hpet", "sched-gran", "sched_credit2_max_cpus_runqueue", "sched_credit2_migrate_resist",
     "sched_credit_tslice_ms", "sched_ratelimit_us", "sched_smt_power_savings", "scrub-domheap", "serial_tx_buffer",

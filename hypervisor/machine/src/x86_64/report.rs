@@ -7,12 +7,18 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 static STAY_DOWN: AtomicBool = AtomicBool::new(false);
+static NMI_IS_FATAL: AtomicBool = AtomicBool::new(false);
 /// The CPU that reports, plus 1; 0 while all is well.
 static REPORTER: AtomicU32 = AtomicU32::new(0);
 
 /// Whether to stand still after a report instead of starting again (option `noreboot`).
 pub fn set_stay_down(stay: bool) {
     STAY_DOWN.store(stay, Ordering::Relaxed);
+}
+
+/// Whether an NMI from outside ends the host with a report (option `nmi=fatal`); else it is passed over.
+pub fn set_nmi_is_fatal(is_fatal: bool) {
+    NMI_IS_FATAL.store(is_fatal, Ordering::Relaxed);
 }
 
 /// Reports a panic: the message, registers, a symbolised back-trace; stops the other CPUs; ends.
@@ -71,11 +77,14 @@ fn begin() {
     }
 }
 
-/// For NMI: stands still if another CPU reports.
-pub(super) fn stop_if_told() {
+/// For NMI: stands still if another CPU reports, and reports an NMI of the machine's if that is wished.
+pub(super) fn on_nmi(frame: &GuestFrame) {
     let reporter = REPORTER.load(Ordering::Acquire);
     if reporter != 0 && reporter != percpu::cpu_number() as u32 + 1 {
         stand_still()
+    }
+    if reporter == 0 && NMI_IS_FATAL.load(Ordering::Relaxed) {
+        trapped(frame, 0)
     }
 }
 

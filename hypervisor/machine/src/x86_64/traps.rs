@@ -140,7 +140,7 @@ pub(super) extern "C" fn on_own_stack(frame: &mut GuestFrame) -> u64 {
             0
         }
         NMI => {
-            report::stop_if_told();
+            report::on_nmi(frame);
             0
         }
         _ => report::trapped(frame, cpu::fault_address().raw()),
