@@ -39,8 +39,13 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
 }
 
 fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
-    let why = format!("a domain of that name exists (domid {})", taken.raw());
-    Error::new(format!("creating \"{}\"", config.name), why).way_out("choose another `name`, or destroy that one")
+    // The first sentence is libxl's, which scripts look for.
+    let why = format!(
+        "Domain with name \"{}\" already exists. It is domain {}",
+        config.name,
+        taken.raw()
+    );
+    Error::new("choosing its name", why).way_out("choose another `name`, or destroy that one")
 }
 
 /// Makes a domain, complete and paused.
