@@ -1,6 +1,8 @@
 //! A guest kernel that does one thing, which its command line names:
 //!
 //! - `idle`: blocks for ever, as an idle system does.
+//! - `end reason=N`: shuts itself down for that reason: 0 power off, 1 reboot, 2 suspend, 3 crash, 4 watchdog,
+//!   5 soft reset.
 //! - `spin`: spins for ever with events masked. Nothing can reach it; only its host can end it. A host that
 //!   needs the guest's consent to destroy it, or that lets it starve Domain 0, fails here.
 //! - `storm seed=N`: calls every hypercall number with random arguments until it dies of it. Its own death
@@ -17,7 +19,7 @@ mod dice;
 use dice::Dice;
 use pv::abi::sched::schedop;
 use pv::hypercall::{address, call, number};
-use pv::{event, start};
+use pv::{event, power, start};
 
 pv::main!(run);
 
@@ -36,6 +38,9 @@ fn run() {
     let has = |wanted: &str| start::words().any(|word| word == wanted);
     if has("storm") {
         storm(Dice::new(start::option("seed").unwrap_or(1)), has("gentle"));
+    }
+    if has("end") {
+        power::off(start::option("reason").unwrap_or(0) as u32);
     }
     if has("spin") {
         event::set_upcall_mask(true);
