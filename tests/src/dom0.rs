@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::console::without_chatter;
-use crate::machine::{Machine, Parts};
+use crate::machine::{Loader, Machine, Parts};
 
 /// How long a booting Domain 0 may take to give a prompt.
 const BOOT_PATIENCE: Duration = Duration::from_secs(240);
@@ -16,9 +16,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What no machine should ever say.
 pub const DOOM: [&str; 6] = [
     "Kernel panic",
+    "Ferroxen has found itself broken",
+    "cannot start; the machine stands still",
+    // Debian's hypervisor.
     "(XEN) Panic on CPU",
-    "(XEN) panic",
-    "Reboot in five seconds",
     "FATAL TRAP",
     "*** Error: ",
 ];
@@ -27,44 +28,64 @@ const PROMPT: &str = "root@dom0:~# ";
 /// The prompt from then on, which nothing else prints.
 pub const OWN_PROMPT: &str = "[dom0] ";
 
+/// How far a start has come: its sign on the console, and what that means.
+const STAGES: [(&str, &str); 5] = [
+    ("(XEN) ", "the hypervisor speaks"),
+    ("Linux version", "the Domain 0 kernel speaks"),
+    (INIT_RUNS, "Domain 0's init runs"),
+    ("dom0: up after", "Domain 0's daemons run"),
+    (PROMPT, "Domain 0 has a prompt"),
+];
+/// What Domain 0's init says first.
+const INIT_RUNS: &str = "dom0: modules";
+/// What GRUB's menu shows when it takes a key.
+const MENU: &str = "Debian alone";
+
 /// A booted Domain 0 with its prompt.
 pub struct Dom0 {
     machine: Machine,
     commands: u32,
+    init_ran: Duration,
 }
 
 impl Dom0 {
     /// Boots a machine and waits for the root prompt of Domain 0.
     pub fn boot(parts: &Parts) -> Result<Self> {
-        let machine = Machine::start(parts)?;
-        Self::wait_for_prompt(machine, &mut |_| {})
+        Self::boot_with_progress(parts, &mut |_| {})
     }
 
-    /// Boots a machine, telling `progress` of each step that its start script reports.
+    /// Boots a machine, telling `progress` of each stage it reaches.
     pub fn boot_with_progress(parts: &Parts, progress: &mut dyn FnMut(&str)) -> Result<Self> {
-        let machine = Machine::start(parts)?;
-        Self::wait_for_prompt(machine, progress)
-    }
-
-    fn wait_for_prompt(machine: Machine, progress: &mut dyn FnMut(&str)) -> Result<Self> {
+        let mut machine = Machine::start(parts)?;
         let mut at = 0;
-        let mut steps = vec![
-            ("(XEN) ", "the hypervisor speaks"),
-            ("Linux version", "the Domain 0 kernel speaks"),
-            ("dom0: modules", "Domain 0's init runs"),
-            ("dom0: up after", "Domain 0's daemons run"),
-        ];
-        steps.push((PROMPT, "Domain 0 has a prompt"));
-        for (sign, meaning) in steps {
+        if let Loader::Cd(key) | Loader::HardDisk(key) = parts.loader {
+            let menu = machine.transcript().wait_for(MENU, at, &DOOM, BOOT_PATIENCE);
+            at = menu.with_context(|| said_last(&machine, "waiting for GRUB's menu"))?;
+            machine.type_bytes(key.to_string().as_bytes())?;
+        }
+        let mut init_ran = Duration::ZERO;
+        for (sign, meaning) in STAGES {
             let wait = machine.transcript().wait_for(sign, at, &DOOM, BOOT_PATIENCE);
             at = wait.with_context(|| said_last(&machine, &format!("waiting until {meaning}")))?;
             progress(&format!("{meaning} ({:.1} s)", machine.age().as_secs_f64()));
+            if sign == INIT_RUNS {
+                init_ran = machine.age();
+            }
         }
-        let mut dom0 = Self { machine, commands: 0 };
+        let mut dom0 = Self {
+            machine,
+            commands: 0,
+            init_ran,
+        };
         dom0.type_line(&format!("PS1='{OWN_PROMPT}' PS2= exec bash --noediting --norc"))?;
         dom0.wait_for(OWN_PROMPT, at, PATIENCE)?;
         dom0.run("true")?;
         Ok(dom0)
+    }
+
+    /// Returns how long the machine took from its start to Domain 0's init.
+    pub fn time_to_init(&self) -> Duration {
+        self.init_ran
     }
 
     /// Returns the machine that this Domain 0 runs on.
@@ -120,6 +141,16 @@ impl Dom0 {
             .parse()
             .with_context(|| format!("{}: its exit code {code:?}", context()))?;
         Ok((code, without_chatter(printed).trim_matches('\n').to_owned()))
+    }
+
+    /// Waits until the file at `path` has a line that matches `pattern`.
+    pub fn wait_for_line(&mut self, path: &str, pattern: &str, patience: Duration) -> Result<()> {
+        let seconds = patience.as_secs();
+        let wait = format!("timeout {seconds} bash -c \"grep -qm1 '{pattern}' <(tail -c +1 -F {path} 2>/dev/null)\"");
+        let found = self.run_within(&wait, patience * 2);
+        found
+            .map(drop)
+            .with_context(|| format!("no line of {path} is {pattern:?}"))
     }
 
     /// Types `line` without waiting for anything, for programs that take over the console.

@@ -12,19 +12,18 @@ pub const TINY_PATIENCE: Duration = Duration::from_secs(90);
 /// How long a whole Debian may take to its prompt.
 pub const DEBIAN_PATIENCE: Duration = Duration::from_secs(300);
 
-/// A guest that is only a ramdisk.
+/// A guest that is only a ramdisk, described step by step: `Tiny::new("web").at("10.0.2.30").memory(256)`.
 #[derive(Debug, Clone)]
 pub struct Tiny {
     /// Its name.
     pub name: String,
-    /// Its memory, in MiB.
-    pub memory_mib: u32,
-    /// Its vcpus.
-    pub vcpus: u32,
-    /// Its address on the bridge; no network card without one.
-    pub address: Option<String>,
-    /// What it runs once it is up.
-    pub then: Option<String>,
+    kernel: String,
+    memory_mib: u32,
+    vcpus: u32,
+    cards: Vec<String>,
+    disks: Vec<String>,
+    options: String,
+    settings: String,
 }
 
 impl Tiny {
@@ -32,38 +31,89 @@ impl Tiny {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            kernel: "vmlinux".to_owned(),
             memory_mib: 128,
             vcpus: 1,
-            address: None,
-            then: None,
+            cards: Vec::new(),
+            disks: Vec::new(),
+            options: "console=hvc0 quiet".to_owned(),
+            settings: "on_crash = \"destroy\"\n".to_owned(),
         }
     }
 
-    /// Gives it a network card with this address.
-    pub fn at(mut self, address: &str) -> Self {
-        self.address = Some(address.to_owned());
+    /// Gives it a network card on the usual bridge, and the address (or `dhcp`, to ask for one).
+    pub fn at(self, address: &str) -> Self {
+        self.card("").option(&format!("ip={address}"))
+    }
+
+    /// Gives it a network card, described as in `vif`.
+    pub fn card(mut self, card: &str) -> Self {
+        self.cards.push(format!("'{card}'"));
+        self
+    }
+
+    /// Gives it a disk, described as in `disk`.
+    pub fn disk(mut self, disk: &str) -> Self {
+        self.disks.push(format!("'{disk}'"));
         self
     }
 
     /// Makes it run `command` once it is up.
-    pub fn then(mut self, command: &str) -> Self {
-        self.then = Some(command.replace(' ', "+"));
+    pub fn then(self, command: &str) -> Self {
+        self.option(&format!("then={}", command.replace(' ', "+")))
+    }
+
+    /// Adds to its kernel's command line.
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.push(' ');
+        self.options.push_str(option);
         self
     }
 
-    fn config(&self) -> String {
-        let mut extra = "console=hvc0 quiet".to_owned();
-        if let Some(address) = &self.address {
-            extra.push_str(&format!(" ip={address}"));
-        }
-        if let Some(then) = &self.then {
-            extra.push_str(&format!(" then={then}"));
-        }
-        let vif = if self.address.is_some() { "vif = [ '' ]\n" } else { "" };
+    /// Lets its kernel say all it has to say.
+    pub fn loud(mut self) -> Self {
+        self.options = self.options.replace(" quiet", "");
+        self
+    }
+
+    /// Gives it so much memory, in MiB.
+    pub fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Gives it so many vcpus.
+    pub fn vcpus(mut self, count: u32) -> Self {
+        self.vcpus = count;
+        self
+    }
+
+    /// Boots it from another of the kernel files in `/srv/guests`.
+    pub fn kernel(mut self, file: &str) -> Self {
+        self.kernel = file.to_owned();
+        self
+    }
+
+    /// Adds a line to its configuration; a later line overrides an earlier one.
+    pub fn setting(mut self, line: &str) -> Self {
+        self.settings.push_str(line);
+        self.settings.push('\n');
+        self
+    }
+
+    /// Returns its configuration file.
+    pub fn config(&self) -> String {
         format!(
-            "name = \"{}\"\nkernel = \"/srv/guests/vmlinux\"\nramdisk = \"/srv/guests/tiny.img\"\n\
-             memory = {}\nvcpus = {}\nextra = \"{extra}\"\n{vif}on_crash = \"destroy\"\n",
-            self.name, self.memory_mib, self.vcpus
+            "name = \"{}\"\nkernel = \"/srv/guests/{}\"\nramdisk = \"/srv/guests/tiny.img\"\nmemory = {}\n\
+             vcpus = {}\nextra = \"{}\"\nvif = [ {} ]\ndisk = [ {} ]\n{}",
+            self.name,
+            self.kernel,
+            self.memory_mib,
+            self.vcpus,
+            self.options,
+            self.cards.join(", "),
+            self.disks.join(", "),
+            self.settings
         )
     }
 }

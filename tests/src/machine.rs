@@ -32,21 +32,60 @@ pub enum Accelerator {
 /// One CPU model everywhere, so that a test means the same thing on every host.
 pub const CPU_MODEL: &str = "qemu64";
 
+/// What brings the hypervisor, the Domain 0 kernel and its ramdisk into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loader {
+    /// QEMU itself, by multiboot 1.
+    Qemu,
+    /// GRUB, from a CD; the key chooses what it starts.
+    Cd(char),
+    /// GRUB, from a hard disk with the same contents.
+    HardDisk(char),
+}
+
+/// Which disks and network cards a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Devices {
+    /// A virtio disk and a virtio card.
+    Virtio,
+    /// A disk on an AHCI controller and an e1000 card, as in a real machine.
+    Real,
+    /// Those of `Virtio`, and beside them an AHCI disk that holds the kernel's file, and an e1000 card on a
+    /// network of its own (10.0.3.0/24).
+    Both,
+}
+
+/// A CD, which is a hard disk as well, with GRUB on it: its menu starts the same hypervisor, ramdisk and kernel
+/// with the same options as the machine's other parts say.
+#[derive(Debug, Clone)]
+pub struct Medium {
+    /// The image.
+    pub image: PathBuf,
+    /// The kernel on it, as Debian ships it.
+    pub kernel: PathBuf,
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
+    /// What starts it all.
+    pub loader: Loader,
+    /// What GRUB starts from.
+    pub medium: Option<Medium>,
     /// The multiboot image that starts first.
     pub hypervisor: PathBuf,
     /// Its command line.
     pub options: String,
-    /// The Domain 0 kernel and its command line.
+    /// The Domain 0 kernel.
     pub kernel: PathBuf,
     /// The kernel's command line.
     pub kernel_options: String,
     /// The Domain 0 ramdisk.
     pub ramdisk: PathBuf,
     /// A disk for Domain 0; writes are dropped at the end.
-    pub disk: Option<PathBuf>,
+    pub disk: PathBuf,
+    /// Which devices it has.
+    pub devices: Devices,
     /// How many CPUs.
     pub cpus: u32,
     /// How much memory, in MiB.
@@ -55,7 +94,14 @@ pub struct Parts {
     pub accelerator: Accelerator,
     /// Where the serial line is written down.
     pub log: PathBuf,
+    /// The program behind `cargo xtask`.
+    pub xtask: PathBuf,
 }
+
+/// The network that Domain 0 is on: the host is 10.0.2.2, and addresses are given out from 10.0.2.64 on.
+const NETWORK: &str = "user,id=net,dhcpstart=10.0.2.64";
+/// Where the second card of [`Devices::Both`] is.
+const SECOND_NETWORK: &str = "user,id=lan,net=10.0.3.0/24";
 
 impl Parts {
     fn command(&self, monitor: &Path) -> Command {
@@ -87,34 +133,60 @@ impl Parts {
             .arg(self.cpus.to_string())
             .arg("-m")
             .arg(format!("{}M", self.memory_mib));
-        qemu.arg("-kernel")
-            .arg(&self.hypervisor)
-            .arg("-append")
-            .arg(&self.options);
-        qemu.arg("-initrd").arg(format!(
-            "{} {},{}",
-            self.kernel.display(),
-            self.kernel_options.replace(',', ",,"),
-            self.ramdisk.display()
-        ));
-        if let Some(disk) = &self.disk {
-            let drive = format!("if=none,id=guests,format=raw,snapshot=on,file={}", disk.display());
-            qemu.arg("-drive")
-                .arg(drive)
-                .args(["-device", "virtio-blk-pci,drive=guests"]);
-        }
-        qemu.args([
-            "-netdev",
-            "user,id=net",
-            "-device",
-            "virtio-net-pci,netdev=net,romfile=",
-        ]);
+        self.add_loader(&mut qemu);
+        self.add_devices(&mut qemu);
         qemu.args(["-object", "rng-random,id=rng,filename=/dev/urandom"]);
         qemu.args(["-device", "virtio-rng-pci,rng=rng"]);
         qemu.args(["-serial", "stdio", "-qmp"]);
         qemu.arg(format!("unix:{},server=on,wait=off", monitor.display()));
         qemu
     }
+
+    fn add_loader(&self, qemu: &mut Command) {
+        let medium = self
+            .medium
+            .as_ref()
+            .map_or(Path::new("no-medium"), |medium| &medium.image);
+        match self.loader {
+            Loader::Qemu => {
+                qemu.arg("-kernel").arg(&self.hypervisor);
+                qemu.arg("-append").arg(&self.options).arg("-initrd").arg(format!(
+                    "{} {},{}",
+                    self.kernel.display(),
+                    self.kernel_options.replace(',', ",,"),
+                    self.ramdisk.display()
+                ));
+            }
+            Loader::Cd(_) => {
+                qemu.arg("-drive").arg(drive("if=ide,media=cdrom,readonly=on", medium));
+            }
+            Loader::HardDisk(_) => {
+                qemu.arg("-drive").arg(drive("if=ide,media=disk,snapshot=on", medium));
+            }
+        }
+    }
+
+    fn add_devices(&self, qemu: &mut Command) {
+        let guests = drive("if=none,id=guests,snapshot=on", &self.disk);
+        qemu.arg("-drive").arg(guests).args(["-netdev", NETWORK]);
+        if self.devices == Devices::Real {
+            qemu.args(["-device", "ahci,id=ahci", "-device", "ide-hd,bus=ahci.0,drive=guests"]);
+            qemu.args(["-device", "e1000,netdev=net,romfile="]);
+            return;
+        }
+        qemu.args(["-device", "virtio-blk-pci,drive=guests"]);
+        qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        if self.devices == Devices::Both {
+            let kernel = drive("if=none,id=kernel,snapshot=on", &self.kernel);
+            qemu.arg("-drive").arg(kernel).args(["-netdev", SECOND_NETWORK]);
+            qemu.args(["-device", "ahci,id=ahci", "-device", "ide-hd,bus=ahci.0,drive=kernel"]);
+            qemu.args(["-device", "e1000,netdev=lan,romfile="]);
+        }
+    }
+}
+
+fn drive(how: &str, file: &Path) -> String {
+    format!("{how},format=raw,file={}", file.display())
 }
 
 /// A running machine.
@@ -233,6 +305,17 @@ impl Machine {
             "the machine was still on {} s after it was told to switch off",
             patience.as_secs()
         )
+    }
+
+    /// Waits for the report of a hypervisor that has found itself broken: `why`, registers, a trace, then `last`.
+    pub fn wait_for_report(&self, why: &str, last: &str) -> Result<()> {
+        const REPORT_PATIENCE: Duration = Duration::from_secs(60);
+        let mut at = 0;
+        for sign in ["Ferroxen has found itself broken", why, "rsp ", "Called from:", last] {
+            let seen = self.transcript.wait_for(sign, at, &[], REPORT_PATIENCE);
+            at = seen.context("the report of a broken host")?;
+        }
+        Ok(())
     }
 
     /// Asks the monitor to carry out `command` (QMP), and returns its answer.

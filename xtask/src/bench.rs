@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ferroxen_stories::console::Transcript;
-use ferroxen_stories::machine::{Accelerator, Parts};
+use ferroxen_stories::machine::{Accelerator, Devices, Loader, Parts};
 use flate2::read::GzDecoder;
 
 use crate::hypervisor;
@@ -22,6 +22,11 @@ use crate::steps::Steps;
 const STOCK_XEN: &str = "/boot/xen-4.17-amd64.gz";
 /// How long a working /dev/kvm may take to boot a kernel to its first program.
 const KVM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The hypervisor's options.
+pub const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=512M loglvl=info guest_loglvl=warning";
+/// The options of Domain 0's kernel.
+pub const KERNEL_OPTIONS: &str = "console=hvc0 loglevel=6 rdinit=/init";
 
 /// What to run, as the command line chose it.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +51,10 @@ impl Bench {
     pub fn prepare(choice: Choice, steps: &mut Steps) -> Result<Self> {
         let mut needs = vec![Need::Images, Need::Machine];
         needs.push(if choice.stock { Need::StockXen } else { Need::BareMetal });
-        steps.step("tools", |_| packages::require(&needs, choice.yes))?;
-        let hypervisor = steps.step("hypervisor", |step| {
+        steps.step("tools", "install these packages by hand", |_| {
+            packages::require(&needs, choice.yes)
+        })?;
+        let hypervisor = steps.step("hypervisor", "`cargo xtask build` shows it alone", |step| {
             if choice.stock {
                 return stock_xen();
             }
@@ -55,10 +62,11 @@ impl Bench {
             step.say(&format!("{} bytes loaded, {} bytes packed", built.loaded, built.packed));
             Ok(built.elf)
         })?;
-        let images = steps.step("images", |step| {
+        let remake = "remove target/images to make all of them anew; apt must be able to download packages";
+        let images = steps.step("images", remake, |step| {
             images::make(choice.toolstack, &mut |part| step.say(part))
         })?;
-        let accelerator = steps.step("accelerator", |step| {
+        let accelerator = steps.step("accelerator", "this step cannot fail", |step| {
             let accelerator = choose_accelerator(&images);
             step.say(match accelerator {
                 Accelerator::Kvm => "KVM: it booted a kernel",
@@ -77,15 +85,19 @@ impl Bench {
     pub fn parts(&self, name: &str) -> Parts {
         Parts {
             hypervisor: self.hypervisor.clone(),
-            options: "console=com1 com1=115200,8n1 dom0_mem=512M loglvl=info guest_loglvl=warning".to_owned(),
+            loader: Loader::Qemu,
+            medium: None,
+            options: OPTIONS.to_owned(),
             kernel: self.images.kernel.vmlinux.clone(),
-            kernel_options: "console=hvc0 loglevel=6 rdinit=/init".to_owned(),
+            kernel_options: KERNEL_OPTIONS.to_owned(),
             ramdisk: self.images.dom0.clone(),
-            disk: Some(self.images.guests.clone()),
+            disk: self.images.guests.clone(),
+            devices: Devices::Virtio,
             cpus: 1,
             memory_mib: 2048,
             accelerator: self.accelerator,
             log: places::made().join("logs").join(format!("{name}.log")),
+            xtask: std::env::current_exe().unwrap_or_default(),
         }
     }
 }

@@ -8,15 +8,16 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Packer};
 use crate::packages::{self, Package};
 use crate::places;
 use crate::programs::{answer, clean_command, run, run_quietly};
-use crate::tree::Tree;
+use crate::tree::{Tree, deb_file};
 
 /// Every time stamp in an image, so that the same inputs give the same bits.
 const EPOCH: &str = "1700000000";
@@ -100,7 +101,8 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     let recipe = Recipe::read()?;
     fs::create_dir_all(dir())?;
     progress("Debian's kernel");
-    let kernel = Kernel::fetch()?;
+    let kernel = Kernel::fetch("amd64")?;
+    let cloud = Kernel::fetch("cloud-amd64")?;
     progress("the guests' ramdisks");
     let tiny = tiny_guest(&recipe, &kernel)?;
     let initrd = debian_guest_initrd(&recipe, &kernel)?;
@@ -108,14 +110,22 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     let demo = debian_guest_disk(&recipe)?;
     progress("the micro guest");
     let micro = micro_guest()?;
+    let grub = grub_guest()?;
+    progress("Debian's kernel, packed in other ways");
+    let gzip = packed_kernel(&kernel, Packer::GZIP)?;
+    let zstd = packed_kernel(&kernel, Packer::ZSTD)?;
     progress("the disk that carries the guests");
     let guests = guests_disk(&[
         ("vmlinux", &kernel.vmlinux),
         ("vmlinuz", &kernel.bzimage),
+        ("vmlinuz-gzip", &gzip),
+        ("vmlinuz-zstd", &zstd),
+        ("vmlinuz-cloud", &cloud.bzimage),
         ("initrd.img", &initrd),
         ("tiny.img", &tiny),
         ("demo.img", &demo),
         ("micro", &micro),
+        ("grub", &grub),
     ])?;
     progress("the Domain 0 image");
     let dom0 = dom0(&recipe, &kernel, toolstack)?;
@@ -230,6 +240,28 @@ fn micro_guest() -> Result<PathBuf> {
         .make("micro", |out| Ok(fs::write(out, &built)?))
 }
 
+/// A bzImage whose payload `packer` has packed.
+fn packed_kernel(kernel: &Kernel, packer: Packer) -> Result<PathBuf> {
+    let mut inputs = Inputs::new();
+    inputs
+        .add(include_str!("kernel.rs"))
+        .add(&kernel.release)
+        .add(packer.name);
+    inputs.make(&format!("vmlinuz-{}", packer.name), |out| {
+        Ok(fs::write(out, kernel.packed_by(packer)?)?)
+    })
+}
+
+/// GRUB as a PV kernel, which Debian ships for hosts: it lives in less memory than any Linux does.
+fn grub_guest() -> Result<PathBuf> {
+    const FILE: &str = "usr/lib/grub-xen/grub-x86_64-xen.bin";
+    let package = packages::newest("grub-xen-host")?;
+    Inputs::new().add(names(slice::from_ref(&package))).make("grub", |out| {
+        packages::fetch(slice::from_ref(&package))?;
+        Ok(fs::write(out, deb_file(&package.path(), FILE)?)?)
+    })
+}
+
 fn tiny_guest(recipe: &Recipe, kernel: &Kernel) -> Result<PathBuf> {
     ramdisk("tiny.img", &recipe.tiny_guest, kernel, &recipes().join("guests/tiny"))
 }
@@ -250,12 +282,7 @@ fn ramdisk(name: &str, parts: &Packages, kernel: &Kernel, overlay: &Path) -> Res
         .add(names(&packages))
         .add_dir(overlay)?;
     inputs.make(name, |out| {
-        packages::fetch(&packages)?;
-        let mut tree = Tree::debian();
-        for package in &packages {
-            tree.deb(&package.path(), &["usr/share".to_owned()])?;
-        }
-        common(&mut tree)?;
+        let mut tree = bare_tree(&packages)?;
         let order = kernel.add_modules(&mut tree, &parts.modules)?;
         tree.file("etc/modules-order", 0o644, order.join("\n").into_bytes());
         tree.overlay(overlay)?;
@@ -356,6 +383,17 @@ fn guests_disk(files: &[(&str, &Path)]) -> Result<PathBuf> {
                 .args(["-e", "-c", &line]),
         )
     })
+}
+
+/// What `packages` hold, with the directories that a ramdisk needs.
+fn bare_tree(packages: &[Package]) -> Result<Tree> {
+    packages::fetch(packages)?;
+    let mut tree = Tree::debian();
+    for package in packages {
+        tree.deb(&package.path(), &["usr/share".to_owned()])?;
+    }
+    common(&mut tree)?;
+    Ok(tree)
 }
 
 fn names(packages: &[Package]) -> Vec<String> {

@@ -1,10 +1,11 @@
 //! `cargo xtask iso`: a CD that GRUB boots, with both of GRUB's ways to start a hypervisor.
 
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use ferroxen_stories::machine::Medium;
 
+use crate::bench::{KERNEL_OPTIONS, OPTIONS};
 use crate::hypervisor;
 use crate::images::{self, Toolstack};
 use crate::places;
@@ -17,13 +18,13 @@ serial --unit=0 --speed=115200
 terminal_input serial console
 terminal_output serial console
 
-menuentry "Ferroxen with Debian (multiboot2)" {
+menuentry "Ferroxen with Debian (multiboot2)" --hotkey=2 {
     multiboot2 /boot/ferroxen.gz @options@
     module2 /boot/vmlinuz @kernel_options@
     module2 /boot/dom0.img
 }
 
-menuentry "Ferroxen with Debian (multiboot)" {
+menuentry "Ferroxen with Debian (multiboot)" --hotkey=1 {
     multiboot /boot/ferroxen.gz @options@
     module /boot/vmlinuz @kernel_options@
     module /boot/dom0.img
@@ -34,11 +35,8 @@ menuentry "Debian alone" {
     initrd /boot/dom0.img
 }
 "#;
-const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=512M";
-const KERNEL_OPTIONS: &str = "console=hvc0 rdinit=/init";
-
-/// Makes `target/ferroxen.iso` and returns where it is.
-pub fn make() -> Result<PathBuf> {
+/// Makes `target/ferroxen.iso`.
+pub fn make() -> Result<Medium> {
     let built = hypervisor::build()?;
     let images = images::make(Toolstack::Ours, &mut |step| println!("{step}"))?;
     let tree = places::made().join("iso");
@@ -59,5 +57,8 @@ pub fn make() -> Result<PathBuf> {
         .arg(&iso)
         .arg(&tree);
     run_quietly(&mut grub).context("grub-mkrescue")?;
-    Ok(iso)
+    Ok(Medium {
+        image: iso,
+        kernel: images.kernel.bzimage,
+    })
 }

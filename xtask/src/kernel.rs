@@ -3,8 +3,9 @@
 //! Unpacking xz costs seconds under an emulator, so we do it once, here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,8 @@ use object::{Object, ObjectSection};
 
 use crate::packages::{self, Package};
 use crate::places;
-use crate::tree::{Tree, each_deb_entry};
+use crate::programs::clean_command;
+use crate::tree::{Tree, deb_file, each_deb_entry};
 
 /// A Debian kernel, unpacked under `build/`.
 pub struct Kernel {
@@ -26,9 +28,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Fetches the newest one, unless it is here.
-    pub fn fetch() -> Result<Self> {
-        let package = packages::newest_kernel()?;
+    /// Fetches the newest one of a flavour (`amd64`, `cloud-amd64`), unless it is here.
+    pub fn fetch(flavour: &str) -> Result<Self> {
+        let package = packages::newest_kernel(flavour)?;
         packages::fetch(std::slice::from_ref(&package))?;
         let release = package.name.trim_start_matches("linux-image-").to_owned();
         let dir = places::fetched()
@@ -42,7 +44,7 @@ impl Kernel {
         };
         if !kernel.vmlinux.exists() {
             fs::create_dir_all(&dir)?;
-            let bzimage = kernel.boot_file()?;
+            let bzimage = deb_file(&kernel.package.path(), &format!("boot/vmlinuz-{}", kernel.release))?;
             let vmlinux = unpack(&bzimage).context("the kernel's bzImage")?;
             fs::write(&kernel.bzimage, &bzimage)?;
             fs::write(&kernel.vmlinux, vmlinux)?;
@@ -50,18 +52,22 @@ impl Kernel {
         Ok(kernel)
     }
 
-    fn boot_file(&self) -> Result<Vec<u8>> {
-        let wanted = format!("boot/vmlinuz-{}", self.release);
-        let mut found = None;
-        each_deb_entry(&self.package.path(), |path, entry| {
-            if path == wanted {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes)?;
-                found = Some(bytes);
-            }
-            Ok(())
-        })?;
-        found.with_context(|| format!("the kernel package ships no {wanted}"))
+    /// Returns a bzImage with the same kernel, packed another way.
+    pub fn packed_by(&self, packer: Packer) -> Result<Vec<u8>> {
+        let mut command = clean_command(packer.program);
+        let output = command
+            .args(packer.arguments)
+            .stdin(File::open(&self.vmlinux)?)
+            .output();
+        let output = output.with_context(|| format!("cannot start {}", packer.program))?;
+        ensure!(output.status.success(), "{} failed ({})", packer.program, output.status);
+        let mut payload = output.stdout;
+        if !packer.tells_size {
+            // The kernel's own build appends the size where the format does not end with it.
+            let size = u32::try_from(fs::metadata(&self.vmlinux)?.len())?;
+            payload.extend_from_slice(&size.to_le_bytes());
+        }
+        repack(&fs::read(&self.bzimage)?, &payload)
     }
 
     /// Adds `wanted` modules and what they depend on to `tree`, with the list for `modprobe`.
@@ -196,6 +202,68 @@ fn all_needs(all: &BTreeMap<String, Module>, name: &str) -> Vec<String> {
     order
 }
 
+/// A program that packs its stdin, as the kernel's own build calls it.
+#[derive(Debug, Clone, Copy)]
+pub struct Packer {
+    /// What the kernel's configuration calls the format.
+    pub name: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    /// The format ends with the unpacked size.
+    tells_size: bool,
+}
+
+impl Packer {
+    /// RFC 1952.
+    pub const GZIP: Self = Self {
+        name: "gzip",
+        program: "gzip",
+        arguments: &["-n"],
+        tells_size: true,
+    };
+    /// RFC 8878, with the wide window that the kernel's build asks for.
+    pub const ZSTD: Self = Self {
+        name: "zstd",
+        program: "zstd",
+        arguments: &["-q", "-T1", "--long=27"],
+        tells_size: false,
+    };
+}
+
+/// Where in a bzImage the packed kernel is (Documentation/x86/boot.rst: `payload_offset`).
+fn payload_of(bzimage: &[u8]) -> Result<Range<usize>> {
+    ensure!(
+        bzimage.get(0x202..0x206) == Some(b"HdrS"),
+        "no bzImage: the header says so"
+    );
+    let setup_sectors = match bzimage.get(0x1f1).copied() {
+        Some(0) | None => 4,
+        Some(sectors) => usize::from(sectors),
+    };
+    let number = |at: usize| -> Result<usize> {
+        let bytes = bzimage.get(at..at + 4).context("the header is cut short")?;
+        Ok(usize::try_from(u32::from_le_bytes(bytes.try_into()?))?)
+    };
+    let start = (setup_sectors + 1) * 512 + number(PAYLOAD_OFFSET)?;
+    let end = start.saturating_add(number(PAYLOAD_LENGTH)?);
+    ensure!(end <= bzimage.len(), "the payload lies outside the file");
+    Ok(start..end)
+}
+
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
+
+/// Puts another payload into a bzImage: good for loaders that unpack it themselves, as Xen's do.
+fn repack(bzimage: &[u8], payload: &[u8]) -> Result<Vec<u8>> {
+    let place = payload_of(bzimage)?;
+    let mut file = bzimage.get(..place.start).unwrap_or_default().to_vec();
+    let length = u32::try_from(payload.len())?.to_le_bytes();
+    let field = file.get_mut(PAYLOAD_LENGTH..PAYLOAD_LENGTH + length.len());
+    field.context("the header is cut short")?.copy_from_slice(&length);
+    file.extend_from_slice(payload);
+    Ok(file)
+}
+
 /// Takes the ELF file out of a bzImage.
 fn unpack(bzimage: &[u8]) -> Result<Vec<u8>> {
     /// No kernel is near this large.
@@ -206,6 +274,17 @@ fn unpack(bzimage: &[u8]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repacked_bzimage_holds_the_new_payload() {
+        let mut bzimage = vec![0; 1024];
+        bzimage[0x1f1] = 1;
+        bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+        bzimage.extend_from_slice(b"old");
+        bzimage[PAYLOAD_LENGTH] = 3;
+        let file = repack(&bzimage, b"another").unwrap();
+        assert_eq!(file.get(payload_of(&file).unwrap()), Some(&b"another"[..]));
+    }
 
     #[test]
     fn modules_come_after_what_they_need() {

@@ -178,7 +178,7 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Conform { names, record, yes } => conform::conform(&conform::Selection { names, record, yes }),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
-            println!("{}", iso::make()?.display());
+            println!("{}", iso::make()?.image.display());
             Ok(())
         }
         Verb::Image { what } => {

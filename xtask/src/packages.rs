@@ -63,6 +63,7 @@ impl Need {
                 const TOOLS: &[Tool] = &[
                     tool("/usr/bin/mmdebstrap", "mmdebstrap"),
                     tool("/sbin/mke2fs", "e2fsprogs"),
+                    tool("/usr/bin/zstd", "zstd"),
                 ];
                 TOOLS
             }
@@ -232,13 +233,20 @@ pub fn fetch(packages: &[Package]) -> Result<()> {
     Ok(())
 }
 
-/// Names the newest Debian kernel of the 6.1 line: `linux-image-6.1.0-NN-amd64`.
-pub fn newest_kernel() -> Result<Package> {
-    let resolved = resolve(&["linux-image-amd64".to_owned()], &[])?;
+/// Names the version of `name` that apt would install.
+pub fn newest(name: &str) -> Result<Package> {
+    let resolved = resolve(&[name.to_owned()], &[])?;
+    let found = resolved.into_iter().find(|package| package.name == name);
+    found.with_context(|| format!("apt offers no {name}"))
+}
+
+/// Names the newest Debian kernel of the 6.1 line and a flavour, such as `amd64`: `linux-image-6.1.0-NN-amd64`.
+pub fn newest_kernel(flavour: &str) -> Result<Package> {
+    let resolved = resolve(&[format!("linux-image-{flavour}")], &[])?;
     resolved
         .into_iter()
         .find(|package| package.name.starts_with("linux-image-6.1."))
-        .context("apt offers no linux-image-6.1 for amd64")
+        .with_context(|| format!("apt offers no linux-image-6.1 for {flavour}"))
 }
 
 #[cfg(test)]

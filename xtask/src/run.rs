@@ -38,36 +38,49 @@ pub fn run(machinery: Machinery) -> Result<()> {
     let mut parts = bench.parts("run");
     parts.cpus = machinery.cpus;
     parts.memory_mib = machinery.memory_mib;
-    let mut dom0 = steps.step("boot to Domain 0's prompt", |step| {
+    let advice = "`cargo xtask run --stock` tells whether Debian's Xen boots here; \
+                  `cargo xtask image` makes the images that are out of date";
+    let mut dom0 = steps.step("boot to Domain 0's prompt", advice, |step| {
         Dom0::boot_with_progress(&parts, &mut |news| step.say(news))
     })?;
     if !machinery.no_demo {
         demo(&mut dom0, &mut steps)?;
     }
     if std::io::stdin().is_terminal() {
-        return hand_over(dom0);
+        return hand_over(dom0, machinery.no_demo);
     }
     if !machinery.no_demo {
-        steps.step("shut the guest down", |_| {
+        let advice = "`cargo xtask run` at a terminal, then `xl console demo`, shows what it does instead";
+        steps.step("shut the guest down", advice, |_| {
             dom0.run_within("xl shutdown -w demo", GUEST_PATIENCE)?;
             dom0.wait_until_gone("demo", POWER_OFF_PATIENCE)?;
             Ok(())
         })?;
     }
-    steps.step("switch the machine off", |_| dom0.power_off(POWER_OFF_PATIENCE))?;
+    steps.step(
+        "switch the machine off",
+        "QEMU has been ended; nothing is left running",
+        |_| dom0.power_off(POWER_OFF_PATIENCE),
+    )?;
     steps.print_times();
     Ok(())
 }
 
 fn demo(dom0: &mut Dom0, steps: &mut Steps) -> Result<()> {
-    steps.step("guest: from xl create -c to its prompt", |_| {
+    let advice = "`cargo xtask run --no-demo` stops at Domain 0's prompt, where `xl -v create -c /etc/xen/demo.cfg` \
+                  and the logs in /var/log/xen say more";
+    steps.step("guest: from xl create -c to its prompt", advice, |_| {
         let from = dom0.machine().transcript().len();
         dom0.type_line("xl create -c /etc/xen/demo.cfg")?;
         dom0.wait_while_held(GUEST_PROMPT, from, GUEST_PATIENCE)?;
         dom0.leave_console()
     })?;
     for command in ["xl list", "xl info"] {
-        let printed = steps.step(command, |_| dom0.run(command))?;
+        let printed = steps.step(
+            command,
+            "`cargo xtask run --no-demo` stops at the prompt to try it by hand",
+            |_| dom0.run(command),
+        )?;
         println!("{printed}\n");
         if command == "xl list" {
             ensure!(printed.contains("Domain-0"), "Domain-0 is not in the list");
@@ -78,8 +91,11 @@ fn demo(dom0: &mut Dom0, steps: &mut Steps) -> Result<()> {
 }
 
 /// Connects the terminal with the machine until the person leaves or the machine ends.
-fn hand_over(mut dom0: Dom0) -> Result<()> {
-    println!("\nThis is Domain 0. `xl console demo` shows the guest (Ctrl-] leaves it).");
+fn hand_over(mut dom0: Dom0, no_demo: bool) -> Result<()> {
+    println!("\nThis is Domain 0. `xl list` shows what runs.");
+    if !no_demo {
+        println!("`xl console demo` shows the guest (Ctrl-] leaves it).");
+    }
     println!("Ctrl-\\ ends the machine; `poweroff` shuts it down.\n");
     dom0.type_line("exec bash -l")?;
     let machine = dom0.into_machine();

@@ -64,15 +64,15 @@ impl Steps {
         }
     }
 
-    /// Does one step; a failure carries its name.
-    pub fn step<T>(&mut self, name: &str, act: impl FnOnce(&Step) -> Result<T>) -> Result<T> {
+    /// Does one step; a failure carries its name and `advice`: what a person can do about it.
+    pub fn step<T>(&mut self, name: &str, advice: &str, act: impl FnOnce(&Step) -> Result<T>) -> Result<T> {
         let began = Instant::now();
         let step = Step::begin(name);
         let result = act(&step);
         let taken = began.elapsed();
         step.end(taken, if result.is_ok() { "ok" } else { "FAILED" });
         self.taken.push((name.to_owned(), taken));
-        result.with_context(|| format!("step \"{name}\" failed"))
+        result.with_context(|| format!("step \"{name}\" failed; what to do: {advice}"))
     }
 
     /// Prints the times that the steps took.

@@ -5,11 +5,13 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use ferroxen_stories::machine::Medium;
 use ferroxen_stories::stories::{STORIES, Story};
 
 use crate::bench::{Bench, Choice};
 use crate::check::JUDGEMENTS;
 use crate::conform;
+use crate::iso;
 use crate::packages::{self, Need};
 use crate::places;
 use crate::programs::clean_command;
@@ -124,25 +126,43 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let bench = match Bench::prepare(selection.choice, &mut Steps::new()) {
-        Ok(bench) => bench,
+    let prepared = Bench::prepare(selection.choice, &mut Steps::new());
+    let (bench, medium) = match prepared.and_then(|bench| Ok((bench, medium_for(&wanted, selection.choice)?))) {
+        Ok(prepared) => prepared,
         Err(error) => {
             tally.judge("images for the stories", || Err(error));
             return Ok(());
         }
     };
     for story in wanted {
-        let parts = bench.parts(&format!("story-{}", story.name));
-        tally.judge(&format!("story {}: {}", story.name, story.claim), || {
-            (story.tell)(&parts)
-        });
+        let mut parts = bench.parts(&format!("story-{}", story.name));
+        parts.medium.clone_from(&medium);
+        tally.judge(&line_of(story), || (story.tell)(&parts));
     }
     Ok(())
 }
 
+/// Only one story needs a CD.
+fn medium_for(wanted: &[&Story], choice: Choice) -> Result<Option<Medium>> {
+    if !wanted.iter().any(|story| story.name == "grub") {
+        return Ok(None);
+    }
+    packages::require(&[Need::Iso], choice.yes)?;
+    iso::make().map(Some)
+}
+
+fn line_of(story: &Story) -> String {
+    let rows = if story.rows.is_empty() {
+        String::new()
+    } else {
+        format!(" [{}]", story.rows.join(" "))
+    };
+    format!("story {}: {}{rows}", story.name, story.claim)
+}
+
 fn chosen(names: &[String]) -> Result<Vec<&'static Story>> {
     if names.is_empty() {
-        return Ok(STORIES.iter().filter(|story| story.is_default).collect());
+        return Ok(STORIES.iter().collect());
     }
     let known = || STORIES.iter().map(|story| story.name).collect::<Vec<_>>().join(", ");
     names

@@ -220,6 +220,20 @@ impl Tree {
     }
 }
 
+/// Returns the contents of one file of a package.
+pub fn deb_file(deb: &Path, wanted: &str) -> Result<Vec<u8>> {
+    let mut found = None;
+    each_deb_entry(deb, |path, entry| {
+        if path == wanted {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            found = Some(bytes);
+        }
+        Ok(())
+    })?;
+    found.with_context(|| format!("{} has no {wanted}", deb.display()))
+}
+
 /// Calls `visit` with every path of a package and its entry.
 pub fn each_deb_entry(
     package: &Path,

@@ -1,0 +1,282 @@
+//! From power-on to Domain 0, by every loader, and what is there then.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::Tiny;
+use crate::lan::checksum;
+use crate::machine::{Devices, Loader, Parts};
+
+pub(super) fn on_one_cpu(parts: &Parts) -> Result<()> {
+    let mut parts = parts.clone();
+    parts.devices = Devices::Both;
+    parts.options.push_str(" nmi=fatal");
+    let mut dom0 = Dom0::boot(&parts)?;
+    log_has_its_shape(&mut dom0)?;
+    domain0_knows_where_it_is(&mut dom0)?;
+    info_has_its_fields(&mut dom0)?;
+    real_devices_work(&mut dom0)?;
+    guests_devices_are_virtual(&mut dom0)?;
+    // Without `noreboot`, a host that finds itself broken starts again.
+    dom0.machine().monitor("inject-nmi", &Value::Null)?;
+    dom0.machine().wait_for_report("NMI", "Starting again.")?;
+    dom0.machine()
+        .wait_for_power_off(PATIENCE)
+        .context("no reset after the report")
+}
+
+/// What the hypervisor and Domain 0 say, in this order.
+fn log_has_its_shape(dom0: &mut Dom0) -> Result<()> {
+    let text = dom0.machine().transcript().text();
+    let mut rest = text.as_str();
+    for sign in [
+        "(XEN) Xen version 4.17",
+        "(XEN) Command line: ",
+        "(XEN) e820: 0x000000000000-",
+        "usable",
+        "(XEN) local APIC: ",
+        "(XEN) clock: measured against ",
+        "(XEN) CPUs: 1 running, APIC ids [0]",
+        "(XEN) *** LOADING DOMAIN 0 ***",
+        "Linux version 6.1",
+        "root@dom0:~#",
+    ] {
+        let (_, after) = rest
+            .split_once(sign)
+            .with_context(|| format!("the log lacks {sign:?}, or has it too early"))?;
+        rest = after;
+    }
+    let kept = dom0.run("xl dmesg | grep -cE 'Xen version 4.17|LOADING DOMAIN 0'")?;
+    ensure!(kept == "2", "`xl dmesg` lacks the start");
+    Ok(())
+}
+
+fn domain0_knows_where_it_is(dom0: &mut Dom0) -> Result<()> {
+    let kind = dom0.run("cat /sys/hypervisor/type")?;
+    ensure!(kind == "xen", "the hypervisor's type is {kind:?}");
+    let role = dom0.run("cat /proc/xen/capabilities")?;
+    ensure!(role == "control_d", "Domain 0's capabilities are {role:?}");
+    let kernel = dom0.run("dmesg | grep -E 'Booting.*kernel on|Hypervisor detected|Xen version'")?;
+    for sign in ["kernel on Xen", "Hypervisor detected: Xen PV", "Xen version: 4.17"] {
+        ensure!(
+            kernel.contains(sign),
+            "Domain 0's kernel does not say {sign:?}:\n{kernel}"
+        );
+    }
+    Ok(())
+}
+
+fn info_has_its_fields(dom0: &mut Dom0) -> Result<()> {
+    let info = dom0.run("xl info")?;
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(&format!("{name:<23}:")));
+        let value = line
+            .and_then(|line| line.split_once(": "))
+            .map(|(_, value)| value.trim());
+        value.with_context(|| format!("`xl info` has no field {name}:\n{info}"))
+    };
+    let number = |name: &str| -> Result<u64> {
+        let value = field(name)?;
+        value.parse().with_context(|| format!("{name} is {value:?}"))
+    };
+    for (name, expected) in [
+        ("host", "dom0"),
+        ("nr_cpus", "1"),
+        ("xen_major", "4"),
+        ("xen_minor", "17"),
+        ("virt_caps", "pv gnttab-v1"),
+        ("xen_scheduler", "credit2"),
+    ] {
+        let value = field(name)?;
+        ensure!(value == expected, "{name} is {value:?}, not {expected:?}");
+    }
+    let caps = field("xen_caps")?;
+    ensure!(
+        caps.split(' ').any(|cap| cap == "xen-3.0-x86_64"),
+        "xen_caps is {caps:?}"
+    );
+    let (total, free) = (number("total_memory")?, number("free_memory")?);
+    ensure!(
+        (2000..=2048).contains(&total) && (1200..total - 500).contains(&free),
+        "of a machine with 2048 MiB, 512 of them Domain 0's, total_memory is {total} and free_memory {free}"
+    );
+    Ok(())
+}
+
+/// Domain 0 drives the machine's own devices, by every kind of interrupt.
+fn real_devices_work(dom0: &mut Dom0) -> Result<()> {
+    for (vendor, device) in [("8086", "100e"), ("8086", "2922"), ("1af4", "1000"), ("1af4", "1001")] {
+        let find = format!(
+            "cd /sys/bus/pci/devices && grep -lx 0x{device} */device | xargs dirname | \
+             while read slot; do cat $slot/vendor; readlink $slot/driver; done"
+        );
+        let found = dom0.run(&find)?;
+        ensure!(
+            found.contains(vendor) && found.contains("drivers/"),
+            "Domain 0 has no driver for {vendor}:{device}: {found:?}"
+        );
+    }
+    // The AHCI disk holds the very file that the virtio disk has as well.
+    let size = dom0.run("stat -c %s /srv/guests/vmlinux")?;
+    dom0.run(&format!("cmp -n {size} /dev/sda /srv/guests/vmlinux"))
+        .context("what the AHCI disk and the virtio disk hold differs")?;
+    dom0.run("ip addr add 10.0.3.15/24 dev eth1 && ip link set eth1 up && ping -c 3 -W 10 10.0.3.2")
+        .context("nobody answers through the e1000")?;
+    for (name, kind) in [
+        ("ahci", "xen-pirq -msi "),
+        ("virtio", "xen-pirq -msi-x "),
+        ("eth1", "xen-pirq -ioapic-level "),
+    ] {
+        let lines = dom0.run(&format!("grep {name} /proc/interrupts | tr -s ' '"))?;
+        let came = lines.lines().filter(|line| line.contains(kind)).any(|line| {
+            let count = line
+                .split_whitespace()
+                .nth(1)
+                .and_then(|count| count.parse::<u64>().ok());
+            count.is_some_and(|count| count > 0)
+        });
+        ensure!(came, "no interrupt of kind {kind:?} has come from {name}:\n{lines}");
+    }
+    Ok(())
+}
+
+fn guests_devices_are_virtual(dom0: &mut Dom0) -> Result<()> {
+    let disk = "file:/srv/guests/micro,xvdb,r";
+    dom0.start_tiny(&Tiny::new("one").at("10.0.2.30").disk(disk))?;
+    let list = dom0.run("xl list")?;
+    ensure!(
+        list.contains("Domain-0") && list.contains("\none "),
+        "the list is:\n{list}"
+    );
+    let devices = dom0.in_guest("one", "ls /sys/bus/xen/devices", PATIENCE)?;
+    ensure!(
+        devices.contains("vbd-51728") && devices.contains("vif-0"),
+        "the guest's Xen devices are {devices:?}"
+    );
+    let pci = dom0.in_guest("one", "ls /sys/bus/pci/devices 2>/dev/null | wc -l", PATIENCE)?;
+    ensure!(pci == "0", "the guest has {pci} PCI devices");
+    let role = dom0.in_guest(
+        "one",
+        "mount -t xenfs xen /mnt && cat /mnt/capabilities; umount /mnt",
+        PATIENCE,
+    )?;
+    ensure!(!role.contains("control_d"), "the guest's capabilities are {role:?}");
+    dom0.converse("xl console one", &["poweroff -f"], PATIENCE)?;
+    dom0.wait_until_gone("one", PATIENCE)
+}
+
+pub(super) fn on_four_cpus(parts: &Parts) -> Result<()> {
+    let mut parts = parts.clone();
+    parts.cpus = 4;
+    parts.options.push_str(" dom0_max_vcpus=2");
+    let mut dom0 = Dom0::boot(&parts)?;
+    let cpus = dom0.run("nproc")?;
+    ensure!(cpus == "2", "Domain 0 has {cpus} vcpus, not 2");
+    let info = dom0.run("xl info | sed -n 's/^nr_cpus *: *//p'")?;
+    ensure!(info == "4", "the host has {info} CPUs, not 4");
+    dom0.start_tiny(&Tiny::new("two").vcpus(2))?;
+    let cpus = dom0.in_guest("two", "nproc", PATIENCE)?;
+    ensure!(cpus == "2", "the guest has {cpus} vcpus, not 2");
+    // Two threads of load.
+    let load = "(while :; do :; done &) ; (while :; do :; done &)";
+    dom0.in_guest("two", load, PATIENCE)?;
+    let before = vcpu_seconds(&mut dom0)?;
+    dom0.run("sleep 4")?;
+    let after = vcpu_seconds(&mut dom0)?;
+    ensure!(
+        before.len() == 2 && after.len() == 2,
+        "`xl vcpu-list` has {before:?} and {after:?}"
+    );
+    for (vcpu, (before, after)) in before.iter().zip(&after).enumerate() {
+        ensure!(
+            after - before > 1.0,
+            "in four seconds of load, vcpu {vcpu} has run from {before} s to {after} s"
+        );
+    }
+    dom0.destroy("two")?;
+    dom0.power_off(PATIENCE)
+}
+
+/// The times of `two`'s vcpus, as `xl vcpu-list` has them.
+fn vcpu_seconds(dom0: &mut Dom0) -> Result<Vec<f64>> {
+    let printed = dom0.run("xl vcpu-list two | awk 'NR > 1 { print $6 }'")?;
+    let seconds = printed.lines().map(|line| line.trim().parse::<f64>());
+    seconds
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("no times: {printed:?}"))
+}
+
+pub(super) fn by_grub(parts: &Parts) -> Result<()> {
+    // The keys are those of the medium's menu.
+    for (loader, protocol) in [(Loader::Cd('2'), "multiboot2"), (Loader::HardDisk('1'), "multiboot")] {
+        let mut parts = parts.clone();
+        parts.loader = loader;
+        by_grub_from(&parts).with_context(|| format!("{loader:?}, by {protocol}"))?;
+    }
+    Ok(())
+}
+
+fn by_grub_from(parts: &Parts) -> Result<()> {
+    let mut dom0 = Dom0::boot(parts)?;
+    let text = dom0.machine().transcript().text();
+    ensure!(
+        text.contains("(XEN) Bootloader: GRUB"),
+        "the hypervisor does not name its loader"
+    );
+    let options = dom0.run("cat /proc/cmdline")?;
+    ensure!(
+        options == parts.kernel_options,
+        "the menu gives the kernel {:?}, and it has {options:?}",
+        parts.kernel_options
+    );
+    if matches!(parts.loader, Loader::HardDisk(_)) {
+        // One file is Domain 0's kernel and the guest's.
+        let medium = parts.medium.as_ref().context("no medium was made for GRUB")?;
+        let kernel = std::fs::read(&medium.kernel)?;
+        let same = dom0.run("sha256sum </srv/guests/vmlinuz")?;
+        ensure!(
+            same.starts_with(&checksum(&kernel)),
+            "the guests' vmlinuz is another than Domain 0's"
+        );
+        dom0.start_tiny(&Tiny::new("same").kernel("vmlinuz"))?;
+        let releases = (dom0.run("uname -a")?, dom0.in_guest("same", "uname -a", PATIENCE)?);
+        let version = |line: &str| line.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+        ensure!(
+            version(&releases.0).starts_with("6.1") && version(&releases.1).starts_with("6.1"),
+            "the kernels say {releases:?}"
+        );
+        dom0.destroy("same")?;
+    }
+    dom0.power_off(PATIENCE)
+}
+
+pub(super) fn with_options(parts: &Parts) -> Result<()> {
+    /// How long the broken host is watched standing still.
+    const WINDOW: Duration = Duration::from_secs(3);
+    let mut parts = parts.clone();
+    parts.options = "console=com1 com1=115200,8n1 dom0_mem=256M noreboot frobnicate=1".to_owned();
+    let mut dom0 = Dom0::boot(&parts)?;
+    let text = dom0.machine().transcript().text();
+    ensure!(
+        text.contains("(XEN) unknown option \"frobnicate=1\""),
+        "nothing is said of the unknown option"
+    );
+    let total: u64 = dom0.run("free -m | awk '/^Mem:/ { print $2 }'")?.trim().parse()?;
+    ensure!((1..=256).contains(&total), "free says that Domain 0 has {total} MiB");
+    let listed = dom0.run("xl list 0 | awk 'END { print $3 }'")?;
+    ensure!(listed == "256", "the list says that Domain 0 has {listed} MiB");
+    dom0.type_line("xl debug-keys C")?;
+    dom0.machine()
+        .wait_for_report("a debug key asked for it", "Standing still, as told by noreboot.")?;
+    sleep(WINDOW);
+    ensure!(
+        !dom0.machine().has_ended()?,
+        "with noreboot, the machine has started again"
+    );
+    ensure!(dom0.is_running()?, "QEMU does not say that the machine runs");
+    Ok(())
+}

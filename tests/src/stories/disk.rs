@@ -1,0 +1,86 @@
+//! A whole Debian on a file, configured as the old how-tos do: a lone partition `sda1`, `root` with a flag, `extra`.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::DEBIAN_PATIENCE;
+use crate::machine::Parts;
+
+const CONFIG: &str = "name = \"centos.4-4\"
+kernel = \"/srv/guests/vmlinuz\"
+ramdisk = \"/srv/guests/initrd.img\"
+memory = 256
+disk = [ 'file:/srv/guests/demo.img,sda1,w' ]
+root = \"/dev/sda1 ro\"
+extra = \"4\"
+on_reboot = \"restart\"
+";
+const NAME: &str = "centos.4-4";
+const PROMPT: &str = "root@guest:~#";
+/// The number of `sda1`: SCSI's major number 8, first disk, first partition.
+const SDA1: &str = "2049";
+
+pub(super) fn survives_reboot(parts: &Parts) -> Result<()> {
+    let mut dom0 = Dom0::boot(parts)?;
+    dom0.create("old", CONFIG)?;
+    dom0.watch_guest(NAME, PROMPT, DEBIAN_PATIENCE)?;
+    is_configured(&mut dom0)?;
+    // Written by the guest's own shutdown, if it has one.
+    let unit = "systemd-run -q --unit=bye -p RemainAfterExit=yes -p 'ExecStop=/bin/sh -c \"echo bye >/root/bye\"' true";
+    dom0.in_guest(NAME, unit, PATIENCE)?;
+    let write = "dd if=/dev/urandom of=/root/data bs=1M count=8 status=none && sha256sum /root/data";
+    let before = dom0.in_guest(NAME, write, PATIENCE)?;
+
+    let uuid = uuid(&mut dom0)?;
+    let old = dom0.run(&format!("xl domid {NAME}"))?;
+    dom0.run(&format!("xl reboot {NAME}"))?;
+    let renewed = format!(
+        "(for _ in $(seq {}); do new=$(xl domid {NAME} 2>/dev/null); \
+         [ -n \"$new\" ] && [ \"$new\" != {old} ] && exit 0; sleep 1; done; exit 1)",
+        DEBIAN_PATIENCE.as_secs()
+    );
+    dom0.run_within(&renewed, DEBIAN_PATIENCE)
+        .context("no new domain after the reboot")?;
+    dom0.watch_guest(NAME, PROMPT, DEBIAN_PATIENCE)?;
+    let now = self::uuid(&mut dom0)?;
+    ensure!(now == uuid, "the domain was {uuid} before the reboot and is {now}");
+    let after = dom0.in_guest(NAME, "cat /root/bye; sha256sum /root/data", PATIENCE)?;
+    let (bye, after) = after.split_once('\n').unwrap_or_default();
+    ensure!(
+        bye.trim() == "bye",
+        "the reboot did not run the guest's shutdown: {bye:?}"
+    );
+    ensure!(
+        before == after.trim(),
+        "the file was {before} before the reboot and {after} after it"
+    );
+    dom0.run_within(&format!("xl shutdown -w {NAME}"), DEBIAN_PATIENCE)?;
+    dom0.wait_until_gone(NAME, PATIENCE)?;
+    dom0.power_off(PATIENCE)
+}
+
+/// The guest sees what its configuration says.
+fn is_configured(dom0: &mut Dom0) -> Result<()> {
+    let options = dom0.in_guest(NAME, "cat /proc/cmdline", PATIENCE)?;
+    ensure!(
+        options == "root=/dev/sda1 ro 4",
+        "the guest's kernel was given {options:?}"
+    );
+    let said = dom0.in_guest(NAME, "dmesg | grep Hypervisor", PATIENCE)?;
+    ensure!(
+        said.contains("Hypervisor detected: Xen PV"),
+        "the guest's kernel says {said:?}"
+    );
+    for end in [
+        format!("/local/domain/1/device/vbd/{SDA1}"),
+        format!("/local/domain/0/backend/vbd/1/{SDA1}"),
+    ] {
+        let state = dom0.run(&format!("xenstore-read {end}/state"))?;
+        ensure!(state == "4", "{end} is in state {state}, not connected");
+    }
+    Ok(())
+}
+
+fn uuid(dom0: &mut Dom0) -> Result<String> {
+    dom0.run(&format!("xl vm-list | awk '$3 == \"{NAME}\" {{ print $1 }}'"))
+}

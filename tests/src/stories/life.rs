@@ -1,0 +1,147 @@
+//! Pausing, dying, and many of both.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::{TINY_PATIENCE, Tiny, micro};
+use crate::machine::Parts;
+
+/// A measuring window: how long something is watched. Nothing is waited for by it.
+const WINDOW: Duration = Duration::from_secs(3);
+
+pub(super) fn pause(parts: &Parts) -> Result<()> {
+    /// Ticks that may still be on their way from the guest to Domain 0 when it is paused.
+    const UNDER_WAY: u64 = 3;
+    let mut dom0 = Dom0::boot(parts)?;
+    // A listener that keeps what it hears; a guest that counts for it over one connection, and spins besides.
+    dom0.run("(busybox nc -l -p 5003 -e dd of=/tmp/ticks >/dev/null 2>&1 &)")?;
+    dom0.start_tiny(&Tiny::new("busy").at("10.0.2.30").then("(while :; do :; done)&"))?;
+    let count = "(seq 1000000 | while read i; do echo $i; usleep 50000; done | nc 10.0.2.15 5003 &)";
+    dom0.in_guest("busy", count, PATIENCE)?;
+    wait_for_tick(&mut dom0, 5).context("the guest's counting does not arrive")?;
+    let running = dom0.cpu_seconds("busy")?;
+    dom0.run(&window())?;
+    ensure!(
+        dom0.cpu_seconds("busy")? > running + 0.5,
+        "the guest does not even run before it is paused"
+    );
+
+    dom0.run("xl pause busy")?;
+    let (paused, heard) = (dom0.cpu_seconds("busy")?, ticks(&mut dom0)?);
+    dom0.run(&window())?;
+    let (later, heard_later) = (dom0.cpu_seconds("busy")?, ticks(&mut dom0)?);
+    ensure!(
+        later <= paused + 0.1,
+        "paused, the guest had {paused} s, and {later} s three seconds later"
+    );
+    ensure!(
+        heard_later <= heard + UNDER_WAY,
+        "paused, the guest counted on from {heard} to {heard_later}"
+    );
+    let list = dom0.run("xl list busy")?;
+    ensure!(
+        list.contains("--p---"),
+        "the list does not say that it is paused:\n{list}"
+    );
+
+    dom0.run("xl unpause busy")?;
+    wait_for_tick(&mut dom0, heard_later + 20).context("the connection does not go on after the pause")?;
+    dom0.run("n=$(wc -l </tmp/ticks); seq $n >/tmp/sent; head -n $n /tmp/ticks | cmp - /tmp/sent")
+        .context("the pause lost some of what the guest sent")?;
+    ensure!(
+        dom0.cpu_seconds("busy")? > later,
+        "the guest is not charged after the pause"
+    );
+    let answer = dom0.in_guest("busy", "echo alive", TINY_PATIENCE)?;
+    ensure!(answer == "alive", "after the pause the guest says {answer:?}");
+    dom0.destroy("busy")?;
+    dom0.power_off(PATIENCE)
+}
+
+fn window() -> String {
+    format!("sleep {}", WINDOW.as_secs())
+}
+
+/// How far the guest has counted, as far as Domain 0 has heard.
+fn ticks(dom0: &mut Dom0) -> Result<u64> {
+    let count = dom0.run("wc -l </tmp/ticks")?;
+    count.trim().parse().with_context(|| format!("no count: {count:?}"))
+}
+
+fn wait_for_tick(dom0: &mut Dom0, number: u64) -> Result<()> {
+    dom0.wait_for_line("/tmp/ticks", &format!("^{number}$"), PATIENCE)
+}
+
+pub(super) fn spin(parts: &Parts) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let mut dom0 = Dom0::boot(parts)?;
+    let free = dom0.settled_free_memory()?;
+    dom0.create("spin", &micro("spin", "spin"))?;
+    let early = dom0.cpu_seconds("spin")?;
+    dom0.run(&window())?;
+    ensure!(dom0.cpu_seconds("spin")? > early, "the guest does not spin");
+    let began = Instant::now();
+    dom0.run("xl destroy spin")?;
+    let list = dom0.run("xl list")?;
+    let taken = began.elapsed();
+    ensure!(taken <= LIMIT, "it took {:.1} s", taken.as_secs_f64());
+    ensure!(!list.contains("spin"), "destroyed, it is still in the list:\n{list}");
+    let left = dom0.settled_free_memory()?;
+    ensure!(left >= free, "{free} MiB were free before, {left} MiB after");
+    dom0.power_off(PATIENCE)
+}
+
+pub(super) fn eight_at_once(parts: &Parts) -> Result<()> {
+    const COUNT: u32 = 8;
+    let mut parts = parts.clone();
+    parts.memory_mib = 2560;
+    let mut dom0 = Dom0::boot(&parts)?;
+    let free = dom0.settled_free_memory()?;
+    for number in 1..=COUNT {
+        dom0.create_tiny(&Tiny::new(&format!("g{number}")).at(&format!("10.0.2.{}", 40 + number)))?;
+    }
+    for number in 1..=COUNT {
+        dom0.watch_guest(&format!("g{number}"), "tiny guest: up", TINY_PATIENCE * 3)?;
+    }
+    for number in 1..=COUNT {
+        dom0.run(&format!("ping -c 2 -W 5 10.0.2.{}", 40 + number))?;
+    }
+    let alive = dom0.run("xl list | grep -c '^g[0-9]'")?;
+    ensure!(alive == COUNT.to_string(), "{alive} of {COUNT} guests are in the list");
+    for number in 1..=COUNT {
+        dom0.destroy(&format!("g{number}"))?;
+    }
+    let left = dom0.settled_free_memory()?;
+    ensure!(left >= free, "{free} MiB were free before, {left} MiB after");
+    dom0.power_off(PATIENCE)
+}
+
+pub(super) fn two_hundred(parts: &Parts) -> Result<()> {
+    const CYCLES: u32 = 200;
+    const PATIENCE_FOR_ALL: Duration = Duration::from_secs(600);
+    const NODES: &str = "xenstore-ls / | wc -l";
+    let mut dom0 = Dom0::boot(parts)?;
+    dom0.write_config("cycle", &micro("cycle", "idle"))?;
+    let cycle = |count: u32| {
+        format!(
+            "for i in $(seq {count}); do xl create -q /tmp/cycle.cfg >/dev/null && xl destroy cycle || break; \
+             done; echo $i"
+        )
+    };
+    // The first lives fill caches that stay.
+    dom0.run_within(&cycle(5), PATIENCE)?;
+    dom0.wait_until_gone("cycle", PATIENCE)?;
+    let (free, nodes) = (dom0.settled_free_memory()?, dom0.run(NODES)?);
+    let done = dom0.run_within(&cycle(CYCLES), PATIENCE_FOR_ALL)?;
+    ensure!(done == CYCLES.to_string(), "cycle {done} of {CYCLES} failed");
+    dom0.wait_until_gone("cycle", PATIENCE)?;
+    let (left, nodes_left) = (dom0.settled_free_memory()?, dom0.run(NODES)?);
+    ensure!(left >= free, "{free} MiB were free before, {left} MiB after");
+    ensure!(
+        nodes_left == nodes,
+        "xenstore had {nodes} nodes before, {nodes_left} after"
+    );
+    dom0.power_off(PATIENCE)
+}

@@ -1,0 +1,56 @@
+//! Guests that do their worst.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::{DEBIAN_PATIENCE, Tiny, micro};
+use crate::machine::Parts;
+
+pub(super) fn stress_for_a_minute(parts: &Parts) -> Result<()> {
+    const STRESS: Duration = Duration::from_secs(240);
+    let mut dom0 = Dom0::boot(parts)?;
+    dom0.run("xl create /etc/xen/demo.cfg")?;
+    dom0.watch_guest("demo", "root@guest:~#", DEBIAN_PATIENCE)?;
+    let load = "stress-ng --cpu 1 --vm 1 --vm-bytes 48M --fork 1 --pipe 1 --timeout 60s --quiet";
+    dom0.in_guest("demo", load, STRESS)?;
+    let faults = "dmesg | grep -cE 'BUG|Oops|general protection|segfault|soft lockup' || true";
+    let faults = dom0.in_guest("demo", faults, PATIENCE)?;
+    ensure!(faults == "0", "the guest's kernel complains {faults} times");
+    dom0.destroy("demo")?;
+    dom0.power_off(PATIENCE)
+}
+
+pub(super) fn storm_for_a_minute(parts: &Parts) -> Result<()> {
+    const STORM: Duration = Duration::from_secs(60);
+    /// A storm that is still alive by then has shown what it can.
+    const ONE_LIFE: &str = "4";
+    let mut dom0 = Dom0::boot(parts)?;
+    dom0.start_tiny(&Tiny::new("bystander").at("10.0.2.60"))?;
+    let free = dom0.settled_free_memory()?;
+    let began = Instant::now();
+    let mut seed = 1_u32;
+    while began.elapsed() < STORM {
+        let temper = if seed.is_multiple_of(2) { " gentle" } else { "" };
+        dom0.create("storm", &micro("storm", &format!("storm seed={seed}{temper}")))?;
+        let wait = format!("for _ in $(seq {ONE_LIFE}); do xl list | grep -q '^storm ' || break; sleep 1; done");
+        dom0.run(&wait)?;
+        // It may have died by itself in the meantime.
+        dom0.ask("xl destroy storm", PATIENCE)?;
+        dom0.wait_until_gone("storm", PATIENCE)
+            .with_context(|| format!("storm with seed {seed}"))?;
+        seed += 1;
+    }
+    dom0.run("ping -c 3 -W 5 10.0.2.60")
+        .context("the other guest no longer answers")?;
+    let answer = dom0.in_guest("bystander", "echo alive", PATIENCE)?;
+    ensure!(answer == "alive", "the other guest says {answer:?}");
+    let left = dom0.settled_free_memory()?;
+    ensure!(
+        left >= free,
+        "{free} MiB were free before, {left} MiB after {seed} storms"
+    );
+    dom0.destroy("bystander")?;
+    dom0.power_off(PATIENCE)
+}

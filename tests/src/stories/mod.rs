@@ -1,0 +1,130 @@
+//! The stories. Each boots what it needs, and returns an error that says what went wrong.
+//!
+//! A story names the rows of the mission that it shows. Rows that can share a machine share it: a boot is what
+//! costs time.
+
+mod boot;
+mod commands;
+mod console;
+mod disk;
+mod handover;
+mod kernels;
+mod life;
+mod load;
+mod network;
+
+use anyhow::Result;
+
+use crate::machine::Parts;
+
+/// A story: what it is called, what it claims, how it is told.
+pub struct Story {
+    /// For the command line.
+    pub name: &'static str,
+    /// What is true if it passes.
+    pub claim: &'static str,
+    /// The rows of the mission that it shows.
+    pub rows: &'static [&'static str],
+    /// Tells it on a machine of these parts.
+    pub tell: fn(&Parts) -> Result<()>,
+}
+
+/// Every story there is.
+pub const STORIES: &[Story] = &[
+    Story {
+        name: "boot-1",
+        claim: "one CPU: the log, what Domain 0 sees and drives, what a guest sees; an NMI's report, then a reset",
+        rows: &["M001", "M010", "M015", "M016", "M194"],
+        tell: boot::on_one_cpu,
+    },
+    Story {
+        name: "boot-4",
+        claim: "four CPUs: Domain 0 and a guest have two vcpus each, and a load on two threads runs on both",
+        rows: &["M051", "M080"],
+        tell: boot::on_four_cpus,
+    },
+    Story {
+        name: "grub",
+        claim: "GRUB starts the gzipped image by multiboot2 from a CD and by multiboot from a disk",
+        rows: &["M002", "M014"],
+        tell: boot::by_grub,
+    },
+    Story {
+        name: "options",
+        claim: "dom0_mem holds, an unknown option is remarked on, noreboot keeps a broken host standing",
+        rows: &["M003"],
+        tell: boot::with_options,
+    },
+    Story {
+        name: "run",
+        claim: "`cargo xtask run` shows a guest, gives a terminal the prompt, and says what to do when a step fails",
+        rows: &["M130"],
+        tell: handover::told_three_ways,
+    },
+    Story {
+        name: "commands",
+        claim: "xl lists, names, numbers, explains and refuses as stock xl does",
+        rows: &["M074", "M101", "M133", "M134", "M139", "M140"],
+        tell: commands::told_at_the_prompt,
+    },
+    Story {
+        name: "console",
+        claim: "a console shows the first line, may be left and found again, has two readers, and loses nothing",
+        rows: &["M130", "M131"],
+        tell: console::loses_nothing,
+    },
+    Story {
+        name: "disk",
+        claim: "Debian on a file as sda1 keeps its data over a reboot, and shuts down by its own scripts",
+        rows: &["M014", "M050", "M066", "M078", "M079", "M100", "M138"],
+        tell: disk::survives_reboot,
+    },
+    Story {
+        name: "network",
+        claim: "a guest asks the LAN for an address and fetches a file; two cards; 64 MiB both ways arrive intact",
+        rows: &["M030", "M033", "M038", "M066"],
+        tell: network::carries_data,
+    },
+    Story {
+        name: "kernels",
+        claim: "kernels packed by xz, gzip, zstd, lz4 or not at all boot, in 64 to 512 MiB",
+        rows: &["M072", "M073"],
+        tell: kernels::of_every_packing,
+    },
+    Story {
+        name: "pause",
+        claim: "a paused guest neither runs nor is charged, and its connection goes on afterwards",
+        rows: &["M135"],
+        tell: life::pause,
+    },
+    Story {
+        name: "spin",
+        claim: "a guest that spins with events off is destroyed within 2 s",
+        rows: &["M132"],
+        tell: life::spin,
+    },
+    Story {
+        name: "eight",
+        claim: "eight guests live at once and give back what they had",
+        rows: &["M017"],
+        tell: life::eight_at_once,
+    },
+    Story {
+        name: "cycles",
+        claim: "200 lives and deaths leave no memory and no nodes behind",
+        rows: &["M017"],
+        tell: life::two_hundred,
+    },
+    Story {
+        name: "stress",
+        claim: "stress-ng runs for a minute in a guest without a fault",
+        rows: &[],
+        tell: load::stress_for_a_minute,
+    },
+    Story {
+        name: "storm",
+        claim: "random hypercalls for a minute harm nobody else",
+        rows: &["M164"],
+        tell: load::storm_for_a_minute,
+    },
+];
