@@ -8,6 +8,10 @@
 //! - `storm seed=N`: calls every hypercall number with random arguments until it dies of it. Its own death
 //!   is fine. Anything else that suffers is a fault of the host. With `gentle` it leaves out the calls that
 //!   end or jump away by design, and so lives longer.
+//! - `mark=N`: writes N all over its free memory, says so, and blocks for ever.
+//! - `search=N`: looks for N in the memory that it was given, says how many words it found, and blocks. After a
+//!   `mark`ed guest has gone, its memory may become another's; what it wrote must not (XSA-100's lesson, and the
+//!   promise of every hypervisor).
 //!
 //! The same file runs on Debian's Xen and on Ferroxen.
 #![no_std]
@@ -15,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod dice;
+mod traces;
 
 use dice::Dice;
 use pv::abi::sched::schedop;
@@ -47,6 +52,12 @@ fn run() {
         loop {
             core::hint::spin_loop();
         }
+    }
+    if let Some(mark) = start::option("mark") {
+        traces::leave(mark);
+    }
+    if let Some(mark) = start::option("search") {
+        traces::search(mark);
     }
     loop {
         call(number::SCHED_OP, [schedop::BLOCK]);
