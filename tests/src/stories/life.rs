@@ -90,6 +90,64 @@ pub(super) fn spin(parts: &Parts) -> Result<()> {
     ensure!(!list.contains("spin"), "destroyed, it is still in the list:\n{list}");
     let left = dom0.settled_free_memory()?;
     ensure!(left >= free, "{free} MiB were free before, {left} MiB after");
+    leaves_no_traces(&mut dom0, left)?;
+    dom0.power_off(PATIENCE)
+}
+
+/// A guest writes a number all over its memory; the next one gets that memory, and must not find it.
+fn leaves_no_traces(dom0: &mut Dom0, free: u64) -> Result<()> {
+    const MARK: u64 = 0x5eed_5eed_0bad_cafe;
+    // So much of what is free that the second guest gets what the first one had.
+    let memory = free * 3 / 4;
+    let guest = |name: &str, line: String| micro(name, &line) + &format!("memory = {memory}\n");
+    dom0.create("marker", &guest("marker", format!("mark={MARK}")))?;
+    dom0.watch_guest("marker", "marked ", TINY_PATIENCE * 3)?;
+    dom0.destroy("marker")?;
+    dom0.create("finder", &guest("finder", format!("search={MARK}")))?;
+    dom0.watch_guest("finder", "found 0 words", TINY_PATIENCE * 3)
+        .context("what one guest wrote, the next one can read")?;
+    dom0.destroy("finder")
+}
+
+/// Two that spin share a CPU by their weights, and one that spins alone stays under its cap.
+pub(super) fn shares(parts: &Parts) -> Result<()> {
+    const LONG: Duration = Duration::from_secs(10);
+    let mut parts = parts.clone();
+    parts.cpus = 1;
+    let mut dom0 = Dom0::boot(&parts)?;
+    let spinner = |name: &str, setting: &str| format!("{}{setting}\n", micro(name, "spin"));
+    dom0.create("heavy", &spinner("heavy", "cpu_weight = 512"))?;
+    dom0.create("light", &spinner("light", "cpu_weight = 256"))?;
+    let mut ran = [0.0; 2];
+    for sign in [-1.0, 1.0] {
+        ran[0] += sign * dom0.cpu_seconds("heavy")?;
+        ran[1] += sign * dom0.cpu_seconds("light")?;
+        if sign < 0.0 {
+            dom0.run(&format!("sleep {}", LONG.as_secs()))?;
+        }
+    }
+    let ratio = ran[0] / ran[1];
+    ensure!(
+        (1.6..2.5).contains(&ratio),
+        "weights of 2 to 1 gave {:.1} s and {:.1} s",
+        ran[0],
+        ran[1]
+    );
+    dom0.destroy("heavy")?;
+    dom0.destroy("light")?;
+
+    dom0.create("capped", &spinner("capped", "cap = 25"))?;
+    let before = dom0.cpu_seconds("capped")?;
+    let began = Instant::now();
+    dom0.run(&format!("sleep {}", LONG.as_secs()))?;
+    let ran = dom0.cpu_seconds("capped")? - before;
+    let share = ran / began.elapsed().as_secs_f64();
+    ensure!(
+        (0.12..0.32).contains(&share),
+        "capped at a quarter, the guest had {:.0} %",
+        share * 100.0
+    );
+    dom0.destroy("capped")?;
     dom0.power_off(PATIENCE)
 }
 

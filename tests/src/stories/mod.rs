@@ -99,9 +99,15 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "spin",
-        claim: "a guest that spins with events off is destroyed within 2 s",
+        claim: "a guest that spins with events off is destroyed within 2 s; the next one finds nothing of its memory",
         rows: &["M132"],
         tell: life::spin,
+    },
+    Story {
+        name: "shares",
+        claim: "two that spin share a CPU by their weights, and one stays under its cap",
+        rows: &[],
+        tell: life::shares,
     },
     Story {
         name: "eight",
