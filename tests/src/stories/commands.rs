@@ -182,9 +182,9 @@ fn lists_have_their_layout(dom0: &mut Dom0) -> Result<()> {
         .iter()
         .find(|domain| domain["config"]["c_info"]["name"] == "idle")
         .context("no `idle` in the JSON")?;
-    let number = dom0.run("xl domid idle")?;
+    let number: u64 = dom0.run("xl domid idle")?.parse()?;
     ensure!(
-        idle["domid"].to_string() == number
+        idle["domid"] == number
             && idle["config"]["c_info"]["type"] == "pv"
             && idle["config"]["b_info"]["target_memkb"] == 16 << 10,
         "the JSON says of `idle`: {idle}"
