@@ -915,6 +915,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_text_is_survived(line in "\\PC{0,200}", loader in "(GRUB |qemu)?\\PC{0,12}") {
+            Options::parse(arguments(&line, &loader), |_| {});
+        }
+
+        #[test]
         fn any_line_is_survived(line in "([a-z0-9_-]{0,12}(=[a-zA-Z0-9,:%+/-]{0,12})? ?){0,8}", known in prop::sample::select(&["dom0_mem", "com1", "dom0_max_vcpus", "console", "conring_size", "loglvl"][..]), value in "[0-9a-zA-Z,:%+/x-]{0,16}") {
             Options::parse(&line, |_| {});
             let given = std::format!("{known}={value}");

@@ -1,6 +1,7 @@
 //! The compressors are the ones that Linux's build calls; a test whose tool is missing says so and passes.
 
 use super::*;
+use proptest::prelude::*;
 use std::eprintln;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -168,4 +169,38 @@ fn refusals_name_what_is_wrong() {
     let mut far = as_bzimage(b"\x1f\x8b\x08\0\0\0\0\0");
     far[0x24c..0x250].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(inspect(&far).unwrap_err(), Refused::PayloadOutside);
+}
+
+proptest! {
+    /// Random bytes behind each magic. For more of it: `PROPTEST_CASES=1000000 cargo test -p ferroxen-loader random`.
+    #[test]
+    fn random_payloads_are_refused_or_unpacked(
+        magic in prop::sample::select(&[GZIP_MAGIC, XZ_MAGIC, ZSTD_MAGIC, LZ4_LEGACY_MAGIC, ELF_MAGIC, b"BZh"][..]),
+        mut payload in prop::collection::vec(any::<u8>(), 0..400),
+        size in 0u32..100_000,
+        is_bzimage in any::<bool>(),
+    ) {
+        payload.splice(0..0, magic.iter().copied());
+        payload.extend(size.to_le_bytes());
+        let file = if is_bzimage { as_bzimage(&payload) } else { payload };
+        if let Ok(unpacked) = unpack_to_vec(&file, 1 << 20) {
+            prop_assert!(unpacked.len() <= 1 << 20);
+        }
+    }
+
+    #[test]
+    fn random_headers_are_refused_or_point_inside(
+        changes in prop::collection::vec((0x1f1usize..0x260, any::<u8>()), 0..8),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut file = as_bzimage(b"\x7fELF and so on");
+        for (at, byte) in changes {
+            file[at] = byte;
+        }
+        file.truncate(cut.index(file.len() + 1));
+        if let Ok(packed) = inspect(&file) {
+            prop_assert!(packed.plain().is_none_or(|plain| plain.len() <= file.len()));
+            packed.heap_needed();
+        }
+    }
 }

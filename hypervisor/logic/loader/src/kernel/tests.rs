@@ -179,4 +179,15 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn random_bytes_are_no_kernel(bytes in prop::collection::vec(any::<u8>(), 0..1000), is_elf in any::<bool>()) {
+        let mut file = bytes;
+        if is_elf {
+            file.splice(0..0, *b"\x7fELF\x02\x01\x01");
+        }
+        let _ = PvImage::parse(&file);
+        let text: Vec<u8> = file.iter().map(|byte| byte & 0x7f).collect();
+        let _ = Notes::from_legacy(&text).map(|notes| notes.place(0..0x8000, 0x10_0000, &[]).map(drop));
+    }
 }
