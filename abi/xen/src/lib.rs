@@ -12,6 +12,7 @@ pub mod event_channel;
 pub mod features;
 pub mod grant_table;
 pub mod io;
+pub mod mca;
 pub mod memory;
 pub mod physdev;
 pub mod platform;

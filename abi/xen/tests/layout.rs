@@ -34,8 +34,15 @@ macro_rules! field_name {
 }
 
 fn shapes() -> Vec<Shape> {
-    use ferroxen_abi::{domctl, memory, physdev, platform, sysctl, version};
+    use ferroxen_abi::{domctl, mca, memory, physdev, platform, sysctl, version};
     shapes! {
+        "struct xen_mc_physcpuinfo" = mca::Physcpuinfo { ncpus, info }
+        "struct mcinfo_logical_cpu" = mca::LogicalCpu {
+            cpunr as "mc_cpunr", coreid as "mc_coreid", apicid as "mc_apicid", nthreads as "mc_nthreads",
+            cpuid_level as "mc_cpuid_level", step as "mc_step", vendorid as "mc_vendorid", brandid as "mc_brandid",
+            cpu_caps as "mc_cpu_caps", cache_size as "mc_cache_size", nmsrvals as "mc_nmsrvals",
+            msrvalues as "mc_msrvalues",
+        }
         "struct physdev_eoi" = physdev::Eoi { irq }
         "struct physdev_pirq_eoi_gmfn" = physdev::PirqEoiGmfn { gmfn }
         "struct physdev_irq_status_query" = physdev::IrqStatusQuery { irq, flags }
@@ -244,7 +251,8 @@ fn c_program() -> String {
     let mut text = String::from(
         "#include <stddef.h>\n#include <stdint.h>\n#include <stdio.h>\n#define __XEN_TOOLS__ 1\n\
          #include <xen/xen.h>\n#include <xen/domctl.h>\n#include <xen/sysctl.h>\n#include <xen/memory.h>\n\
-         #include <xen/version.h>\n#include <xen/platform.h>\n#include <xen/physdev.h>\nint main(void) {\n",
+         #include <xen/version.h>\n#include <xen/platform.h>\n#include <xen/physdev.h>\n\
+         #include <xen/arch-x86/xen-mca.h>\nint main(void) {\n",
     );
     for shape in shapes() {
         let c_type = shape.c_type;

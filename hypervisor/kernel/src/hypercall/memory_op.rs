@@ -391,11 +391,12 @@ fn machine_memory_map(call: &Call<'_>) -> Answer {
         })
         .collect();
     let controllers = ioapic::all().map(|(controller, _)| controller.base.raw());
-    const LOCAL_APICS: u64 = 0xfee0_0000;
-    for base in controllers.chain([LOCAL_APICS]) {
+    /// Local APICs, and where devices write their messages.
+    const MESSAGES: (u64, u64) = (0xfee0_0000, 0x10_0000);
+    for (base, size) in controllers.map(|base| (base, PAGE_SIZE as u64)).chain([MESSAGES]) {
         let page = E820Entry {
             addr: base & !0xfff,
-            size: PAGE_SIZE as u64,
+            size,
             type_: E820Type::RESERVED.0,
         };
         let (start, end) = (page.addr, page.addr + page.size);

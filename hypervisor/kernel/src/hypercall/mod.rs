@@ -10,6 +10,7 @@ mod cpu_policy;
 pub mod domctl;
 pub mod event_channel;
 pub mod grant_table;
+mod mca;
 pub mod memory_op;
 pub mod mmu;
 pub mod multicall;
@@ -110,6 +111,7 @@ fn run(number: u32, call: &mut Call<'_>) -> Answer {
         nr::PHYSDEV_OP => physdev::physdev_op(call),
         nr::PHYSDEV_OP_COMPAT => physdev::physdev_op_compat(call),
         nr::SYSCTL => sysctl::sysctl(call),
+        nr::MCA => mca::mca(call),
         nr::DOMCTL => domctl::domctl(call),
         _ => Err(Errno::ENOSYS),
     }

@@ -50,6 +50,9 @@ fn run(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
         physdevop::EOI => eoi(caller, read(at)?)?,
         physdevop::IRQ_STATUS_QUERY => {
             let mut query: abi::IrqStatusQuery = read(at)?;
+            if query.irq >= irq::MAX_PIRQS {
+                return Err(Errno::EINVAL);
+            }
             let status = irq::status(caller, Pirq::new(query.irq))?;
             query.flags = if status.needs_eoi { irqstat::NEEDS_EOI } else { 0 }
                 | if status.is_shared { irqstat::SHARED } else { 0 };

@@ -218,31 +218,54 @@ fn cpu_info(wanted: &mut abi::PcpuInfo) {
     wanted.acpi_id = described.map_or(u32::MAX, |described| described.acpi_id);
 }
 
-fn cpu_version(wanted: &mut abi::PcpuVersion) {
-    wanted.max_present = cpu::cpus_online() - 1;
-    (wanted.vendor_id, wanted.family, wanted.model, wanted.stepping) = ([0; 12], 0, 0, 0);
-    if running(wanted.xen_cpuid).is_err() {
-        return;
-    }
-    // All CPUs of a host are alike.
+/// What leaf 1 says of a processor, and who made it.
+pub(super) struct Signature {
+    /// As leaf 0 has it.
+    pub vendor: [u8; 12],
+    /// With the extended family added.
+    pub family: u32,
+    /// With the extended model in front.
+    pub model: u32,
+    /// Stepping.
+    pub stepping: u32,
+}
+
+/// The signature of this host's processors, which are all alike.
+pub(super) fn signature() -> Signature {
     let [_, b, c, d] = cpu::cpuid(0, 0);
-    for (bytes, word) in wanted.vendor_id.chunks_exact_mut(4).zip([b, d, c]) {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
+    let mut vendor = [0; 12];
+    vendor.copy_from_slice([b, d, c].map(u32::to_le_bytes).as_flattened());
     let [signature, ..] = cpu::cpuid(1, 0);
     let (family, model) = (signature >> 8 & 0xf, signature >> 4 & 0xf);
     let is_extended = family == 0xf;
-    wanted.family = if is_extended {
-        family + (signature >> 20 & 0xff)
-    } else {
-        family
-    };
-    wanted.model = if is_extended || family == 6 {
-        model | signature >> 12 & 0xf0
-    } else {
-        model
-    };
-    wanted.stepping = signature & 0xf;
+    Signature {
+        vendor,
+        family: if is_extended {
+            family + (signature >> 20 & 0xff)
+        } else {
+            family
+        },
+        model: if is_extended || family == 6 {
+            model | signature >> 12 & 0xf0
+        } else {
+            model
+        },
+        stepping: signature & 0xf,
+    }
+}
+
+fn cpu_version(wanted: &mut abi::PcpuVersion) {
+    wanted.max_present = cpu::cpus_online() - 1;
+    (wanted.vendor_id, wanted.family, wanted.model, wanted.stepping) = ([0; 12], 0, 0, 0);
+    if running(wanted.xen_cpuid).is_ok() {
+        let Signature {
+            vendor,
+            family,
+            model,
+            stepping,
+        } = signature();
+        (wanted.vendor_id, wanted.family, wanted.model, wanted.stepping) = (vendor, family, model, stepping);
+    }
 }
 
 /// `XENPF_resource_op`: a few registers read in one go. Only the clock is offered; everything else is refused entry

@@ -2,12 +2,13 @@
 //!
 //! Most go to the port if the domain may use it. Two pairs of ports are shared by all who use them, so each domain
 //! has its own copy of the address half: PCI's 0xcf8 with 0xcfc, and the CMOS memory's 0x70 with 0x71. Where a
+//! The speaker's ports reach channel 2 of the 8254, whose other channels are ours. Where a
 //! domain may not touch a port it reads all ones and its writes go nowhere, as on a bus where nobody answers.
 
 use super::IoPermissions;
 use crate::domain::Domain;
 use ferroxen_machine::port::{self, Width};
-use ferroxen_machine::rtc;
+use ferroxen_machine::{pit, rtc};
 
 const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: core::ops::RangeInclusive<u16> = 0xcfc..=0xcff;
@@ -29,6 +30,7 @@ pub fn read(domain: &Domain, at: u16, width: Width) -> u32 {
             drop(io);
             port::pci_read_raw(address, (at & 3) as u8, width).unwrap_or(width.ones())
         }
+        _ if is_speaker(domain, at, width) => pit::speaker_read(at).map_or(width.ones(), u32::from),
         _ if io.allows_ports(at, width.bytes()) => port::read(at, width),
         _ => width.ones(),
     }
@@ -50,9 +52,15 @@ pub fn write(domain: &Domain, at: u16, width: Width, value: u32) {
             drop(io);
             let _ = port::pci_write_raw(address, (at & 3) as u8, width, value);
         }
+        _ if is_speaker(domain, at, width) => pit::speaker_write(at, value as u8),
         _ if io.allows_ports(at, width.bytes()) => port::write(at, width, value),
         _ => {}
     }
+}
+
+/// Whether these are the ports of the speaker, which Domain 0 shares with our timer.
+fn is_speaker(domain: &Domain, at: u16, width: Width) -> bool {
+    domain.is_privileged && width == Width::Byte && matches!(at, 0x42 | 0x43 | 0x61)
 }
 
 /// The address by which configuration space is to be reached, if the domain may and it is switched on.

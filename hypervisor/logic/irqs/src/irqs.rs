@@ -291,8 +291,10 @@ impl Irqs {
         let descriptors = (0..count)
             .map(|number| {
                 let line = line_by_firmware(number, lines);
-                let is_settled = number < ISA;
-                let source = Source::Line { line, is_settled };
+                let source = Source::Line {
+                    line,
+                    is_settled: false,
+                };
                 Some(Descriptor {
                     source,
                     place: None,
@@ -362,7 +364,7 @@ impl Irqs {
         u32::try_from(number).ok().map(Irq)
     }
 
-    /// Settles how a line signals, before anybody uses it.
+    /// Settles how a line signals, before anybody uses it. Firmware's word stands until then.
     pub fn set_up_line(&mut self, irq: Irq, trigger: Trigger, polarity: Polarity) -> Result<(), Refused> {
         let descriptor = self.get_mut(irq)?;
         let Source::Line { line, is_settled } = &mut descriptor.source else {

@@ -97,6 +97,11 @@ pub struct Moment {
     pub scale: TimeScale,
 }
 
+/// What the time is measured against.
+pub fn reference() -> Option<Reference> {
+    MEASURED.get().map(|measured| measured.reference)
+}
+
 /// Finds a reference clock and starts the time. `None` if no clock moves: the machine cannot tell time.
 ///
 /// The local APIC's timer, if it is set up, is measured as well.

@@ -122,10 +122,11 @@ fn what_the_hypervisor_uses_no_domain_can_bind() {
 }
 
 #[test]
-fn firmwares_word_on_isa_lines_stands_and_pci_lines_are_settled_once() {
+fn every_line_is_settled_once() {
     let mut irqs = pc();
+    assert_eq!(irqs.set_up_line(Irq::new(9), Trigger::Edge, Polarity::High), Ok(()));
     assert_eq!(
-        irqs.set_up_line(Irq::new(9), Trigger::Edge, Polarity::High),
+        irqs.set_up_line(Irq::new(9), Trigger::Level, Polarity::High),
         Err(Refused::AlreadySetUp)
     );
     assert_eq!(irqs.set_up_line(Irq::new(20), Trigger::Edge, Polarity::High), Ok(()));
