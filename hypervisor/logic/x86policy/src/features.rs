@@ -9,6 +9,18 @@ pub struct Feature {
     bit: u8,
 }
 
+impl Feature {
+    /// Its word of the [`FeatureSet`].
+    pub const fn word(self) -> usize {
+        self.word as usize
+    }
+
+    /// Whether it is in its word.
+    pub const fn is_in(self, word: u32) -> bool {
+        word >> self.bit & 1 != 0
+    }
+}
+
 /// Which guests may see a feature.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Guests {
@@ -41,7 +53,7 @@ impl FeatureSet {
 
     /// Whether a feature is in.
     pub const fn has(&self, feature: Feature) -> bool {
-        self.0[feature.word as usize] >> feature.bit & 1 != 0
+        feature.is_in(self.0[feature.word()])
     }
 
     /// The set with a feature.

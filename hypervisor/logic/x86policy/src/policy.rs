@@ -383,33 +383,39 @@ impl Policy {
 
     /// Whether it has a feature.
     pub fn has(&self, feature: Feature) -> bool {
-        self.feature_set().has(feature)
+        feature.is_in(self.word(feature.word()))
     }
 
     /// Its features. Those of the register ARCH_CAPABILITIES are among them.
     pub fn feature_set(&self) -> FeatureSet {
+        FeatureSet(core::array::from_fn(|number| self.word(number)))
+    }
+
+    /// Where a word of the feature set stands.
+    fn word(&self, number: usize) -> u32 {
         let [seven, seven1, seven2] = &self.features;
-        FeatureSet([
-            self.basic[1].d,
-            self.basic[1].c,
-            self.extended[1].d,
-            self.extended[1].c,
-            self.states[1].a,
-            seven.b,
-            seven.c,
-            self.extended[7].d,
-            self.extended[8].b,
-            seven.d,
-            seven1.a,
-            self.extended[0x21].a,
-            seven1.b,
-            seven2.d,
-            seven1.c,
-            seven1.d,
-            self.arch_caps as u32,
-            (self.arch_caps >> 32) as u32,
-            self.extended[0x21].c,
-        ])
+        match number {
+            0 => self.basic[1].d,
+            1 => self.basic[1].c,
+            2 => self.extended[1].d,
+            3 => self.extended[1].c,
+            4 => self.states[1].a,
+            5 => seven.b,
+            6 => seven.c,
+            7 => self.extended[7].d,
+            8 => self.extended[8].b,
+            9 => seven.d,
+            10 => seven1.a,
+            11 => self.extended[0x21].a,
+            12 => seven1.b,
+            13 => seven2.d,
+            14 => seven1.c,
+            15 => seven1.d,
+            16 => self.arch_caps as u32,
+            17 => (self.arch_caps >> 32) as u32,
+            18 => self.extended[0x21].c,
+            _ => 0,
+        }
     }
 
     fn set_feature_set(&mut self, set: FeatureSet) {
