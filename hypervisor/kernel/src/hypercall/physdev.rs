@@ -7,13 +7,14 @@ use crate::access;
 use crate::domain::{self, Domain};
 use crate::guest::GuestPtr;
 use crate::irq::{self, Function, MessageRequest, NotMapped};
+use crate::pv::mm;
 use alloc::sync::Arc;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::physdev::{self as abi, dbgp, irqstat, map_pirq_type, pci_dev, physdevop};
 use ferroxen_access::Operation;
 use ferroxen_machine::ioapic;
 use ferroxen_machine::port::PciFunction;
-use ferroxen_words::{Maddr, Mfn, Pirq};
+use ferroxen_words::{Maddr, Mfn, Pirq, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The highest number of I/O ports that a bitmap can cover.
@@ -68,7 +69,8 @@ fn run(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
         }
         physdevop::SET_IOBITMAP => {
             let wanted: abi::SetIobitmap = read(at)?;
-            if wanted.nr_ports > PORTS {
+            let is_guests = wanted.nr_ports == 0 || mm::is_guest_address(Vaddr::new(wanted.bitmap));
+            if wanted.nr_ports > PORTS || !is_guests {
                 return Err(Errno::EINVAL);
             }
             call.caller.pv.lock().io_bitmap = (wanted.bitmap, wanted.nr_ports);

@@ -1,8 +1,8 @@
 //! A PV guest's own CPU: trap table, stacks, segment bases, debug registers, and the way back (`iret`).
 
 use super::{Answer, Call, Outcome};
-use crate::domain::VcpuRef;
 use crate::domain::context::{BREAKPOINTS, DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
+use crate::domain::{PvState, VcpuRef};
 use crate::guest::GuestPtr;
 use crate::pv::bounce::rflags;
 use crate::pv::mode;
@@ -95,14 +95,14 @@ pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(
     const DR7_CONTROL_MUST_BE_ZERO: u64 = 0xffff_ffff_0000_d800;
     const DR7_GD: u64 = 1 << 13;
     let mut pv = vcpu.pv.lock();
-    match register {
-        0..=3 => {
+    match debug_index(&pv, register)? {
+        index @ 0..=3 => {
             let is_ours =
                 (ferroxen_abi::xen::HYPERVISOR_VIRT_START..ferroxen_abi::xen::HYPERVISOR_VIRT_END).contains(&value);
             if is_ours || !Vaddr::new(value).is_canonical() {
                 return Err(Errno::EPERM);
             }
-            pv.debug[register as usize] = value;
+            pv.debug[index] = value;
         }
         6 => {
             if value >> 32 != 0 {
@@ -110,7 +110,7 @@ pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(
             }
             pv.debug[6] = (value & !0x1000) | DR6_INITIAL;
         }
-        7 => {
+        _ => {
             if value >> 32 != 0 {
                 return Err(Errno::EINVAL);
             }
@@ -121,9 +121,17 @@ pub fn set_debug_register(vcpu: &VcpuRef, register: u64, value: u64) -> Result<(
             }
             pv.debug[7] = value;
         }
-        _ => return Err(Errno::ENODEV),
     }
     Ok(())
+}
+
+/// Where a debug register is kept. DR4 and DR5 stand for DR6 and DR7 while CR4.DE is clear.
+fn debug_index(pv: &PvState, register: u64) -> Result<usize, Errno> {
+    match register {
+        0..=3 | 6 | 7 => Ok(register as usize),
+        4 | 5 if pv.cr4 & CR4_DE == 0 => Ok(register as usize + 2),
+        _ => Err(Errno::ENODEV),
+    }
 }
 
 /// Whether a breakpoint of DR7 is of the kind that watches ports (which the processor has only with CR4.DE).
@@ -149,13 +157,7 @@ pub fn port_breakpoints(debug: &[u64; 8], port: u16, ports: u64) -> u64 {
 /// `get_debugreg(reg)`: the value itself, or `ENODEV`.
 pub fn get_debugreg(call: &mut Call<'_>) -> Answer {
     let pv = call.caller.pv.lock();
-    let index = match call.args[0] {
-        n @ 0..=3 => n as usize,
-        6 => 6,
-        7 => 7,
-        _ => return Err(Errno::ENODEV),
-    };
-    Ok(Outcome::Done(pv.debug[index]))
+    Ok(Outcome::Done(pv.debug[debug_index(&pv, call.args[0])?]))
 }
 
 /// Assists that a PV guest may switch.

@@ -123,6 +123,10 @@ impl<'v> Cpu<'v> {
             return Exception::GP;
         }
         let user = if self.is_kernel { 0 } else { trap::fault::USER };
+        let address = at.wrapping_add(copied as u64);
+        if !Vaddr::new(address).is_canonical() {
+            return Exception::GP;
+        }
         Exception::PageFault {
             address,
             code: code | user,

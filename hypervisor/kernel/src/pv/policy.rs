@@ -4,7 +4,7 @@ use crate::domain::{Domain, VcpuRef};
 use alloc::boxed::Box;
 use ferroxen_machine::cpu::{self, GuestControl, GuestMsr};
 use ferroxen_machine::{fpu, memory, time};
-use ferroxen_words::Maddr;
+use ferroxen_words::{Maddr, Vaddr};
 use ferroxen_x86policy::features::{self, FeatureSet};
 use ferroxen_x86policy::msr::{self, Read, Write};
 use ferroxen_x86policy::{Asking, HostCpuid, Leaf, Misfit, Policy, Tsc};
@@ -171,8 +171,8 @@ pub fn read_msr(vcpu: &VcpuRef, number: u32) -> Option<u64> {
 /// Does what the guest's WRMSR asks; `None`: #GP.
 pub fn write_msr(vcpu: &VcpuRef, number: u32, value: u64) -> Option<()> {
     let effect = msr::write(&vcpu.domain().policy.lock().policy, number);
-    // A base that is not canonical is refused by the processor, as it would be on a machine of its own.
-    let base = |msr| cpu::write_msr(msr, value).then_some(());
+    // Every processor refuses a base that is not canonical, but not every emulated one.
+    let base = |msr| (Vaddr::new(value).is_canonical() && cpu::write_msr(msr, value)).then_some(());
     match effect {
         Write::Ignored => Some(()),
         Write::Only(allowed) => (value == allowed).then_some(()),
