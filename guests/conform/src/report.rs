@@ -119,3 +119,12 @@ impl Display for Text {
         f.write_str(core::str::from_utf8(&self.bytes[..self.used]).unwrap_or("?"))
     }
 }
+
+/// A number in base 16.
+pub struct Hex(pub u64);
+
+impl Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}

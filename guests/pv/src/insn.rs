@@ -127,3 +127,58 @@ pub fn store_string(address: u64, value: u64) {
     // SAFETY: one store, where the caller wishes.
     unsafe { asm!("stosq", inlateout("rdi") address => _, in("rax") value, options(nostack)) };
 }
+
+/// What `fxsave` writes (SDM 1 "FXSAVE Area").
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub struct Fpu([u64; 64]);
+
+impl Fpu {
+    /// The words that hold x87 registers (80 bits of each 128) and SSE registers.
+    const X87: core::ops::Range<usize> = 4..20;
+    const SSE: core::ops::Range<usize> = 20..52;
+    /// Control word and tags in word 0, MXCSR in word 3.
+    const CONTROL: (u64, u64) = (0x37f, 0x1f80);
+
+    /// All data registers hold something of `pattern`, the control registers their initial values.
+    pub fn patterned(pattern: u64) -> Self {
+        let mut image = Self([0; 64]);
+        image.0[0] = Self::CONTROL.0 | 0xff << 32;
+        image.0[3] = Self::CONTROL.1;
+        for word in Self::X87.step_by(2) {
+            // A normal number: the explicit leading bit set, an exponent of 0.
+            image.0[word] = 1 << 63 | pattern ^ word as u64;
+            image.0[word + 1] = 0x3fff;
+        }
+        for word in Self::SSE {
+            image.0[word] = pattern << 16 ^ word as u64;
+        }
+        image
+    }
+
+    /// Tells whether the data registers are those of `patterned(pattern)`.
+    pub fn is_patterned(&self, pattern: u64) -> bool {
+        let wanted = Self::patterned(pattern);
+        Self::X87.chain(Self::SSE).all(|word| self.0[word] == wanted.0[word])
+    }
+
+    /// Tells whether this is what a CPU has after a reset.
+    pub fn is_initial(&self) -> bool {
+        let data = Self::X87.chain(Self::SSE).all(|word| self.0[word] == 0);
+        data && self.0[0] & 0xffff == Self::CONTROL.0 && self.0[3] & 0xffff_ffff == Self::CONTROL.1
+    }
+}
+
+/// `fxrstor`
+pub fn load_fpu(image: &Fpu) {
+    // SAFETY: reads the image; this kernel uses none of these registers itself.
+    unsafe { asm!("fxrstor64 [{}]", in(reg) image, options(nostack)) };
+}
+
+/// `fxsave`
+pub fn store_fpu() -> Fpu {
+    let mut image = Fpu([0; 64]);
+    // SAFETY: writes the image.
+    unsafe { asm!("fxsave64 [{}]", in(reg) &raw mut image, options(nostack)) };
+    image
+}

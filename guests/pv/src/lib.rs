@@ -5,7 +5,7 @@
 //! and its ELF notes ([`main!`]), hypercalls ([`hypercall`]), traps that can be survived ([`trap`]), user mode
 //! ([`user`]), page tables ([`memory`], [`tables`]), a second vcpu ([`vcpu`]), event channels ([`event`]),
 //! grants ([`grant`]), a clock ([`time`]), xenstore ([`store`]), a console ([`console`]), and the instructions
-//! that Rust has no words for ([`insn`]). It needs nothing but the public guest ABI, so what is built on it
+//! that Rust has no words for ([`insn`], [`code`]). It needs nothing but the public guest ABI, so what is built on it
 //! runs on any Xen.
 //!
 //! **The address space** is the one the domain builder made: virtual address 0 is page 0 of the domain, the
@@ -19,7 +19,9 @@
 //! UNSAFETY: this is a kernel. It is entered with a raw pointer, its hypercalls are instructions, its traps
 //! arrive on a bare stack, and it shares memory with its host.
 #![no_std]
+#![expect(clippy::result_large_err, reason = "there is no heap to put a frame on")]
 
+pub mod code;
 pub mod console;
 pub mod event;
 pub mod grant;

@@ -141,7 +141,8 @@ pub struct General {
     pub rbx: u64,
     pub rax: u64,
     /// Which stub pushed this; not a register.
-    tag: u64,
+    #[doc(hidden)]
+    pub tag: u64,
     pub rcx: u64,
     pub r11: u64,
 }
@@ -224,7 +225,6 @@ impl Recovery {
 /// Does `act`; a trap on the way ends it, and is returned instead.
 ///
 /// What `act` had on its stack is abandoned without being dropped.
-#[expect(clippy::result_large_err, reason = "there is no heap to put the frame on")]
 pub fn attempt<T, F: FnOnce() -> T>(act: F) -> Result<T, Frame> {
     struct Work<T, F> {
         act: Option<F>,
@@ -344,7 +344,7 @@ global_asm!(
     "    mov rsp, rdi",
     "    mov eax, 1",
     "    jmp 1b",
-    // Like pv_attempt, but goes to user mode: slot, the iret hypercall's frame, the user's rdi.
+    // Like pv_attempt, but goes to user mode: slot, the iret hypercall's frame, all other registers.
     ".globl pv_enter_user",
     "pv_enter_user:",
     "    push rbp",
@@ -356,8 +356,21 @@ global_asm!(
     "    push qword ptr [rdi]",
     "    push rdi",
     "    mov [rdi], rsp",
-    "    mov rsp, rsi",
-    "    mov rdi, rdx",
+    "    mov rsp, rdx",
+    "    mov rcx, rsi",
+    "    pop r15",
+    "    pop r14",
+    "    pop r13",
+    "    pop r12",
+    "    pop r10",
+    "    pop r9",
+    "    pop r8",
+    "    pop rbp",
+    "    pop rdi",
+    "    pop rsi",
+    "    pop rdx",
+    "    pop rbx",
+    "    mov rsp, rcx",
     "    mov eax, {iret}",
     "    syscall",
     "    ud2",

@@ -3,9 +3,8 @@
 use ferroxen_abi::x86::{IretContext, selector};
 
 use crate::hypercall::Answer;
-use crate::memory::Page;
 use crate::tables;
-use crate::trap::Frame;
+use crate::trap::{Frame, General};
 use crate::vcpu;
 
 /// The flags of ordinary code: interrupts on.
@@ -16,8 +15,7 @@ pub const PLAIN_FLAGS: u64 = 0x202;
 #[expect(missing_docs, reason = "registers")]
 pub struct Start {
     pub rip: u64,
-    pub rdi: u64,
-    pub rax: u64,
+    pub general: General,
     pub cs: u64,
     pub rflags: u64,
     pub rsp: u64,
@@ -25,14 +23,24 @@ pub struct Start {
 }
 
 impl Start {
-    /// Prepares to run `code`, which sees `argument`, on a fresh stack.
+    /// Prepares to run `code`, which sees `argument`, on a stack of its own.
     pub fn at(code: extern "C" fn(u64) -> !, argument: u64) -> Self {
+        Self::at_address(
+            code as usize as u64,
+            General {
+                rdi: argument,
+                ..General::default()
+            },
+        )
+    }
+
+    /// Prepares to run what lies at `rip`.
+    pub fn at_address(rip: u64, general: General) -> Self {
         // As after a call: 8 below a multiple of 16.
-        let stack = Page::new().address() + 4096 - 8;
+        let stack = vcpu::user_stack(vcpu::current()) - 8;
         Self {
-            rip: code as usize as u64,
-            rdi: argument,
-            rax: 0,
+            rip,
+            general,
             cs: selector::FLAT_RING3_CS64.into(),
             rflags: PLAIN_FLAGS,
             rsp: stack,
@@ -42,7 +50,7 @@ impl Start {
 }
 
 unsafe extern "C" {
-    fn pv_enter_user(slot: *mut u64, context: *mut IretContext, argument: u64) -> u64;
+    fn pv_enter_user(slot: *mut u64, context: *mut IretContext, general: *const General) -> u64;
 }
 
 /// Gives this vcpu a user mode in which everything is mapped that the kernel has mapped.
@@ -57,9 +65,9 @@ pub fn share_everything() -> Result<(), Answer> {
 /// The vcpu needs a user root first ([`share_everything`]).
 pub fn enter(start: &Start) -> Frame {
     let mut context = IretContext {
-        rax: start.rax,
-        r11: 0,
-        rcx: 0,
+        rax: start.general.rax,
+        r11: start.general.r11,
+        rcx: start.general.rcx,
         flags: 0,
         rip: start.rip,
         cs: start.cs,
@@ -70,7 +78,7 @@ pub fn enter(start: &Start) -> Frame {
     let recovery = vcpu::recovery();
     // SAFETY: the entry point notes the stack like `pv_attempt`, and comes back through `pv_recover` alone. What
     // user code does to our memory is what the guest wrote it to do.
-    unsafe { pv_enter_user(recovery.stack.as_ptr(), &raw mut context, start.rdi) };
+    unsafe { pv_enter_user(recovery.stack.as_ptr(), &raw mut context, &start.general) };
     recovery.taken()
 }
 

@@ -14,7 +14,8 @@ use crate::trap::{self, Cause, Recovery};
 
 /// How many vcpus a guest may use.
 pub const COUNT: usize = 2;
-/// Bytes of a vcpu's stacks: the upper half for its kernel, the lower for entries from user mode.
+/// Bytes of a vcpu's stacks: the upper half for its kernel, the next quarter for entries from user mode, the lowest
+/// for user mode itself.
 pub const STACK_SIZE: usize = 64 << 10;
 
 /// The stacks of all vcpus.
@@ -46,6 +47,11 @@ pub(crate) fn recovery_of(vcpu: usize) -> &'static Recovery {
 /// Returns the stack pointer with which `vcpu` enters its kernel from user mode.
 pub fn entry_stack(vcpu: usize) -> u64 {
     (STACKS.0.get().addr() + vcpu * STACK_SIZE + STACK_SIZE / 2) as u64
+}
+
+/// Returns the top of `vcpu`'s stack for user mode.
+pub(crate) fn user_stack(vcpu: usize) -> u64 {
+    (STACKS.0.get().addr() + vcpu * STACK_SIZE + STACK_SIZE / 4) as u64
 }
 
 /// Sets where entries from user mode push (`stack_switch`).
