@@ -7,12 +7,11 @@ use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::hotplug::{self, Script};
+use crate::image::{self, Claimant};
 use crate::nodes;
-use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
-use ferroxen_xenstore::{Result as StoreResult, Store};
-use ferroxen_xlconfig::{Disk, DiskAccess, DiskFormat};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use ferroxen_xenstore::Store;
+use ferroxen_xlconfig::{Disk, DiskFormat};
 use std::path::{Path, PathBuf};
 
 /// What stands in `script`, for libxl when it takes the disk away; nothing of ours runs it.
@@ -20,47 +19,81 @@ const SCRIPT: &str = "/etc/xen/scripts/block";
 /// The script that we need not run.
 const BUILT_IN: &str = "block";
 
-/// An opened way to a disk's bytes.
-struct Device {
-    /// The block device blkback opens.
-    path: PathBuf,
-    /// Major and minor number as the backend reads them: hexadecimal.
-    number: String,
-    /// The loop device, if one was set up.
-    looped: bool,
+/// What a disk's target turned out to be.
+enum Source<'a> {
+    /// An image or a device of this host.
+    Here(PathBuf),
+    /// Something that a script knows how to find.
+    Script(&'a str, &'a Path),
 }
 
-/// Gives a disk to a domain.
-pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
-    let what = || format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
-    if disk
-        .backend
-        .as_deref()
-        .is_some_and(|backend| !matches!(backend, "0" | "Domain-0"))
-    {
+fn step(disk: &Disk) -> String {
+    format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec)
+}
+
+/// Refuses what cannot be attached, before anything is made for it.
+pub(crate) fn check(tools: &Toolstack, claimant: Claimant<'_>, disk: &Disk) -> Result<()> {
+    match source(disk)? {
+        Source::Here(target) => is_free(tools, claimant, &target, disk),
+        Source::Script(..) => Ok(()),
+    }
+}
+
+fn source(disk: &Disk) -> Result<Source<'_>> {
+    let backend = disk.backend.as_deref();
+    if backend.is_some_and(|backend| !matches!(backend, "0" | "Domain-0")) {
         return Err(
-            Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
+            Error::new(step(disk), "backends in other domains are not supported yet").way_out("leave `backend` out"),
         );
     }
     if let DiskFormat::Other(format) = disk.format {
         return Err(
-            Error::new(what(), format!("images in {format} format are not supported yet"))
+            Error::new(step(disk), format!("images in {format} format are not supported yet"))
                 .way_out(format!("convert it: qemu-img convert -O raw IMAGE.{format} IMAGE.raw")),
         );
     }
     let Some(target) = &disk.target else {
-        return Err(Error::new(what(), "empty drives are not supported for PV yet").way_out("name an image"));
+        return Err(Error::new(step(disk), "empty drives are not supported for PV yet").way_out("name an image"));
     };
-    if let Some(name) = disk.script.as_deref().filter(|name| *name != BUILT_IN) {
-        return by_script(tools, domid, disk, target, name).map_err(|error| error.in_step(what()));
+    Ok(match disk.script.as_deref().filter(|name| *name != BUILT_IN) {
+        Some(script) => Source::Script(script, target),
+        None => Source::Here(image::find(target)),
+    })
+}
+
+fn is_free(tools: &Toolstack, claimant: Claimant<'_>, target: &Path, disk: &Disk) -> Result<()> {
+    image::is_image(target, disk).map_err(|error| error.in_step(step(disk)))?;
+    if let Some(user) = image::user_of(&tools.store, claimant, target, disk).doing(|| step(disk))? {
+        return Err(in_use(target, disk, &user));
     }
-    let target = find(target);
+    match image::mounted(target, disk) {
+        Some(mount) => Err(Error::new(
+            step(disk),
+            format!("{} is in use by this host ({})", target.display(), mount.place),
+        )
+        .way_out("unmount it, use `r` on both sides, or `w!` if the file system can bear it")),
+        None => Ok(()),
+    }
+}
+
+/// Gives a disk to a domain.
+pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
+    match source(disk)? {
+        Source::Here(target) => from_here(tools, domid, disk, &target),
+        Source::Script(name, target) => by_script(tools, domid, disk, target, name),
+    }
+    .map_err(|error| error.in_step_once(step(disk)))
+}
+
+fn from_here(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path) -> Result<()> {
+    let vm = vm_of(tools, domid, disk)?;
+    let claimant = Claimant {
+        domid: Some(domid),
+        vm: vm.as_deref(),
+    };
     // Looked at once more when the disk is announced; here it saves setting up a loop device.
-    if let Some(user) = user_of(&tools.store, domid, &target, disk).doing(what)? {
-        return Err(in_use(&target, disk, &user));
-    }
-    let device = open(&*tools.host, &target, disk)?;
-    let back = nodes::backend(domid, "vbd", disk.vdev.number);
+    is_free(tools, claimant, target, disk)?;
+    let device = image::open(&*tools.host, target, disk)?;
     let mut special = vec![
         ("type", if device.looped { "file" } else { "phy" }.to_owned()),
         ("script", SCRIPT.to_owned()),
@@ -72,143 +105,51 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()>
     if device.looped {
         special.push(("node", device.path.display().to_string()));
     }
-    let written = write_nodes(tools, domid, disk, &target, &back, special);
+    let written = announce(tools, domid, disk, target, special);
     if written.is_err() && device.looped {
         // The complaint about the nodes is the one worth reading.
         let _ = tools.host.detach_loop(&device.path);
     }
     written?;
-    tools
-        .wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
-        .map_err(|error| error.in_step(what()))
+    tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
+}
+
+fn vm_of(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<Option<String>> {
+    let path = format!("{}/vm", nodes::domain(domid));
+    tools.store.read_opt(&path).doing(|| step(disk))
 }
 
 /// Has the administrator's own program find the device.
 fn by_script(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, name: &str) -> Result<()> {
     let id = disk.vdev.number;
-    let back = nodes::backend(domid, "vbd", id);
-    let script = Script::new(name, "vbd", &back);
+    let script = Script::new(name, "vbd", &nodes::backend(domid, "vbd", id));
     let special = vec![
         ("type", "phy".to_owned()),
         ("script", script.path()),
         ("params", target.display().to_string()),
     ];
-    write_nodes(tools, domid, disk, target, &back, special)?;
+    announce(tools, domid, disk, target, special)?;
     script
         .note(&tools.store, domid, id)
-        .doing(|| format!("noting the script of disk {}", disk.vdev.name))?;
+        .doing(|| "noting the script".to_owned())?;
     script.connect(tools, tools.patience(hotplug::PATIENCE))?;
     tools.wait_backend(domid, "vbd", id, "xen-blkback")
 }
 
-/// `phy:hda1` meant `/dev/hda1` to `xm`.
-fn find(target: &Path) -> PathBuf {
-    if target.is_absolute() || target.exists() {
-        return std::path::absolute(target).unwrap_or_else(|_| target.to_owned());
-    }
-    let device = Path::new("/dev").join(target);
-    if device.exists() { device } else { target.to_owned() }
-}
-
-fn open(host: &dyn Host, target: &Path, disk: &Disk) -> Result<Device> {
-    let what = || format!("opening {} for disk {}", target.display(), disk.vdev.name);
-    let kind = std::fs::metadata(target).doing(what)?.file_type();
-    if kind.is_block_device() {
-        return Ok(Device {
-            number: device_number(host, target).doing(what)?,
-            path: target.to_owned(),
-            looped: false,
-        });
-    }
-    if !kind.is_file() {
-        return Err(Error::new(what(), "it is neither an image file nor a block device"));
-    }
-    if disk.format == DiskFormat::Phy {
-        return Err(
-            Error::new(what(), "it is an image file, not a device").way_out(format!("write file:{}", target.display()))
-        );
-    }
-    let access = match disk.access {
-        DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
-        DiskAccess::ReadWrite | DiskAccess::Shared => loopdev::Access::ReadWrite,
-    };
-    let path = host
-        .attach_loop(target, access)
-        .doing(|| format!("setting up a loop device for {}", target.display()))
-        .map_err(|error| match error.errno() {
-            Some(2) => error.way_out("is the module loaded? (`modprobe loop`)"),
-            _ => error,
-        })?;
-    match device_number(host, &path) {
-        Ok(number) => Ok(Device {
-            path,
-            number,
-            looped: true,
-        }),
-        Err(error) => {
-            let _ = host.detach_loop(&path);
-            Err(error).doing(what)
-        }
-    }
-}
-
-/// As backends read it: hexadecimal.
-fn device_number(host: &dyn Host, path: &Path) -> std::io::Result<String> {
-    let (major, minor) = host.device_number(path)?;
-    Ok(format!("{major:x}:{minor:x}"))
-}
-
-/// Who has this image or device in a way that ours does not bear: two domains that write to one file system
-/// destroy it, so that has to be asked for (`w!`).
-fn user_of(store: &impl Store, domid: DomId, target: &Path, disk: &Disk) -> StoreResult<Option<String>> {
-    if disk.access == DiskAccess::Shared {
-        return Ok(None);
-    }
-    let identity = |path: &Path| {
-        std::fs::metadata(path)
-            .ok()
-            .map(|meta| (meta.dev(), meta.ino(), meta.rdev()))
-    };
-    let ours = identity(target);
-    let same = |other: &Path| other == target || (ours.is_some() && identity(other) == ours);
-    // A predecessor that was kept after it had ended (rename-restart) does not count: it is the same machine.
-    let vm_of = |domain: &str| store.read_opt(&format!("/local/domain/{domain}/vm"));
-    let our_vm = vm_of(&domid.raw().to_string())?;
-    let root = "/local/domain/0/backend/vbd";
-    for domain in store.directory_opt(root)? {
-        if our_vm.is_some() && vm_of(&domain)? == our_vm && domain != domid.raw().to_string() {
-            continue;
-        }
-        for id in store.directory_opt(&format!("{root}/{domain}"))? {
-            let read = |name: &str| store.read_opt(&format!("{root}/{domain}/{id}/{name}"));
-            let Some(params) = read("params")? else { continue };
-            let written = read("mode")?.as_deref() != Some("r") || disk.access != DiskAccess::ReadOnly;
-            if written && same(Path::new(&params)) {
-                let domid = domain.parse().ok().and_then(DomId::new);
-                let name = domid.map(|domid| nodes::name(store, domid)).transpose()?.flatten();
-                return Ok(Some(format!("\"{}\" (domid {domain})", name.unwrap_or_default())));
-            }
-        }
-    }
-    Ok(None)
-}
-
 fn in_use(target: &Path, disk: &Disk, user: &str) -> Error {
-    let what = format!("attaching disk {} (\"{}\")", disk.vdev.name, disk.spec);
-    Error::new(what, format!("{} is in use by {user}", target.display()))
+    Error::new(step(disk), format!("{} is in use by {user}", target.display()))
         .way_out("shut that domain down, use `r` on both sides, or `w!` if the file system can bear it")
 }
 
 /// Announces a disk to both sides, unless somebody else has it.
-fn write_nodes(
-    tools: &Toolstack,
-    domid: DomId,
-    disk: &Disk,
-    target: &Path,
-    back: &str,
-    special: Vec<(&str, String)>,
-) -> Result<()> {
+fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special: Vec<(&str, String)>) -> Result<()> {
     let id = disk.vdev.number;
+    let back = &nodes::backend(domid, "vbd", id);
+    let vm = vm_of(tools, domid, disk)?;
+    let claimant = Claimant {
+        domid: Some(domid),
+        vm: vm.as_deref(),
+    };
     let front = nodes::frontend(domid, "vbd", id);
     let kind = if disk.is_cdrom { "cdrom" } else { "disk" };
     let mut backend = vec![
@@ -238,7 +179,7 @@ fn write_nodes(
         .store
         .transaction(|tx| {
             // In here, so that of two who come at once only one gets the image.
-            if let Some(user) = user_of(tx, domid, target, disk)? {
+            if let Some(user) = image::user_of(tx, claimant, target, disk)? {
                 return Ok(Some(user));
             }
             nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;

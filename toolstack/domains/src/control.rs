@@ -202,6 +202,13 @@ impl Toolstack {
                 kib / 1024
             )
         };
+        let path = format!("{}/memory/target", nodes::domain(domid));
+        let target = self.store.read_opt(&path).doing(doing)?;
+        let target = target.and_then(|target| target.trim().parse::<u64>().ok());
+        if let Some(target) = target.filter(|target| kib < *target) {
+            return Err(Error::new(doing(), format!("it is to have {} MiB now", target / 1024))
+                .way_out("make it smaller first (`xl mem-set`)"));
+        }
         self.hypervisor
             .set_max_memory_kib(domid, kib + crate::create::SLACK_KIB)
             .doing(doing)

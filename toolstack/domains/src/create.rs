@@ -2,6 +2,7 @@
 
 use crate::error::{Doing, Error, Result};
 use crate::hyper::Affinity;
+use crate::image::Claimant;
 use crate::nodes;
 use crate::pv::{self, Built, Channels, Payload};
 use crate::{Toolstack, block, grants, network};
@@ -31,6 +32,17 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
     }
     if let Some(taken) = nodes::find(&tools.store, &config.name).doing(what)? {
         return Err(name_taken(config, taken));
+    }
+    let vm = config.uuid.map(|uuid| nodes::vm(&uuid));
+    let claimant = Claimant {
+        domid: None,
+        vm: vm.as_deref(),
+    };
+    for disk in &config.disks {
+        block::check(tools, claimant, disk)?;
+    }
+    for (index, vif) in (0..).zip(&config.vifs) {
+        network::check(tools, vif, index)?;
     }
     if config.pool.as_deref().is_some_and(|pool| pool != "Pool-0") {
         return Err(Error::new(what(), "CPU pools other than Pool-0 are not supported yet").way_out("leave `pool` out"));

@@ -40,6 +40,14 @@ impl Error {
         self
     }
 
+    /// The same as a part of a step, unless it is that step already.
+    pub(crate) fn in_step_once(self, step: String) -> Error {
+        match self.doing == step {
+            true => self,
+            false => self.in_step(step),
+        }
+    }
+
     /// The error number below, if there is one.
     pub fn errno(&self) -> Option<i32> {
         self.errno

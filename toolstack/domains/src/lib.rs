@@ -2,7 +2,7 @@
 //!
 //! - [`create`]: making a domain, in libxl's order; every failing step takes back all before it
 //! - [`layout`], [`pv`]: a PV domain's memory and how it is filled; [`nodes`]: its xenstore nodes
-//! - [`device`], `block`, `network`, `hotplug`, `backend`: its devices
+//! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
 //! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
 //! - [`hyper`], [`host`]: what all this needs of the hypervisor and of Linux; [`xen`], [`inquiry`]: the real ones
@@ -23,10 +23,12 @@ mod grants;
 pub mod host;
 mod hotplug;
 pub mod hyper;
+mod image;
 pub mod inquiry;
 pub mod keep;
 pub mod layout;
 pub mod monitor;
+mod mounts;
 mod netlink;
 pub mod network;
 pub mod nodes;

@@ -41,10 +41,9 @@ pub fn mac_of(vif: &Vif, uuid: &Uuid, index: u32) -> Mac {
     })
 }
 
-/// Gives a card to a domain.
-pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, index: u32) -> Result<()> {
-    let id = vif.devid.unwrap_or(index);
-    let what = || format!("attaching network card {id}");
+/// Refuses what cannot be attached, before anything is made for it.
+pub(crate) fn check(tools: &Toolstack, vif: &Vif, index: u32) -> Result<()> {
+    let what = || format!("attaching network card {}", vif.devid.unwrap_or(index));
     if vif
         .backend
         .as_deref()
@@ -54,13 +53,30 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
             Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
         );
     }
+    let needs_bridge = by_whom(vif).is_none() && vif.bridge.as_deref().is_some_and(|name| name != DEFAULT_BRIDGE);
+    match needs_bridge {
+        true => find_bridge(&*tools.host, vif.bridge.as_deref().unwrap_or_default())
+            .map(drop)
+            .map_err(|error| error.in_step(what())),
+        false => Ok(()),
+    }
+}
+
+/// The script that connects a card, if we do not.
+fn by_whom(vif: &Vif) -> Option<&str> {
+    vif.script.as_deref().filter(|name| *name != BUILT_IN)
+}
+
+/// Gives a card to a domain.
+pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, index: u32) -> Result<()> {
+    check(tools, vif, index)?;
+    let id = vif.devid.unwrap_or(index);
     let made = format!("vif{}.{id}", domid.raw());
-    let script = vif.script.as_deref().filter(|name| *name != BUILT_IN);
-    match script {
+    match by_whom(vif) {
         Some(name) => by_script(tools, domid, uuid, vif, id, &made, name),
         None => on_bridge(tools, domid, uuid, vif, id, &made),
     }
-    .map_err(|error| error.in_step(what()))
+    .map_err(|error| error.in_step(format!("attaching network card {id}")))
 }
 
 /// Has the administrator's own program connect the card.

@@ -129,7 +129,7 @@ pub fn run(args: &Create, dry: bool) -> anyhow::Result<ExitCode> {
     if !args.quiet {
         eprintln!("Parsing config from {}", file.display());
     }
-    let loaded = match ferroxen_xlconfig::load(&file, &settings) {
+    let mut loaded = match ferroxen_xlconfig::load(&file, &settings) {
         Ok(loaded) => loaded,
         Err(problem) => {
             eprintln!("error: {problem}");
@@ -140,7 +140,8 @@ pub fn run(args: &Create, dry: bool) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {notice}");
     }
     if args.dry_run || dry {
-        crate::show(&json::config(&loaded.config))?;
+        loaded.settle();
+        crate::show(&json::config(&loaded))?;
         return Ok(ExitCode::SUCCESS);
     }
     match make(args, loaded) {

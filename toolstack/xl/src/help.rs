@@ -89,15 +89,11 @@ pub fn no_such_command(word: &str) -> String {
         return format!("xl: `{word}` is not available: {}", command.why);
     }
     let commands = commands();
-    let near = commands
-        .iter()
-        .map(|command| {
-            (
-                strsim::damerau_levenshtein(word, command.get_name()),
-                command.get_name(),
-            )
-        })
-        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+    let here = commands.iter().map(clap::Command::get_name);
+    let near = here
+        .chain(ABSENT.iter().map(|command| command.name))
+        .map(|name| (strsim::damerau_levenshtein(word, name), name))
+        .filter(|(distance, _)| *distance <= word.len().div_ceil(4).min(2))
         .min();
     match near {
         Some((_, name)) => format!("xl: there is no command `{word}`; did you mean `{name}`?"),
@@ -122,6 +118,8 @@ mod tests {
     #[test]
     fn a_slip_finds_its_command() {
         assert!(no_such_command("crete").contains("`create`"));
+        assert!(no_such_command("migrte").contains("`migrate`"));
+        assert!(no_such_command("nope").contains("lists them"));
         assert!(no_such_command("migrate").contains("cannot be saved or moved yet"));
         assert!(no_such_command("frobnicate").contains("lists them"));
     }

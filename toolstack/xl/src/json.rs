@@ -4,9 +4,12 @@ use ferroxen_abi::domctl::Getdomaininfo;
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::describe::{self, pretty};
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::{Disk, DomainConfig, Vif};
+use ferroxen_xlconfig::{Disk, Loaded, Vif};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+/// What stands for "no limit": what libxl has for Domain 0.
+const MOST_KIB: u64 = 17_179_869_180;
 
 /// `xl list -l`
 pub fn domains(tools: &Toolstack, infos: &[Getdomaininfo]) -> String {
@@ -20,8 +23,8 @@ pub fn domains(tools: &Toolstack, infos: &[Getdomaininfo]) -> String {
 }
 
 /// `xl create -n`
-pub fn config(config: &DomainConfig) -> String {
-    pretty(&describe::config(config))
+pub fn config(loaded: &Loaded) -> String {
+    pretty(&describe::config(loaded))
 }
 
 /// `xl -N block-attach`
@@ -31,7 +34,7 @@ pub fn disk(disk: &Disk) -> String {
 
 /// `xl -N network-attach`
 pub fn nic(vif: &Vif) -> String {
-    pretty(&describe::nic(None, 0, vif))
+    pretty(&describe::nic(0, vif))
 }
 
 /// From what was kept at its creation; else the little that the hypervisor knows.
@@ -39,24 +42,32 @@ fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     let uuid = Uuid::from_bytes(info.handle);
     let name = tools.name(domid);
     let mut value = match tools.keep.load(domid, &uuid) {
-        Some(loaded) => describe::config(&loaded.config),
-        None => json!({"c_info": {"type": "pv"}, "b_info": {}}),
+        Some(loaded) => {
+            let mut value = describe::config(&loaded);
+            describe::settle_nics(&mut value, &uuid, &loaded.config.vifs);
+            value
+        }
+        None => json!({
+            "c_info": {"type": "pv", "name": null},
+            "b_info": {
+                "max_memkb": null, "target_memkb": null, "sched_params": {},
+                "type.pv": {}, "arch_arm": {}, "arch_x86": {},
+            },
+        }),
     };
     value["c_info"]["name"] = name.into();
     if !uuid.is_nil() {
         value["c_info"]["uuid"] = uuid.to_string().into();
     }
-    if value["b_info"]["max_memkb"].is_null() {
-        value["b_info"]["max_memkb"] = info.max_pages.saturating_mul(4).into();
+    let build = &mut value["b_info"];
+    if build["max_memkb"].is_null() {
+        build["max_memkb"] = info.max_pages.saturating_mul(4).min(MOST_KIB).into();
     }
     // As it is now, not as it was asked for.
-    value["b_info"]["target_memkb"] = info.tot_pages.saturating_mul(4).into();
-    if let Ok(credit) = tools.hypervisor.sched_credit(domid) {
-        let scheduler = tools
-            .hypervisor
-            .scheduler()
-            .map_or("unknown", crate::host::scheduler_name);
-        value["b_info"]["sched_params"] = json!({"sched": scheduler, "weight": credit.weight, "cap": credit.cap});
+    build["target_memkb"] = info.tot_pages.saturating_mul(4).into();
+    if let (Ok(credit), Ok(scheduler)) = (tools.hypervisor.sched_credit(domid), tools.hypervisor.scheduler()) {
+        let scheduler = crate::host::scheduler_name(scheduler);
+        build["sched_params"] = json!({"sched": scheduler, "weight": credit.weight, "cap": credit.cap});
     }
     value
 }

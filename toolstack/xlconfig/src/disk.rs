@@ -24,8 +24,21 @@ pub struct Disk {
     pub backend: Option<String>,
     /// Whether the guest may discard blocks; by default the backend decides.
     pub discard: Option<bool>,
-    /// Parts of the specification that were understood but that nothing honours yet.
-    pub unused: Vec<String>,
+    /// The kind of backend, if one was asked for.
+    pub backend_type: Option<DiskBackend>,
+    /// The backend may hand the guest's own pages to the disk (stable writes); of no effect on ours.
+    pub direct_io_safe: bool,
+}
+
+/// What may serve a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskBackend {
+    /// The kernel.
+    Phy,
+    /// blktap, long gone.
+    Tap,
+    /// QEMU.
+    Qdisk,
 }
 
 /// What stands behind a disk.
@@ -203,7 +216,7 @@ pub fn parse(spec: &str) -> Result<Disk, SpecError> {
         let at = start + (rest.len() - trimmed.len());
         // `target=` takes all that follows, commas included.
         if let Some(target) = trimmed.strip_prefix("target=") {
-            draft.set_target(target.trim_end(), at + "target=".len());
+            draft.set_target(target.trim_end());
             break;
         }
         let len = trimmed.find(',').unwrap_or(trimmed.len());
@@ -211,12 +224,12 @@ pub fn parse(spec: &str) -> Result<Disk, SpecError> {
         let range = at..at + part.len();
         match part.split_once('=').filter(|(key, _)| is_key(key)) {
             Some((key, value)) => draft.keyed(key, value, range)?,
+            // The first part is the target even if it looks like a flag.
+            None if start > 0 && draft.flag(part) => {}
             None if positional == 0 => {
-                // The first part is the target even if it looks like a flag.
-                draft.set_target(part, at);
+                draft.set_target(part);
                 positional = if draft.has_prefix { 2 } else { 1 };
             }
-            None if draft.flag(part) => {}
             None => {
                 draft.positional(positional, part, range)?;
                 positional += 1;
@@ -246,12 +259,26 @@ struct Draft {
     script: Option<String>,
     backend: Option<String>,
     discard: Option<bool>,
-    unused: Vec<String>,
+    backend_type: Option<DiskBackend>,
+    direct_io_safe: bool,
 }
 
+/// Prefixes that name a script of Xen's: `drbd:res0` is what `block-drbd` makes of `res0`.
+const SCRIPTS: &[(&str, &str)] = &[
+    ("drbd:", "block-drbd"),
+    ("enbd:", "block-enbd"),
+    ("iscsi:", "block-iscsi"),
+    ("nbd:", "block-nbd"),
+];
+
 impl Draft {
-    fn set_target(&mut self, text: &str, _at: usize) {
+    fn set_target(&mut self, text: &str) {
         let mut rest = text;
+        if let Some((prefix, script)) = SCRIPTS.iter().find(|(prefix, _)| rest.starts_with(prefix)) {
+            self.has_prefix = true;
+            self.script = Some((*script).to_owned());
+            rest = &rest[prefix.len()..];
+        }
         while let Some((prefix, format)) = PREFIXES.iter().find(|(prefix, _)| rest.starts_with(prefix)) {
             self.has_prefix = true;
             self.format = Some(*format);
@@ -266,7 +293,7 @@ impl Draft {
             "cdrom" => self.is_cdrom = true,
             "discard" => self.discard = Some(true),
             "no-discard" => self.discard = Some(false),
-            "direct-io-safe" => {}
+            "direct-io-safe" => self.direct_io_safe = true,
             _ => return false,
         }
         true
@@ -311,12 +338,15 @@ impl Draft {
             }
             "backendtype" => match value {
                 "phy" => {
-                    // The kernel's backend; image files go through a loop device.
+                    self.backend_type = Some(DiskBackend::Phy);
                     Ok(())
                 }
-                "qdisk" | "tap" => {
-                    self.unused
-                        .push(format!("backendtype={value} (the kernel's backend serves the disk)"));
+                "tap" => {
+                    self.backend_type = Some(DiskBackend::Tap);
+                    Ok(())
+                }
+                "qdisk" => {
+                    self.backend_type = Some(DiskBackend::Qdisk);
                     Ok(())
                 }
                 _ => Err(SpecError {
@@ -424,7 +454,8 @@ impl Draft {
             script: self.script,
             backend: self.backend,
             discard: self.discard,
-            unused: self.unused,
+            backend_type: self.backend_type,
+            direct_io_safe: self.direct_io_safe,
         })
     }
 }

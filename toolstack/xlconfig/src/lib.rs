@@ -26,7 +26,7 @@ mod value;
 mod vif;
 
 pub use cpus::{CpuList, parse_cpu_list};
-pub use disk::{Disk, DiskAccess, DiskFormat, VirtualDisk};
+pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, VirtualDisk};
 pub use model::{Action, DomainConfig, DomainType, TscMode, check_name};
 pub use source::{Notice, Problem, Source};
 pub use value::Value;
@@ -66,6 +66,11 @@ impl Loaded {
     pub fn rename(&mut self, name: &str) {
         self.config.name = name.to_owned();
         self.set("name", Value::Text(name.to_owned()));
+    }
+
+    /// A setting as it was written, if it was.
+    pub fn written(&self, key: &str) -> Option<&Value> {
+        self.settings.get(key).map(|setting| &setting.value)
     }
 
     /// All settings as a file: what to keep for building the domain again.

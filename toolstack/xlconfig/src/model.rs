@@ -1,7 +1,7 @@
 //! From named values to a domain's description.
 
 use crate::cpus::{CpuList, parse_cpu_list};
-use crate::disk::{self, Disk, SpecError};
+use crate::disk::{self, Disk, DiskBackend, DiskFormat, SpecError};
 use crate::keys::{self, Fate};
 use crate::source::{Notice, Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
@@ -372,10 +372,14 @@ fn disks(reader: &mut Reader) -> Result<Vec<Disk>, Problem> {
                 format!("{} is taken by \"{}\"", disk.vdev.name, other.spec),
             ));
         }
-        for unused in &disk.unused {
+        let by_kernel = !matches!(disk.backend_type, Some(DiskBackend::Tap | DiskBackend::Qdisk));
+        if !by_kernel && matches!(disk.format, DiskFormat::Raw | DiskFormat::File | DiskFormat::Phy) {
             reader.notices.push(Notice::new(
                 place.clone(),
-                format!("disk {}: no effect: {unused}", disk.vdev.name),
+                format!(
+                    "disk {}: the kernel's backend serves it, whatever `backendtype` says",
+                    disk.vdev.name
+                ),
             ));
         }
     }

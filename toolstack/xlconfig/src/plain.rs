@@ -1,6 +1,6 @@
 //! The grammar of xl.cfg(5), by hand: `KEY = VALUE` or `KEY += VALUE`, ended by a newline or `;`.
 //!
-//! A backslash in a string is a backslash, as in xl. Newlines are free inside lists and after `=`.
+//! Newlines are free inside lists and after `=`.
 
 use crate::source::{Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
@@ -72,6 +72,7 @@ pub fn parse_override(text: &str, settings: &Settings) -> Result<Settings, Probl
 fn add(old: Value, new: Value) -> Result<Value, String> {
     match (old, new) {
         (Value::Text(old), Value::Text(new)) => Ok(Value::Text(old + &new)),
+        (Value::Text(old), Value::Number(new)) => Ok(Value::Text(old + &new.to_string())),
         (Value::List(mut old), Value::List(new)) => {
             old.extend(new);
             Ok(Value::List(old))
@@ -154,20 +155,75 @@ impl Reader<'_> {
         }
     }
 
+    /// A string with Python's escapes, of which xl knows most; a backslash before anything else is itself.
     fn text(&mut self) -> Result<String, Problem> {
+        let start = self.at;
         let quote = if self.rest().starts_with('"') { '"' } else { '\'' };
-        let body = &self.rest()[1..];
         // Three quotes, and strings joined by standing side by side, are a script's.
-        let end = body.find([quote, '\n']).filter(|end| body[*end..].starts_with(quote));
-        let Some(end) = end else {
-            return Err(self.problem("this string does not end on its line"));
-        };
-        let text = body[..end].to_owned();
-        if end == 0 && body[1..].starts_with(quote) {
+        let three: String = [quote; 3].iter().collect();
+        if self.rest().starts_with(&three) {
             return Err(self.problem("three quotes are for scripts"));
         }
-        self.at += end + 2;
-        Ok(text)
+        self.at += 1;
+        let mut text = String::new();
+        loop {
+            match self.next() {
+                Some('\\') => text.push_str(&self.escape()),
+                Some(c) if c == quote => return Ok(text),
+                None | Some('\n') => {
+                    self.at = start;
+                    return Err(self.problem("this string does not end on its line"));
+                }
+                Some(c) => text.push(c),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.rest().chars().next()?;
+        self.at += c.len_utf8();
+        Some(c)
+    }
+
+    /// What stands behind a backslash.
+    fn escape(&mut self) -> String {
+        let known = |c: char| {
+            Some(match c {
+                '\\' | '"' | '\'' => c,
+                'n' => '\n',
+                't' => '\t',
+                'r' => '\r',
+                'a' => '\x07',
+                'b' => '\x08',
+                'f' => '\x0c',
+                'v' => '\x0b',
+                _ => return None,
+            })
+        };
+        let rest = self.rest();
+        if let Some(c) = rest.chars().next().and_then(known) {
+            self.at += 1;
+            return c.to_string();
+        }
+        let digits = |text: &str, radix: u32, most: usize| {
+            let count = text.chars().take(most).take_while(|c| c.is_digit(radix)).count();
+            u32::from_str_radix(&text[..count], radix)
+                .ok()
+                .map(|code| (code, count))
+        };
+        let numeric = match rest.strip_prefix('x') {
+            Some(hex) => digits(hex, 16, 2)
+                .map(|(code, count)| (code, count + 1))
+                .filter(|(_, count)| *count == 3),
+            None => digits(rest, 8, 3),
+        };
+        match numeric.and_then(|(code, count)| Some((char::from_u32(code)?, count))) {
+            Some((c, count)) => {
+                self.at += count;
+                c.to_string()
+            }
+            None => "\\".to_owned(),
+        }
     }
 
     fn number(&mut self) -> Result<Value, Problem> {

@@ -4,52 +4,23 @@
 
 use crate::value::{Settings, Value};
 
-/// One line per setting, each with its whole value. In the plain grammar if it can say all of it, else as a script.
+/// One line per setting, each with its whole value.
 pub fn render(settings: &Settings) -> String {
-    let style = match settings.values().all(|setting| is_plain(&setting.value)) {
-        true => Style::Plain,
-        false => Style::Script,
-    };
     let mut text = String::new();
     for (key, setting) in settings {
         // A function, say: it has had its effect.
         if !matches!(setting.value, Value::Other(_)) {
             text.push_str(key);
             text.push_str(" = ");
-            write(&mut text, &setting.value, style);
+            write(&mut text, &setting.value);
             text.push('\n');
         }
-    }
-    if style == Style::Script {
-        // What is a string's end and what is not differs between the two ways to read a file: this is a script.
-        text.push_str("_script = True\n");
     }
     text
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
-    Plain,
-    Script,
-}
-
-/// Whether the plain grammar, which knows no escapes, can say it.
-fn is_plain(value: &Value) -> bool {
+fn write(text: &mut String, value: &Value) {
     match value {
-        Value::Text(text) => !(text.contains(['\n', '\r']) || text.contains('"') && text.contains('\'')),
-        Value::Number(_) => true,
-        Value::List(items) => items.iter().all(is_plain),
-        Value::Bool(_) | Value::Table(_) => false,
-        Value::Other(_) => true,
-    }
-}
-
-fn write(text: &mut String, value: &Value, style: Style) {
-    match value {
-        Value::Text(word) if style == Style::Plain => {
-            let quote = if word.contains('"') { '\'' } else { '"' };
-            text.extend([quote.to_string().as_str(), word, quote.to_string().as_str()]);
-        }
         Value::Text(word) => escape(text, word),
         Value::Number(number) => text.push_str(&number.to_string()),
         Value::Bool(truth) => text.push_str(if *truth { "True" } else { "False" }),
@@ -57,7 +28,7 @@ fn write(text: &mut String, value: &Value, style: Style) {
             text.push('[');
             for (at, item) in items.iter().enumerate() {
                 text.push_str(if at > 0 { ", " } else { "" });
-                write(text, item, style);
+                write(text, item);
             }
             text.push(']');
         }
@@ -67,7 +38,7 @@ fn write(text: &mut String, value: &Value, style: Style) {
                 text.push_str(if at > 0 { ", " } else { "" });
                 escape(text, key);
                 text.push_str(": ");
-                write(text, item, style);
+                write(text, item);
             }
             text.push('}');
         }
@@ -84,7 +55,7 @@ fn escape(text: &mut String, word: &str) {
             '\n' => text.push_str("\\n"),
             '\r' => text.push_str("\\r"),
             '\t' => text.push_str("\\t"),
-            c if c.is_control() => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c.is_ascii_control() => text.push_str(&format!("\\x{:02x}", u32::from(c))),
             c => text.push(c),
         }
     }
@@ -120,8 +91,7 @@ mod tests {
                 .collect();
             let source = Source::new("kept", render(&settings));
             let read = plain::parse(&source).or_else(|_| script::run(&source));
-            let mut read = read.unwrap_or_else(|problem| panic!("{problem}\n{}", source.text()));
-            read.remove("_script");
+            let read = read.unwrap_or_else(|problem| panic!("{problem}\n{}", source.text()));
             let bare = |settings: &Settings| -> Vec<_> {
                 settings.iter().map(|(key, setting)| (key.clone(), setting.value.clone())).collect()
             };

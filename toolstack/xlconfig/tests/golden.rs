@@ -88,10 +88,12 @@ fn an_override_wins_and_needs_no_quotes() {
 }
 
 #[test]
-fn spaces_semicolons_comments_and_backslashes_are_as_in_xl() {
-    let loaded = read("  name = \"web\" ; memory = 0x80 # all\n\tkernel = '/a\\b'\r\nvif = [\n  # none\n]\n");
+fn spaces_semicolons_comments_and_escapes_are_as_in_xl() {
+    let loaded = read(
+        "  name = \"web\" ; memory = 0x80 # all\n\tkernel = '/a\\\\b\\'\\d\\n\\x41\\101'\r\nvif = [\n  # none\n]\n",
+    );
     assert_eq!((loaded.config.memory_mib, loaded.config.name.as_str()), (128, "web"));
-    assert_eq!(loaded.config.kernel.as_deref(), Some(Path::new("/a\\b")));
+    assert_eq!(loaded.config.kernel.as_deref(), Some(Path::new("/a\\b'\\d\nAA")));
 }
 
 #[test]
