@@ -1,7 +1,7 @@
 //! What this host has mounted, and what it swaps to.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A use of a block device by the host itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn loops_of(image: &Path) -> Vec<u64> {
     entries
         .filter(|entry| {
             let bound = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            PathBuf::from(bound.trim_end()) == wanted
+            wanted == Path::new(bound.trim_end())
         })
         .filter_map(|entry| {
             Some(
