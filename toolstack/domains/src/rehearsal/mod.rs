@@ -330,7 +330,7 @@ fn two_domains_do_not_get_one_name_or_one_disk() {
     let first = scene.config(&format!("disk = ['file:{dir}/disk.img,xvda,w']"));
     scene.create(&first).expect("nothing goes wrong");
     let error = scene.create(&first).expect_err("the name is taken").to_string();
-    assert!(error.contains("a domain of that name exists (domid 1)"), "{error}");
+    assert!(error.contains("already exists. It is domain 1"), "{error}");
     let refusal = |disk: &str| {
         let config = scene.config(&format!("name = 'other'\ndisk = ['file:{dir}/disk.img,{disk}']"));
         scene.create(&config).map_err(|error| error.to_string())
