@@ -102,10 +102,11 @@ impl VirtualDisk {
 fn number_of(name: &str) -> Option<u32> {
     let name = name.strip_prefix("/dev/").unwrap_or(name);
     if name.starts_with(|c: char| c.is_ascii_digit()) {
-        return match name.strip_prefix("0x") {
+        let number: Option<u32> = match name.strip_prefix("0x") {
             Some(hex) => u32::from_str_radix(hex, 16).ok(),
             None => name.parse().ok(),
         };
+        return number.filter(|number| *number < 1 << 29);
     }
     // d<disk>[p<partition>]: the neutral form.
     if let Some(rest) = name
@@ -422,9 +423,18 @@ impl Draft {
     fn finish(self, spec: &str) -> Result<Disk, SpecError> {
         let whole = 0..spec.len();
         let Some((name, range)) = self.vdev else {
+            // The rest of a specification is the target's, commas and all.
+            let swallowed = self
+                .target
+                .as_ref()
+                .is_some_and(|target| target.to_string_lossy().contains(",vdev="));
             return Err(SpecError {
                 range: whole,
-                message: "no virtual disk is named, such as xvda".to_owned(),
+                message: match swallowed {
+                    true => "`target=` takes all that follows it: put it last",
+                    false => "no virtual disk is named, such as xvda",
+                }
+                .to_owned(),
             });
         };
         let vdev = VirtualDisk::parse(&name).map_err(|message| SpecError { range, message })?;

@@ -180,6 +180,16 @@ const KEYS: &[(&str, Fate)] = &[
     ("vncviewer", Old),
 ];
 
+/// Names that other tools and manuals have for settings, too far from ours to be slips.
+const OTHER_WORDS: &[(&str, &str)] = &[
+    ("initrd", "ramdisk"),
+    ("mem", "memory"),
+    ("mac", "vif"),
+    ("network", "vif"),
+    ("on_halt", "on_poweroff"),
+    ("on_shutdown", "on_poweroff"),
+];
+
 /// What becomes of `key`, if it is a setting at all.
 pub fn fate(key: &str) -> Option<Fate> {
     KEYS.iter().find(|(known, _)| *known == key).map(|(_, fate)| *fate)
@@ -188,6 +198,9 @@ pub fn fate(key: &str) -> Option<Fate> {
 /// The setting that `key` is most likely a slip of, if it is near one.
 pub fn nearest(key: &str) -> Option<&'static str> {
     let lower = key.to_ascii_lowercase();
+    if let Some((_, meant)) = OTHER_WORDS.iter().find(|(word, _)| *word == lower) {
+        return Some(meant);
+    }
     let allowed = match lower.len() {
         0..=2 => 0,
         3..=6 => 1,

@@ -98,6 +98,16 @@ impl Loaded {
 /// Reads a file. Each of `overrides` is a `KEY=VALUE` as if it stood at the end of the file; a value that is
 /// no literal is taken as a string.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Problem> {
+    parse(read(path)?, overrides)
+}
+
+/// Reads a file that may describe several domains: a script whose `domains` is a list of dictionaries, each of which
+/// has what sets its domain apart from the rest of the file.
+pub fn load_all(path: &Path, overrides: &[String]) -> Result<Vec<Loaded>, Problem> {
+    parse_all(read(path)?, overrides)
+}
+
+fn read(path: &Path) -> Result<Source, Problem> {
     let text =
         std::fs::read(path).map_err(|error| Problem::general(format!("cannot read {}: {error}", path.display())))?;
     let text = String::from_utf8(text).map_err(|error| {
@@ -107,25 +117,99 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Loaded, Problem> {
             error.utf8_error().valid_up_to()
         ))
     })?;
-    parse(Source::new(path.display().to_string(), text), overrides)
+    Ok(Source::new(path.display().to_string(), text))
 }
 
 /// Reads a configuration that is already in memory. The source's name stands in messages, and its last
 /// component names a domain whose file does not.
 pub fn parse(source: Source, overrides: &[String]) -> Result<Loaded, Problem> {
-    let mut settings = match plain::parse(&source) {
+    let mut all = parse_all(source, overrides)?;
+    match (all.pop(), all.len()) {
+        (Some(loaded), 0) => Ok(loaded),
+        (_, others) => Err(Problem::general(format!(
+            "the file describes {} domains, and one is wanted here",
+            others + 1
+        ))),
+    }
+}
+
+/// As [`load_all`], of what is already in memory.
+pub fn parse_all(source: Source, overrides: &[String]) -> Result<Vec<Loaded>, Problem> {
+    let settings = match plain::parse(&source) {
         Ok(settings) => settings,
-        Err(_) => script::run(&source)?,
+        Err(slip) => script::run(&source).map_err(|failure| {
+            // What is neither was meant as one of them.
+            match failure.is_grammar && !script::is_meant(source.text()) {
+                true => slip,
+                false => failure.problem,
+            }
+        })?,
     };
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
+    for settings in several(settings)? {
+        match finish(&source, settings, overrides) {
+            Ok(loaded) => {
+                if all.iter().any(|other: &Loaded| other.config.name == loaded.config.name) {
+                    let place = loaded.settings.get("name").and_then(|name| name.place.clone());
+                    problems.push(Problem::at(
+                        place,
+                        format!("two domains are called \"{}\"", loaded.config.name),
+                    ));
+                }
+                all.push(loaded);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Problem::all(problems)?;
+    Ok(all)
+}
+
+fn finish(source: &Source, mut settings: Settings, overrides: &[String]) -> Result<Loaded, Problem> {
     for line in overrides {
         settings = plain::parse_override(line, &settings)?;
     }
-    let (config, notices) = model::build(&source, settings.clone())?;
+    let (config, notices) = model::build(source, settings.clone())?;
     Ok(Loaded {
         config,
         notices,
         settings,
     })
+}
+
+/// The name of the list that makes a file describe several domains.
+const DOMAINS: &str = "domains";
+
+/// One set of settings for each domain.
+fn several(mut settings: Settings) -> Result<Vec<Settings>, Problem> {
+    let Some(domains) = settings.remove(DOMAINS) else {
+        return Ok(vec![settings]);
+    };
+    let wrong = |why: &str| {
+        Problem::at(domains.place.clone(), format!("`{DOMAINS}` {why}"))
+            .help("it is a list of dictionaries, such as [{\"name\": \"web1\"}, {\"name\": \"web2\"}]")
+    };
+    let Value::List(items) = &domains.value else {
+        return Err(wrong(&format!("is {}", domains.value.kind())));
+    };
+    if items.is_empty() {
+        return Err(wrong("is empty"));
+    }
+    let one = |item: &Value| {
+        let Value::Table(entries) = item else {
+            return Err(wrong(&format!("holds {}", item.kind())));
+        };
+        let mut settings = settings.clone();
+        for (key, value) in entries {
+            let setting = Setting {
+                value: value.clone(),
+                place: domains.place.clone(),
+            };
+            settings.insert(key.clone(), setting);
+        }
+        Ok(settings)
+    };
+    items.iter().map(one).collect()
 }
 
 /// Reads one element of `disk = [...]`.

@@ -22,9 +22,10 @@ pub enum DomainType {
 }
 
 /// What happens when a domain ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Action {
     /// Remove it.
+    #[default]
     Destroy,
     /// Remove it and build it anew.
     Restart,
@@ -147,73 +148,96 @@ pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<N
         settings,
         notices: Vec::new(),
     };
-    let name = name(source, &mut reader)?;
-    let kind = kind(&mut reader)?;
-    let cmdline = cmdline(&mut reader)?;
-    let memory_mib = reader.number("memory", 1..=1 << 24)?;
-    let maxmem_mib = reader.number("maxmem", 1..=1 << 24)?;
+    // All that is wrong is told at once.
+    let mut all = Complaints::default();
+    let name = all.note(name(source, &mut reader));
+    let kind = all.note(kind(&mut reader));
+    let cmdline = all.note(cmdline(&mut reader));
+    let memory_mib = all.note(reader.number("memory", 1..=1 << 24));
+    let maxmem_mib = all.note(reader.number("maxmem", 1..=1 << 24));
     let (memory_mib, maxmem_mib) = match (memory_mib, maxmem_mib) {
         (None, None) => (DEFAULT_MEMORY_MIB, DEFAULT_MEMORY_MIB),
         (Some(memory), None) => (memory, memory),
         (None, Some(maxmem)) => (maxmem, maxmem),
         (Some(memory), Some(maxmem)) => {
             if maxmem < memory {
-                return Err(reader.complain("maxmem", format!("maxmem ({maxmem}) is less than memory ({memory})")));
+                all.0
+                    .push(reader.complain("maxmem", format!("maxmem ({maxmem}) is less than memory ({memory})")));
             }
             (memory, maxmem)
         }
     };
-    let vcpus = reader.number("vcpus", 1..=u64::from(MAX_VCPUS))?;
-    let maxvcpus = reader.number("maxvcpus", 1..=u64::from(MAX_VCPUS))?;
+    let vcpus = all.note(reader.number("vcpus", 1..=u64::from(MAX_VCPUS)));
+    let maxvcpus = all.note(reader.number("maxvcpus", 1..=u64::from(MAX_VCPUS)));
     let (vcpus, maxvcpus) = match (vcpus, maxvcpus) {
         (vcpus, None) => (vcpus.unwrap_or(1), vcpus.unwrap_or(1)),
         (vcpus, Some(maxvcpus)) => (vcpus.unwrap_or(maxvcpus), maxvcpus),
     };
     if maxvcpus < vcpus {
-        return Err(reader.complain(
+        all.0.push(reader.complain(
             "maxvcpus",
             format!("maxvcpus ({maxvcpus}) is less than vcpus ({vcpus})"),
         ));
     }
+    let mut path = |reader: &mut Reader, key: &str| {
+        let path = all.note(reader.text(key));
+        path.filter(|path| !path.is_empty()).map(PathBuf::from)
+    };
+    let kernel = path(&mut reader, "kernel");
+    let ramdisk = path(&mut reader, "ramdisk");
     let config = DomainConfig {
         name,
         kind,
-        uuid: uuid(&mut reader)?,
-        kernel: reader
-            .text("kernel")?
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from),
-        ramdisk: reader
-            .text("ramdisk")?
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from),
+        uuid: all.note(uuid(&mut reader)),
+        kernel,
+        ramdisk,
         cmdline,
         memory_mib,
         maxmem_mib,
         vcpus: to_u32(vcpus),
         maxvcpus: to_u32(maxvcpus),
-        cpus: cpu_lists(&mut reader, "cpus", maxvcpus)?,
-        cpus_soft: cpu_lists(&mut reader, "cpus_soft", maxvcpus)?,
-        cpu_weight: reader.number("cpu_weight", 1..=65535)?.map(to_u16),
-        cap: reader.number("cap", 0..=65535)?.map(to_u16),
-        pool: reader.text("pool")?,
-        disks: disks(&mut reader)?,
-        vifs: reader.specs("vif", vif::parse)?,
-        on_poweroff: action(&mut reader, "on_poweroff", Action::Destroy)?,
-        on_reboot: action(&mut reader, "on_reboot", Action::Restart)?,
-        on_watchdog: action(&mut reader, "on_watchdog", Action::Destroy)?,
-        on_crash: action(&mut reader, "on_crash", Action::Destroy)?,
-        on_soft_reset: action(&mut reader, "on_soft_reset", Action::SoftReset)?,
-        localtime: reader.truth("localtime")?.unwrap_or(false),
-        rtc_timeoffset: reader.signed("rtc_timeoffset")?.unwrap_or(0),
-        tsc_mode: tsc_mode(&mut reader)?,
-        max_grant_frames: reader.number("max_grant_frames", 1..=1 << 20)?.map(to_u32),
-        max_maptrack_frames: reader.number("max_maptrack_frames", 1..=1 << 20)?.map(to_u32),
-        max_event_channels: to_u32(reader.number("max_event_channels", 1..=131_071)?.unwrap_or(1023)),
-        msr_relaxed: reader.truth("msr_relaxed")?.unwrap_or(false),
+        cpus: all.note(cpu_lists(&mut reader, "cpus", maxvcpus)),
+        cpus_soft: all.note(cpu_lists(&mut reader, "cpus_soft", maxvcpus)),
+        cpu_weight: all.note(reader.number("cpu_weight", 1..=65535)).map(to_u16),
+        cap: all.note(reader.number("cap", 0..=65535)).map(to_u16),
+        pool: all.note(reader.text("pool")),
+        disks: all.note(disks(&mut reader)),
+        vifs: all.note(reader.specs("vif", vif::parse)),
+        on_poweroff: all.note(action(&mut reader, "on_poweroff", Action::Destroy)),
+        on_reboot: all.note(action(&mut reader, "on_reboot", Action::Restart)),
+        on_watchdog: all.note(action(&mut reader, "on_watchdog", Action::Destroy)),
+        on_crash: all.note(action(&mut reader, "on_crash", Action::Destroy)),
+        on_soft_reset: all.note(action(&mut reader, "on_soft_reset", Action::SoftReset)),
+        localtime: all.note(reader.truth("localtime")).unwrap_or(false),
+        rtc_timeoffset: all.note(reader.signed("rtc_timeoffset")).unwrap_or(0),
+        tsc_mode: all.note(tsc_mode(&mut reader)),
+        max_grant_frames: all.note(reader.number("max_grant_frames", 1..=1 << 20)).map(to_u32),
+        max_maptrack_frames: all.note(reader.number("max_maptrack_frames", 1..=1 << 20)).map(to_u32),
+        max_event_channels: to_u32(
+            all.note(reader.number("max_event_channels", 1..=131_071))
+                .unwrap_or(1023),
+        ),
+        msr_relaxed: all.note(reader.truth("msr_relaxed")).unwrap_or(false),
         hardware: Vec::new(),
     };
-    reader.leftovers(config)
+    let (config, notices, strangers) = reader.leftovers(config);
+    all.0.extend(strangers);
+    Problem::all(all.0)?;
+    Ok((config, notices))
+}
+
+/// What is wrong so far.
+#[derive(Default)]
+struct Complaints(Vec<Problem>);
+
+impl Complaints {
+    /// Goes on with a stand-in for what could not be read.
+    fn note<T: Default>(&mut self, read: Result<T, Problem>) -> T {
+        read.unwrap_or_else(|problem| {
+            self.0.push(problem);
+            T::default()
+        })
+    }
 }
 
 fn to_u32(number: u64) -> u32 {
@@ -537,11 +561,14 @@ impl Reader {
                 format!("`{key}` is a list of strings; here is {}", other.kind()),
             )),
         };
-        items.iter().map(one).collect()
+        let (read, problems): (Vec<_>, Vec<_>) = items.iter().map(one).partition(Result::is_ok);
+        Problem::all(problems.into_iter().filter_map(Result::err).collect())?;
+        Ok(read.into_iter().flatten().collect())
     }
 
-    /// Says a word about every setting that nothing honours.
-    fn leftovers(mut self, mut config: DomainConfig) -> Result<(DomainConfig, Vec<Notice>), Problem> {
+    /// Says a word about every setting that nothing honours; a slip of a known one is a mistake.
+    fn leftovers(mut self, mut config: DomainConfig) -> (DomainConfig, Vec<Notice>, Vec<Problem>) {
+        let mut slips = Vec::new();
         for (key, setting) in std::mem::take(&mut self.settings) {
             let place = setting.place;
             match keys::fate(&key) {
@@ -568,7 +595,7 @@ impl Reader {
                 None if key.starts_with('_') || matches!(setting.value, Value::Other(_)) => {}
                 None => match keys::nearest(&key) {
                     Some(near) => {
-                        return Err(Problem::at(place, format!("unknown setting `{key}`")).help(format!(
+                        slips.push(Problem::at(place, format!("unknown setting `{key}`")).help(format!(
                             "did you mean `{near}`? (A name of your own may start with `_`.)"
                         )));
                     }
@@ -578,6 +605,6 @@ impl Reader {
                 },
             }
         }
-        Ok((config, self.notices))
+        (config, self.notices, slips)
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::source::{Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
+use std::num::IntErrorKind;
 
 pub fn parse(source: &Source) -> Result<Settings, Problem> {
     parse_after(source, Settings::new())
@@ -135,7 +136,10 @@ impl Reader<'_> {
             Some('[') => self.list(),
             Some('"' | '\'') => self.text().map(Value::Text),
             Some('0'..='9' | '-') => self.number(),
-            _ => Err(self.problem("expected a string, a number or a list")),
+            Some('\n') | None => Err(self.problem("expected a string, a number or a list")),
+            _ => Err(self
+                .problem("expected a string, a number or a list")
+                .help("text stands in quotes, such as \"web\"")),
         }
     }
 
@@ -237,7 +241,13 @@ impl Reader<'_> {
             None if word.len() > 1 && word.starts_with('0') => i64::from_str_radix(word, 8),
             None => word.parse(),
         };
-        let number = parsed.map_err(|_| self.problem("this is no number"))?;
+        let number = parsed.map_err(|error| {
+            let why = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "is too large a number",
+                _ => "is no number",
+            };
+            Problem::at(self.source.at(self.at..self.at + len), format!("`{word}` {why}"))
+        })?;
         self.at += len;
         Ok(Value::Number(number))
     }

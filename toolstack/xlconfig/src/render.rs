@@ -90,7 +90,7 @@ mod tests {
                 .map(|(key, value)| (format!("{key}_"), Setting { value, place: None }))
                 .collect();
             let source = Source::new("kept", render(&settings));
-            let read = plain::parse(&source).or_else(|_| script::run(&source));
+            let read = plain::parse(&source).or_else(|_| script::run(&source).map_err(|failure| failure.problem));
             let read = read.unwrap_or_else(|problem| panic!("{problem}\n{}", source.text()));
             let bare = |settings: &Settings| -> Vec<_> {
                 settings.iter().map(|(key, setting)| (key.clone(), setting.value.clone())).collect()

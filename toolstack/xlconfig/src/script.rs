@@ -12,7 +12,26 @@ use starlark::values::dict::DictRef;
 use starlark::values::list::ListRef;
 use starlark::values::tuple::TupleRef;
 
-pub fn run(source: &Source) -> Result<Settings, Problem> {
+/// Why a script gave no settings.
+pub struct Failure {
+    pub problem: Problem,
+    /// It did not even read as a script.
+    pub is_grammar: bool,
+}
+
+/// Whether a text is meant as a script, rather than a plain file with a slip.
+pub fn is_meant(text: &str) -> bool {
+    const WORDS: [&str; 12] = [
+        "assert", "class", "def", "else", "for", "from", "if", "import", "lambda", "load", "print", "while",
+    ];
+    text.lines().any(|line| {
+        let word = line.trim_start();
+        let end = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        WORDS.contains(&&word[..end.unwrap_or(word.len())])
+    })
+}
+
+pub fn run(source: &Source) -> Result<Settings, Failure> {
     let dialect = Dialect {
         enable_load: false,
         enable_load_reexport: false,
@@ -22,7 +41,10 @@ pub fn run(source: &Source) -> Result<Settings, Problem> {
         ..Dialect::Standard
     };
     let text = join_lines_after_equals(source.text());
-    let ast = AstModule::parse(source.name(), text, &dialect).map_err(|error| problem(source, &error))?;
+    let ast = AstModule::parse(source.name(), text, &dialect).map_err(|error| Failure {
+        problem: problem(source, &error),
+        is_grammar: true,
+    })?;
     let globals = GlobalsBuilder::extended_by(&[
         LibraryExtension::Print,
         LibraryExtension::Map,
@@ -34,7 +56,10 @@ pub fn run(source: &Source) -> Result<Settings, Problem> {
     Module::with_temp_heap(|module| {
         Evaluator::new(&module)
             .eval_module(ast, &globals)
-            .map_err(|error| problem(source, &error))?;
+            .map_err(|error| Failure {
+                problem: problem(source, &error),
+                is_grammar: false,
+            })?;
         let mut settings = Settings::new();
         let names: Vec<String> = module.names().map(|name| name.as_str().to_owned()).collect();
         for name in names {
@@ -96,7 +121,13 @@ fn problem(source: &Source, error: &starlark::Error) -> Problem {
         let end = source.offset_of(span.end.line, span.end.column);
         source.at(begin..end.max(begin))
     });
-    Problem::at(place, message)
+    match message.split_once("` not found") {
+        // The names it knows are functions, which nobody means.
+        Some((variable, _)) if variable.starts_with("Variable `") => {
+            Problem::at(place, format!("{variable}` not found")).help("text stands in quotes, such as \"web\"")
+        }
+        _ => Problem::at(place, message),
+    }
 }
 
 /// Where `name` was last assigned, by a look at the text.

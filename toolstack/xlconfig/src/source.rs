@@ -129,6 +129,8 @@ pub struct Problem {
     message: String,
     place: Option<Place>,
     help: Option<String>,
+    /// What else is wrong, further down.
+    more: Vec<Problem>,
 }
 
 impl Problem {
@@ -137,6 +139,7 @@ impl Problem {
             message: message.into(),
             place: None,
             help: None,
+            more: Vec::new(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Problem {
             message: message.into(),
             place: place.into(),
             help: None,
+            more: Vec::new(),
         }
     }
 
@@ -153,12 +157,39 @@ impl Problem {
         self
     }
 
+    /// Several as one, in the order of the file.
+    pub(crate) fn all(problems: Vec<Problem>) -> Result<(), Problem> {
+        let mut problems: Vec<Problem> = problems
+            .into_iter()
+            .flat_map(|mut problem| {
+                let more = std::mem::take(&mut problem.more);
+                std::iter::once(problem).chain(more)
+            })
+            .collect();
+        problems.sort_by_key(|problem| problem.place.as_ref().map_or(usize::MAX, |place| place.range.start));
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let mut first = problems.remove(0);
+        first.more = problems;
+        Err(first)
+    }
+
+    /// Each complaint, with its place and the way out.
+    pub fn each(&self) -> impl Iterator<Item = String> {
+        std::iter::once(self).chain(&self.more).map(Problem::alone)
+    }
+
     /// The complaint alone, one line.
     pub fn message(&self) -> &str {
         &self.message
     }
 
     fn rendered(&self) -> String {
+        self.each().collect::<Vec<_>>().join("\n\n")
+    }
+
+    fn alone(&self) -> String {
         let mut text = self.message.clone();
         if let Some(place) = &self.place {
             text.push('\n');

@@ -2,6 +2,7 @@
 
 use crate::disk::SpecError;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// An Ethernet address.
@@ -147,7 +148,13 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
             }
             "model" => vif.model = text,
             "script" => vif.script = text,
-            "ip" => vif.ip = value.split_whitespace().map(str::to_owned).collect(),
+            "ip" => {
+                vif.ip = value
+                    .split_whitespace()
+                    .map(address)
+                    .collect::<Result<_, _>>()
+                    .map_err(wrong)?;
+            }
             "backend" => vif.backend = text,
             "rate" => vif.rate = Some(rate(value).map_err(wrong)?),
             "devid" => {
@@ -177,6 +184,20 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
         }
     }
     Ok(vif)
+}
+
+/// An address, or a network as `192.0.2.0/24`.
+fn address(text: &str) -> Result<String, String> {
+    let (address, width) = text.split_once('/').unwrap_or((text, "0"));
+    let most = match address.parse() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return Err(format!("`{text}` is no IP address such as 192.0.2.10 or 2001:db8::10")),
+    };
+    match width.parse::<u32>() {
+        Ok(width) if (0..=most).contains(&width) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}`: a network is {most} bits wide at most")),
+    }
 }
 
 fn device_name(name: String) -> Result<String, String> {

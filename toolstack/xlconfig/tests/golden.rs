@@ -1,6 +1,6 @@
 //! Configurations as people write them, and what they are told when they slip.
 
-use ferroxen_xlconfig::{Loaded, Source, load, parse};
+use ferroxen_xlconfig::{Loaded, Source, load, parse, parse_all};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -73,6 +73,27 @@ for _letter in ['b']:
     );
     assert_eq!(plain.config, script.config);
     assert_eq!(script.notices, []);
+}
+
+#[test]
+fn one_file_can_describe_many_domains() {
+    let text = "kernel = '/boot/vmlinuz'\nmemory = 64\n\
+                domains = [dict(name='web%d' % n, vif=['bridge=xenbr%d' % n]) for n in range(3)]\n";
+    let all = parse_all(Source::new("farm.cfg", text), &["memory=96".to_owned()]).expect("is right");
+    let seen: Vec<_> = all
+        .iter()
+        .map(|one| {
+            (
+                one.config.name.as_str(),
+                one.config.memory_mib,
+                one.config.vifs[0].bridge.as_deref(),
+            )
+        })
+        .collect();
+    let expected = [("web0", "xenbr0"), ("web1", "xenbr1"), ("web2", "xenbr2")];
+    assert_eq!(seen, expected.map(|(name, bridge)| (name, 96, Some(bridge))));
+    let problem = parse(Source::new("farm.cfg", text), &[]).expect_err("one is wanted");
+    assert!(problem.to_string().contains("describes 3 domains"), "{problem}");
 }
 
 #[test]
