@@ -111,6 +111,14 @@ impl Toolstack {
         Ok(end.unwrap_or(End::StillThere))
     }
 
+    /// Waits until a domain is no more, whatever it did before. `false`: it is still there.
+    pub fn wait_gone(&self, domid: DomId, patience: Patience<'_>) -> Result<bool> {
+        let gone = self
+            .wait_for_domains(patience, || Ok(self.end(domid)?.filter(|end| *end == End::Gone)))
+            .map_err(|error| error.in_step(format!("waiting until domain {} is gone", domid.raw())))?;
+        Ok(gone.is_some())
+    }
+
     /// Waits until `look` finds something, looking again whenever a domain has stopped or gone. `None`: it did
     /// not in time.
     pub(crate) fn wait_for_domains<T>(

@@ -1,4 +1,5 @@
-//! Commands of stock xl that do nothing here, and why. They are known, so that whoever types one hears the reason.
+//! Commands of stock xl and of the older `xm` that do nothing here, and why. They are known, so that whoever types one
+//! hears the reason and the way out.
 
 /// Such a command.
 #[derive(Debug)]
@@ -17,9 +18,82 @@ const PSR: &str = "cache and bandwidth allocation (PSR) is not supported";
 const POOLS: &str = "there is one pool, Pool-0, with all CPUs";
 const USB: &str = "no USB device can be passed to a domain";
 
+const STORED: &str = "nobody keeps a list of domains that do not run: a domain is its file (`xl create FILE`)";
+const LABELS: &str = "the hypervisor has no security labels (ACM)";
+const NETS: &str = "networks between hosts are the bridges' affair (`ip link`, `bridge`)";
+const SCSI: &str = "SCSI devices are passed as disks (`xl block-attach`)";
+const TMEM: &str = "transcendent memory has gone from Xen";
+
 const fn absent(name: &'static str, why: &'static str) -> Absent {
     Absent { name, why }
 }
+
+/// `xm`'s alone, which stock xl does not know either.
+pub const OLD: &[Absent] = &[
+    absent("new", STORED),
+    absent("delete", STORED),
+    absent("start", STORED),
+    absent(
+        "suspend",
+        "a domain that is to rest keeps its memory (`xl pause`); nobody saves it under its name",
+    ),
+    absent(
+        "resume",
+        "nobody saves domains under their names; `xl unpause` ends a pause",
+    ),
+    absent(
+        "log",
+        "each domain has its own log: /var/log/xen/xl-NAME.log; the hypervisor's is `xl dmesg`",
+    ),
+    absent(
+        "reset",
+        "an HVM domain's reset button; `xl destroy` and `xl create` do the same to any domain",
+    ),
+    absent(
+        "serve",
+        "no daemon listens for `xm` over SSH; type the command there: ssh HOST xl COMMAND",
+    ),
+    absent(
+        "shell",
+        "there is no shell of its own; every shell completes `xl` (xl-pages writes the files)",
+    ),
+    absent("dry-run", "`xl create -n FILE` shows what would be made"),
+    absent("block-configure", "detach the disk and attach it as it should be"),
+    absent("sched-sedf", "the scheduler is credit2: `xl sched-credit2`"),
+    absent("vnet-list", NETS),
+    absent("vnet-create", NETS),
+    absent("vnet-delete", NETS),
+    absent("scsi-attach", SCSI),
+    absent("scsi-detach", SCSI),
+    absent("scsi-list", SCSI),
+    absent("usb-add", USB),
+    absent("usb-del", USB),
+    absent("usb-hc-create", USB),
+    absent("usb-hc-destroy", USB),
+    absent("usb-attach", USB),
+    absent("usb-detach", USB),
+    absent("usb-list-assignable-devices", USB),
+    absent("pci-list-assignable-devices", PCI),
+    absent("change-vnc-passwd", HVM),
+    absent("tmem-list", TMEM),
+    absent("tmem-set", TMEM),
+    absent("tmem-freeze", TMEM),
+    absent("tmem-thaw", TMEM),
+    absent("tmem-destroy", TMEM),
+    absent("tmem-freeable", TMEM),
+    absent("tmem-shared-auth", TMEM),
+    absent("labels", LABELS),
+    absent("addlabel", LABELS),
+    absent("rmlabel", LABELS),
+    absent("getlabel", LABELS),
+    absent("resources", LABELS),
+    absent("setpolicy", LABELS),
+    absent("getpolicy", LABELS),
+    absent("resetpolicy", LABELS),
+    absent("makepolicy", LABELS),
+    absent("cfgbootpolicy", LABELS),
+    absent("dumppolicy", LABELS),
+];
 
 /// In stock xl's order.
 pub const ABSENT: &[Absent] = &[

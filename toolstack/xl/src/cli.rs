@@ -1,5 +1,6 @@
 //! The commands, under xl's names. What a command takes stands with what it does.
 
+use crate::json::Format;
 use crate::{console, create, devices, domids, help, host, lifecycle, list, pools, sched, time, tune};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -36,6 +37,8 @@ pub struct Cli {
 pub enum Command {
     /// Create a domain from config file <filename>
     Create(create::Create),
+    /// Check configuration files: the resulting domains, or what is wrong with them
+    Validate(create::Validate),
     /// Update a running domain's saved configuration, used when rebuilding the domain after reboot
     ConfigUpdate(create::ConfigUpdate),
     /// List information about all/some domains
@@ -63,7 +66,7 @@ pub enum Command {
     /// Set the number of active VCPUs allowed for the domain
     VcpuSet(tune::VcpuSet),
     /// List guest domains, excluding dom0, stubdoms, etc.
-    VmList,
+    VmList(list::Whole),
     /// Get information about Xen host
     Info(host::Info),
     /// Get information about page sharing
@@ -102,7 +105,7 @@ pub enum Command {
     /// Print uptime for all/some domains
     Uptime(time::Uptime),
     /// List outstanding claim information about all domains
-    Claims,
+    Claims(list::Whole),
     /// List CPU pools on host
     CpupoolList(pools::CpupoolList),
     /// List the commands, or explain one
@@ -123,6 +126,8 @@ pub struct One {
 /// Some domains, or all.
 #[derive(Debug, Args)]
 pub struct Any {
+    #[command(flatten)]
+    pub format: Format,
     /// Domains, by name or number; all if none is named
     #[arg(value_name = "Domain")]
     pub domains: Vec<String>,
@@ -131,6 +136,8 @@ pub struct Any {
 /// Some domains.
 #[derive(Debug, Args)]
 pub struct Some_ {
+    #[command(flatten)]
+    pub format: Format,
     /// Domains, by name or number
     #[arg(value_name = "Domain", required = true)]
     pub domains: Vec<String>,

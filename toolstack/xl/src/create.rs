@@ -9,6 +9,7 @@ use ferroxen_domains::{Toolstack, create, monitor as keeper};
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::Loaded;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -73,6 +74,17 @@ pub struct Create {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Nothing is made, and the hypervisor is not asked: this works anywhere.")]
+pub struct Validate {
+    /// Configuration files
+    #[arg(value_name = "ConfigFile", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Only say what is wrong
+    #[arg(short = 'q', long = "quiet")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct ConfigUpdate {
     /// A domain, by name or number
     #[arg(value_name = "Domain")]
@@ -126,31 +138,69 @@ pub fn run(args: &Create, dry: bool) -> anyhow::Result<ExitCode> {
         eprintln!("xl: {}", ferroxen_xlconfig::not_found(&file));
         return Ok(ExitCode::from(NOT_CREATED));
     };
-    if !args.quiet {
-        eprintln!("Parsing config from {}", file.display());
-    }
-    let mut loaded = match ferroxen_xlconfig::load(&file, &settings) {
-        Ok(loaded) => loaded,
-        Err(problem) => {
-            eprintln!("error: {problem}");
-            return Ok(ExitCode::FAILURE);
-        }
+    let Some(all) = read(&file, &settings, args.quiet) else {
+        return Ok(ExitCode::FAILURE);
     };
-    for notice in &loaded.notices {
-        eprintln!("warning: {notice}");
-    }
     if args.dry_run || dry {
-        loaded.settle();
-        crate::show(&json::config(&loaded))?;
+        crate::show(&json::configs(&all))?;
         return Ok(ExitCode::SUCCESS);
     }
-    match make(args, loaded) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => {
+    if all.len() > 1 && (args.console || args.foreground) {
+        bail!(
+            "{} describes {} domains: -c and -F are for one",
+            file.display(),
+            all.len()
+        );
+    }
+    for loaded in all {
+        if let Err(error) = make(args, loaded) {
             eprintln!("xl: {error:#}");
-            Ok(ExitCode::from(NOT_CREATED))
+            return Ok(ExitCode::from(NOT_CREATED));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a file and says what there is to say about it; nothing if it cannot be used.
+fn read(file: &Path, settings: &[String], quiet: bool) -> Option<Vec<Loaded>> {
+    if !quiet {
+        eprintln!("Parsing config from {}", file.display());
+    }
+    let mut all = match ferroxen_xlconfig::load_all(file, settings) {
+        Ok(all) => all,
+        Err(problem) => {
+            problem.each().for_each(|problem| eprintln!("error: {problem}"));
+            return None;
+        }
+    };
+    let mut said = BTreeSet::new();
+    for notice in all.iter().flat_map(|loaded| &loaded.notices) {
+        if said.insert(notice.to_string()) {
+            eprintln!("warning: {notice}");
+        }
+    }
+    for loaded in &mut all {
+        loaded.settle();
+    }
+    Some(all)
+}
+
+/// `xl validate`
+pub fn validate(args: &Validate) -> anyhow::Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for file in &args.files {
+        let Some(found) = ferroxen_xlconfig::find(file) else {
+            eprintln!("xl: {}", ferroxen_xlconfig::not_found(file));
+            code = ExitCode::FAILURE;
+            continue;
+        };
+        match read(&found, &[], args.quiet) {
+            Some(all) if !args.quiet => crate::show(&json::configs(&all))?,
+            Some(_) => {}
+            None => code = ExitCode::FAILURE,
+        }
+    }
+    Ok(code)
 }
 
 fn make(args: &Create, mut loaded: Loaded) -> anyhow::Result<()> {

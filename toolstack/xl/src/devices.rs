@@ -1,7 +1,7 @@
 //! Disks and network cards of running domains: listing, attaching, detaching.
 
 use crate::cli::Some_;
-use crate::json;
+use crate::json::{self, Format};
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_domains::device::Manner;
@@ -9,6 +9,7 @@ use ferroxen_domains::{Toolstack, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
 use ferroxen_xlconfig::{Disk, Mac, Value, VirtualDisk, parse_disk, parse_vif};
+use serde_json::json;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -76,18 +77,31 @@ pub fn disks(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
         "Vdev", "BE", "handle", "state", "evt-ch", "ring-ref", "BE-path"
     );
     let (domids, code) = crate::chosen(tools, &args.domains)?;
+    let mut records = Vec::new();
     for (domid, id) in each(tools, &domids, "vbd")? {
         let front = Front::new(tools, domid, "vbd", id);
         let (state, domid) = (front.number("state"), domid.raw());
         let (channel, ring) = (front.number("event-channel"), front.number("ring-ref"));
         let path = front.noted("backend");
+        records.push(json!({
+            "vdev": id, "name": front.noted("dev"), "backend_domid": BACKEND, "domid": domid, "state": state,
+            "event_channel": channel, "ring_ref": ring, "backend_path": path, "mode": front.noted("mode"),
+            "target": front.noted("params"),
+        }));
         let _ = writeln!(
             text,
             "{id:<5} {BACKEND:<3} {domid:<6} {state:<5} {channel:<6} {ring:<8} {path:<30}"
         );
     }
-    crate::show(&text)?;
+    print(&text, records, args.format)?;
     Ok(code)
+}
+
+fn print(table: &str, records: Vec<serde_json::Value>, format: Format) -> anyhow::Result<()> {
+    match format.json {
+        true => json::print(records),
+        false => crate::show(table),
+    }
 }
 
 /// `xl network-list`
@@ -97,17 +111,23 @@ pub fn cards(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
         "Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-", "rx-ring-ref", "BE-path"
     );
     let (domids, code) = crate::chosen(tools, &args.domains)?;
+    let mut records = Vec::new();
     for (domid, id) in each(tools, &domids, "vif")? {
         let front = Front::new(tools, domid, "vif", id);
         let (state, channel) = (front.number("state"), front.number("event-channel"));
         let (tx, rx) = (front.number("tx-ring-ref"), front.number("rx-ring-ref"));
         let (mac, path) = (front.noted("mac"), front.noted("backend"));
+        records.push(json!({
+            "devid": id, "backend_domid": BACKEND, "domid": domid.raw(), "mac": mac, "state": state,
+            "event_channel": channel, "tx_ring_ref": tx, "rx_ring_ref": rx, "backend_path": path,
+            "bridge": front.noted("bridge"),
+        }));
         let _ = writeln!(
             text,
             "{id:<3} {BACKEND:<2} {mac:<17}{id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {path:<30}"
         );
     }
-    crate::show(&text)?;
+    print(&text, records, args.format)?;
     Ok(code)
 }
 

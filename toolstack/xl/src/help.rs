@@ -1,6 +1,6 @@
 //! `xl help`, and what is said of commands that are not there.
 
-use crate::absent::ABSENT;
+use crate::absent::{ABSENT, Absent, OLD};
 use crate::cli;
 use clap::Args;
 use std::fmt::Write as _;
@@ -14,6 +14,11 @@ pub struct Help {
     /// Explain this one
     pub command: Option<String>,
 }
+
+/// The heading of what stock xl has.
+pub const NOT_HERE: &str = "Not available";
+/// The heading of what only `xm` had.
+pub const OLD_ONES: &str = "Only ever `xm`'s";
 
 fn commands() -> Vec<clap::Command> {
     let mut cli = cli::command();
@@ -34,17 +39,17 @@ pub fn overview() -> String {
     text
 }
 
-/// Stock xl's commands that are not here, a line for each reason.
-fn absent() -> String {
-    let mut text = "Not available:\n\n".to_owned();
+/// Commands that are not here, a line for each reason.
+pub fn absent(heading: &str, commands: &[Absent]) -> String {
+    let mut text = format!("{heading}:\n\n");
     let mut reasons: Vec<&str> = Vec::new();
-    for command in ABSENT {
+    for command in commands {
         if !reasons.contains(&command.why) {
             reasons.push(command.why);
         }
     }
     for reason in reasons {
-        let names: Vec<&str> = ABSENT
+        let names: Vec<&str> = commands
             .iter()
             .filter(|command| command.why == reason)
             .map(|command| command.name)
@@ -72,7 +77,8 @@ pub fn run(args: &Help) -> ExitCode {
             for mut command in commands() {
                 print!("\n{}", command.render_long_help());
             }
-            print!("\n{}", absent());
+            print!("\n{}", absent(NOT_HERE, ABSENT));
+            print!("\n{}", absent(OLD_ONES, OLD));
             ExitCode::SUCCESS
         }
         None => {
@@ -85,7 +91,8 @@ pub fn run(args: &Help) -> ExitCode {
 
 /// What to say of a command that is not there.
 pub fn no_such_command(word: &str) -> String {
-    if let Some(command) = ABSENT.iter().find(|command| command.name == word) {
+    let mut known = ABSENT.iter().chain(OLD);
+    if let Some(command) = known.find(|command| command.name == word) {
         return format!("xl: `{word}` is not available: {}", command.why);
     }
     let commands = commands();
@@ -112,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_is_absent_is_told_with_reasons() {
-        insta::assert_snapshot!(absent());
+        insta::assert_snapshot!([absent(NOT_HERE, ABSENT), absent(OLD_ONES, OLD)].concat());
     }
 
     #[test]
@@ -121,6 +128,7 @@ mod tests {
         assert!(no_such_command("migrte").contains("`migrate`"));
         assert!(no_such_command("nope").contains("lists them"));
         assert!(no_such_command("migrate").contains("cannot be saved or moved yet"));
+        assert!(no_such_command("start").contains("`xl create FILE`"));
         assert!(no_such_command("frobnicate").contains("lists them"));
     }
 

@@ -1,9 +1,11 @@
 //! The host: `xl info`, `xl dmesg`, `xl debug-keys`, `xl top`. None of these needs xenstore.
 
+use crate::json::Format;
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_abi::domctl::SchedulerId;
 use ferroxen_abi::sysctl::{Physinfo, physcap};
+use ferroxen_domains::describe::pretty;
 use ferroxen_domains::hyper::Hypervisor;
 use ferroxen_domains::inquiry::{Node, Topology, VersionInfo};
 use ferroxen_domains::xen::Xen;
@@ -20,6 +22,8 @@ pub struct Info {
     /// List host NUMA topology information
     #[arg(short, long)]
     pub numa: bool,
+    #[command(flatten)]
+    pub format: Format,
     /// Only this field's value, such as xen_version
     #[arg(value_name = "Field")]
     pub field: Option<String>,
@@ -56,6 +60,11 @@ pub fn info(args: &Info) -> anyhow::Result<()> {
             Some((_, value)) => crate::show(&format!("{value}\n")),
             None => bail!("there is no field \"{wanted}\"; `xl info` shows all"),
         };
+    }
+    if args.format.json {
+        let record = host.into_iter().chain(hypervisor);
+        let record = record.map(|(field, value)| (field.to_owned(), value.into())).collect();
+        return crate::show(&pretty(&serde_json::Value::Object(record)));
     }
     let mut text = lines(&host);
     if args.numa {

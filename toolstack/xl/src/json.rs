@@ -1,5 +1,7 @@
-//! Domains as JSON, under libxl's names, for `xl list -l` and `xl create -n`.
+//! JSON instead of tables: domains under libxl's names for `xl list -l` and `xl create -n`, and for every other command
+//! that lists, the table's rows as records.
 
+use clap::Args;
 use ferroxen_abi::domctl::Getdomaininfo;
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::describe::{self, pretty};
@@ -10,6 +12,19 @@ use uuid::Uuid;
 
 /// What stands for "no limit": what libxl has for Domain 0.
 const MOST_KIB: u64 = 17_179_869_180;
+
+/// Table or JSON.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Format {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints a table's rows as records.
+pub fn print(rows: Vec<Value>) -> anyhow::Result<()> {
+    crate::show(&pretty(&Value::Array(rows)))
+}
 
 /// `xl list -l`
 pub fn domains(tools: &Toolstack, infos: &[Getdomaininfo]) -> String {
@@ -22,9 +37,12 @@ pub fn domains(tools: &Toolstack, infos: &[Getdomaininfo]) -> String {
     pretty(&Value::Array(domains))
 }
 
-/// `xl create -n`
-pub fn config(loaded: &Loaded) -> String {
-    pretty(&describe::config(loaded))
+/// `xl create -n`: one domain, or a list of several.
+pub fn configs(all: &[Loaded]) -> String {
+    match all {
+        [loaded] => pretty(&describe::config(loaded)),
+        all => pretty(&all.iter().map(describe::config).collect()),
+    }
 }
 
 /// `xl -N block-attach`

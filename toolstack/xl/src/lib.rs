@@ -21,8 +21,9 @@ mod time;
 mod tune;
 mod vcpus;
 
-pub use absent::{ABSENT, Absent};
+pub use absent::{ABSENT, Absent, OLD};
 pub use cli::command;
+pub use help::{NOT_HERE, OLD_ONES, absent};
 
 use anyhow::Context;
 use clap::Parser;
@@ -68,12 +69,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Help(args) => return Ok(help::run(&args)),
         Command::Create(args) => return create::run(&args, dry),
+        Command::Validate(args) => return create::validate(&args),
         Command::ConfigUpdate(args) => create::update(&args)?,
         Command::Monitor(args) => create::monitor(&args)?,
         Command::List(args) => list::run(&tools()?, &args)?,
         Command::VcpuList(args) => return vcpus::run(&tools()?, &args),
-        Command::VmList => list::vms(&tools()?)?,
-        Command::Claims => list::claims(&tools()?)?,
+        Command::VmList(args) => list::vms(&tools()?, &args)?,
+        Command::Claims(args) => list::claims(&tools()?, &args)?,
         Command::Sharing(args) => list::sharing(&tools()?, &args)?,
         Command::BlockAttach(args) => devices::attach_disk(&args, dry)?,
         Command::BlockList(args) => return devices::disks(&tools()?, &args),

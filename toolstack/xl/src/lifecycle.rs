@@ -24,9 +24,9 @@ pub struct Ending {
     /// Do it for all guest domains
     #[arg(short = 'a', long = "all")]
     pub all: bool,
-    /// Wait for the guests to have done it
-    #[arg(short = 'w', long = "wait")]
-    pub wait: bool,
+    /// Wait for the guests to have done it; given twice, until they are gone
+    #[arg(short = 'w', long = "wait", action = clap::ArgAction::Count)]
+    pub wait: u8,
     /// Fall back to an ACPI event (for HVM guests without PV drivers; PV guests hear of it without)
     #[arg(short = 'F')]
     pub fallback: bool,
@@ -110,8 +110,10 @@ fn end(args: &Ending, request: Request, says: &str) -> anyhow::Result<ExitCode> 
         eprintln!("{says} {}", domid.raw());
         tools.request(*domid, request)?;
     }
-    if args.wait {
-        wait(&tools, &domids)?;
+    match args.wait {
+        0 => {}
+        1 => wait(&tools, &domids)?,
+        _ => wait_gone(&tools, &domids)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,6 +141,16 @@ fn wait(tools: &Toolstack, domids: &[DomId]) -> anyhow::Result<()> {
             }
             End::Gone | End::StillThere => eprintln!("Domain {} has been destroyed", domid.raw()),
         }
+    }
+    Ok(())
+}
+
+fn wait_gone(tools: &Toolstack, domids: &[DomId]) -> anyhow::Result<()> {
+    let never = Interrupt::never();
+    eprintln!("Waiting for {} domains", domids.len());
+    for domid in domids {
+        tools.wait_gone(*domid, Patience::until_interrupted(&never, None))?;
+        eprintln!("Domain {} has been destroyed", domid.raw());
     }
     Ok(())
 }

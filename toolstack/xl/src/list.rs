@@ -1,12 +1,13 @@
 //! `xl list`
 
-use crate::json;
+use crate::json::{self, Format};
 use anyhow::Context;
 use clap::Args;
 use ferroxen_abi::domctl::{Getdomaininfo, dominf};
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::control::Reason;
 use ferroxen_words::DomId;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use uuid::Uuid;
 
@@ -27,23 +28,36 @@ pub struct List {
     /// Prints out NUMA node affinity
     #[arg(short, long)]
     pub numa: bool,
+    #[command(flatten)]
+    pub format: Format,
+    /// Only these, by name or number
+    #[arg(value_name = "Domain")]
+    pub domains: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Sharing {
+    #[command(flatten)]
+    pub format: Format,
     /// Only this one
     #[arg(value_name = "Domain")]
     pub domain: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct Sharing {
-    /// Only this one
-    #[arg(value_name = "Domain")]
-    pub domain: Option<String>,
+pub struct Whole {
+    #[command(flatten)]
+    pub format: Format,
 }
 
 /// `xl list`
 pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
-    let infos = infos(tools, args.domain.as_deref())?;
+    let infos = infos(tools, &args.domains)?;
     if args.long {
         return crate::show(&json::domains(tools, &infos));
+    }
+    if args.format.json {
+        return json::print(infos.iter().map(|info| record(tools, info)).collect());
     }
     let columns = Columns {
         verbose: args.verbose,
@@ -55,12 +69,32 @@ pub fn run(tools: &Toolstack, args: &List) -> anyhow::Result<()> {
     table(tools, columns, &infos)
 }
 
-fn infos(tools: &Toolstack, only: Option<&str>) -> anyhow::Result<Vec<Getdomaininfo>> {
-    let Some(word) = only else {
+fn infos(tools: &Toolstack, only: &[String]) -> anyhow::Result<Vec<Getdomaininfo>> {
+    if only.is_empty() {
         return tools.hypervisor.domains().context("asking for the domains");
-    };
-    let info = tools.hypervisor.domain(crate::domain(tools, word)?);
-    Ok(info.context("asking about the domain")?.into_iter().collect())
+    }
+    let mut infos = Vec::new();
+    for word in only {
+        let info = tools.hypervisor.domain(crate::domain(tools, word)?);
+        infos.extend(info.context("asking about the domain")?);
+    }
+    Ok(infos)
+}
+
+fn record(tools: &Toolstack, info: &Getdomaininfo) -> Value {
+    json!({
+        "name": name(tools, info),
+        "domid": info.domain.0,
+        "uuid": Uuid::from_bytes(info.handle).to_string(),
+        "mem_mib": mib(info),
+        "claimed_mib": info.outstanding_pages / 256,
+        "shared_mib": info.shr_pages / 256,
+        "vcpus": info.nr_online_vcpus,
+        "state": state(info),
+        "shutdown_reason": Reason::of(info).map(Reason::code),
+        "cpu_seconds": info.cpu_time as f64 / 1e9,
+        "cpupool": info.cpupool,
+    })
 }
 
 fn table(tools: &Toolstack, columns: Columns, infos: &[Getdomaininfo]) -> anyhow::Result<()> {
@@ -77,8 +111,12 @@ fn name(tools: &Toolstack, info: &Getdomaininfo) -> String {
 
 /// `xl sharing`
 pub fn sharing(tools: &Toolstack, args: &Sharing) -> anyhow::Result<()> {
+    let infos = infos(tools, args.domain.as_slice())?;
+    if args.format.json {
+        return json::print(infos.iter().map(|info| record(tools, info)).collect());
+    }
     let mut text = "Name                                        ID   Mem Shared\n".to_owned();
-    for info in infos(tools, args.domain.as_deref())? {
+    for info in infos {
         let (mem, shared) = (mib(&info), info.shr_pages / 256);
         let _ = writeln!(
             text,
@@ -91,9 +129,13 @@ pub fn sharing(tools: &Toolstack, args: &Sharing) -> anyhow::Result<()> {
 }
 
 /// `xl vm-list`
-pub fn vms(tools: &Toolstack) -> anyhow::Result<()> {
+pub fn vms(tools: &Toolstack, args: &Whole) -> anyhow::Result<()> {
+    let infos = infos(tools, &[])?;
+    if args.format.json {
+        return json::print(infos.iter().map(|info| record(tools, info)).collect());
+    }
     let mut text = "UUID                                  ID    name\n".to_owned();
-    for info in tools.hypervisor.domains().context("asking for the domains")? {
+    for info in infos {
         let uuid = Uuid::from_bytes(info.handle);
         let _ = writeln!(text, "{uuid}  {}    {:<30}", info.domain.0, name(tools, &info));
     }
@@ -101,12 +143,16 @@ pub fn vms(tools: &Toolstack) -> anyhow::Result<()> {
 }
 
 /// `xl claims`
-pub fn claims(tools: &Toolstack) -> anyhow::Result<()> {
+pub fn claims(tools: &Toolstack, args: &Whole) -> anyhow::Result<()> {
+    let infos = infos(tools, &[])?;
+    if args.format.json {
+        return json::print(infos.iter().map(|info| record(tools, info)).collect());
+    }
     let columns = Columns {
         claim: true,
         ..Default::default()
     };
-    table(tools, columns, &infos(tools, None)?)
+    table(tools, columns, &infos)
 }
 
 /// Which columns are wanted beside the usual.
@@ -146,18 +192,12 @@ fn mib(info: &Getdomaininfo) -> u64 {
 
 fn row(columns: Columns, name: &str, info: &Getdomaininfo) -> String {
     let reason = Reason::of(info);
-    let flag = |bit: u32, letter: char| if info.flags & bit != 0 { letter } else { '-' };
     let mut text = format!(
-        "{name:<40} {:5} {:5} {:5}     {}{}{}{}{}{}  {:8.1}",
+        "{name:<40} {:5} {:5} {:5}     {}  {:8.1}",
         info.domain.0,
         mib(info),
         info.nr_online_vcpus,
-        flag(dominf::RUNNING, 'r'),
-        flag(dominf::BLOCKED, 'b'),
-        flag(dominf::PAUSED, 'p'),
-        flag(dominf::SHUTDOWN, 's'),
-        reason.map_or('-', letter),
-        flag(dominf::DYING, 'd'),
+        state(info),
         info.cpu_time as f64 / 1e9,
     );
     // A String takes any text.
@@ -183,6 +223,21 @@ fn row(columns: Columns, name: &str, info: &Getdomaininfo) -> String {
     }
     text.push('\n');
     text
+}
+
+/// Six letters, or dashes for what is not so.
+fn state(info: &Getdomaininfo) -> String {
+    let flag = |bit: u32, letter: char| if info.flags & bit != 0 { letter } else { '-' };
+    [
+        flag(dominf::RUNNING, 'r'),
+        flag(dominf::BLOCKED, 'b'),
+        flag(dominf::PAUSED, 'p'),
+        flag(dominf::SHUTDOWN, 's'),
+        Reason::of(info).map_or('-', letter),
+        flag(dominf::DYING, 'd'),
+    ]
+    .iter()
+    .collect()
 }
 
 /// The fifth letter of the state.

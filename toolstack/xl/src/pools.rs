@@ -1,5 +1,6 @@
 //! `xl cpupool-list`
 
+use crate::json::{self, Format};
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_domains::inquiry::Pool;
@@ -14,6 +15,8 @@ pub struct CpupoolList {
     /// Output list of CPUs used by a pool
     #[arg(short = 'c', long = "cpus")]
     pub cpus: bool,
+    #[command(flatten)]
+    pub format: Format,
     /// Only this one
     #[arg(value_name = "CPU Pool")]
     pub pool: Option<String>,
@@ -29,7 +32,20 @@ pub fn list(args: &CpupoolList) -> anyhow::Result<()> {
     if let (Some(wanted), true) = (&args.pool, chosen.is_empty()) {
         bail!("there is no CPU pool \"{wanted}\"; `xl cpupool-list` shows all");
     }
-    crate::show(&table(&chosen, args.cpus))
+    match args.format.json {
+        true => json::print(chosen.iter().map(record).collect()),
+        false => crate::show(&table(&chosen, args.cpus)),
+    }
+}
+
+fn record(pool: &Pool) -> serde_json::Value {
+    serde_json::json!({
+        "name": name(pool),
+        "id": pool.id,
+        "scheduler": crate::host::scheduler_name(pool.scheduler),
+        "domains": pool.domains,
+        "cpus": pool.cpus,
+    })
 }
 
 /// As tools that make pools would call it.

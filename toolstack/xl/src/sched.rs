@@ -1,5 +1,6 @@
 //! `xl sched-credit` and `xl sched-credit2`: shares of CPU time.
 
+use crate::json::{self, Format};
 use crate::pools;
 use anyhow::{Context, bail};
 use clap::Args;
@@ -7,6 +8,7 @@ use ferroxen_abi::domctl::{SchedCredit as Credit, SchedulerId};
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::xen::Xen;
 use ferroxen_words::DomId;
+use serde_json::json;
 use std::fmt::Write as _;
 
 #[derive(Debug, Args)]
@@ -29,6 +31,11 @@ pub struct SchedCredit {
     /// Set the time slice, in milliseconds (credit only)
     #[arg(short = 't', long = "tslice_ms", value_name = "TSLICE", requires = "scheduler")]
     pub tslice: Option<u32>,
+    /// Set how long a vcpu that stopped counts as cache-hot, in microseconds (credit only)
+    #[arg(short = 'm', long = "migration_delay_us", value_name = "DLY", requires = "scheduler")]
+    pub migration_delay: Option<u32>,
+    #[command(flatten)]
+    pub format: Format,
     /// Restrict output to CPUPOOL
     #[arg(short = 'p', long = "cpupool", value_name = "CPUPOOL", conflicts_with = "domain")]
     pub pool: Option<String>,
@@ -48,7 +55,8 @@ fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
     let xen = Xen::open()?;
     let tools = crate::tools()?;
     let scheduler = tools.hypervisor.scheduler().context("asking the scheduler")?;
-    let changes = args.weight.is_some() || args.cap.is_some() || args.ratelimit.is_some() || args.tslice.is_some();
+    let changes = [args.weight.is_some(), args.cap.is_some(), args.ratelimit.is_some()].contains(&true)
+        || [args.tslice.is_some(), args.migration_delay.is_some()].contains(&true);
     if scheduler != wanted {
         // As stock xl has it: there is nothing to list, but there is something to refuse.
         return match changes || args.domain.is_some() {
@@ -56,8 +64,8 @@ fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
             false => Ok(()),
         };
     }
-    if args.tslice.is_some() {
-        bail!("the scheduler has no time slice: -t is for credit");
+    if args.tslice.is_some() || args.migration_delay.is_some() {
+        bail!("the scheduler has neither time slice nor migration delay: -t and -m are for credit");
     }
     if let Some(pool) = args.pool.as_ref().filter(|pool| *pool != pools::FIRST) {
         bail!("there is no CPU pool \"{pool}\"; `xl cpupool-list` shows all");
@@ -68,21 +76,21 @@ fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
             .with_context(|| format!("setting the rate limit to {limit} us"));
     }
     let Some(word) = &args.domain else {
-        let mut text = format!(
-            "Cpupool {}: ratelimit={}us\n",
-            pools::FIRST,
-            xen.ratelimit_us().context("asking the scheduler")?
-        );
-        if !args.scheduler {
-            let infos = tools.hypervisor.domains().context("asking for the domains")?;
-            let domids: Vec<DomId> = infos.iter().filter_map(|info| DomId::new(info.domain.0)).collect();
-            text.push_str(&table(&tools, &domids)?);
-        }
-        return crate::show(&text);
+        let limit = xen.ratelimit_us().context("asking the scheduler")?;
+        let heading = format!("Cpupool {}: ratelimit={limit}us\n", pools::FIRST);
+        return match (args.scheduler, args.format.json) {
+            (true, true) => json::print(vec![json!({"cpupool": pools::FIRST, "ratelimit_us": limit})]),
+            (true, false) => crate::show(&heading),
+            (false, as_json) => {
+                let infos = tools.hypervisor.domains().context("asking for the domains")?;
+                let domids = infos.iter().filter_map(|info| DomId::new(info.domain.0));
+                print(&heading, &shares(&tools, domids)?, as_json)
+            }
+        };
     };
     let domid = crate::domain(&tools, word)?;
     if !changes {
-        return crate::show(&table(&tools, &[domid])?);
+        return print("", &shares(&tools, [domid])?, args.format.json);
     }
     let old = tools.hypervisor.sched_credit(domid).context("asking the scheduler")?;
     let new = Credit {
@@ -95,12 +103,25 @@ fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
         .with_context(|| format!("setting weight {} and cap {}", new.weight, new.cap))
 }
 
-fn table(tools: &Toolstack, domids: &[DomId]) -> anyhow::Result<String> {
-    let mut text = format!("{:<33} {:>4} {:>6} {:>4}\n", "Name", "ID", "Weight", "Cap");
-    for domid in domids {
-        let credit = tools.hypervisor.sched_credit(*domid).context("asking the scheduler")?;
-        let (name, id) = (tools.name(*domid), domid.raw());
-        let _ = writeln!(text, "{name:<33} {id:>4} {:>6} {:>4}", credit.weight, credit.cap);
+/// Name, number, and what each domain may have.
+fn shares(tools: &Toolstack, domids: impl IntoIterator<Item = DomId>) -> anyhow::Result<Vec<(String, u16, Credit)>> {
+    domids
+        .into_iter()
+        .map(|domid| {
+            let credit = tools.hypervisor.sched_credit(domid).context("asking the scheduler")?;
+            Ok((tools.name(domid), domid.raw(), credit))
+        })
+        .collect()
+}
+
+fn print(heading: &str, shares: &[(String, u16, Credit)], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let record = |(name, domid, credit): &(String, u16, Credit)| json!({"name": name, "domid": domid, "weight": credit.weight, "cap": credit.cap});
+        return json::print(shares.iter().map(record).collect());
     }
-    Ok(text)
+    let mut text = format!("{heading}{:<33} {:>4} {:>6} {:>4}\n", "Name", "ID", "Weight", "Cap");
+    for (name, domid, credit) in shares {
+        let _ = writeln!(text, "{name:<33} {domid:>4} {:>6} {:>4}", credit.weight, credit.cap);
+    }
+    crate::show(&text)
 }

@@ -1,9 +1,11 @@
 //! `xl uptime`
 
+use crate::json::{self, Format};
 use clap::Args;
 use ferroxen_domains::{Toolstack, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
+use serde_json::json;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +17,8 @@ pub struct Uptime {
     /// One line in the manner of uptime(1) per domain
     #[arg(short = 's', long = "short")]
     pub short: bool,
+    #[command(flatten)]
+    pub format: Format,
 }
 
 /// `xl uptime`
@@ -28,6 +32,11 @@ pub fn run(tools: &Toolstack, args: &Uptime) -> anyhow::Result<ExitCode> {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
+    if args.format.json {
+        let record = |domid: &DomId| json!({"name": tools.name(*domid), "domid": domid.raw(), "uptime_seconds": seconds(tools, *domid, now)});
+        json::print(domids.iter().map(record).collect())?;
+        return Ok(code);
+    }
     for domid in domids {
         let seconds = seconds(tools, domid, now).unwrap_or(0);
         let name = tools.name(domid);

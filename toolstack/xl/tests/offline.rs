@@ -1,0 +1,101 @@
+//! What `xl` does without a hypervisor: checking files, explaining itself, and its pages.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn xl(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xl"))
+        .args(words)
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .output()
+        .expect("it starts")
+}
+
+fn file(name: &str, text: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).expect("can be written");
+    path.display().to_string()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_good_file_is_shown_as_a_domain_and_several_as_a_list() {
+    let one = file(
+        "good.cfg",
+        "name = 'web'\nkernel = '/boot/vmlinuz'\nuuid = '6a4b1c9e-0d0f-4a63-9a53-0f8a4cb5fd6e'\n",
+    );
+    let (validated, dry) = (xl(&["validate", &one]), xl(&["create", "-n", &one]));
+    assert_eq!((validated.status.code(), dry.status.code()), (Some(0), Some(0)));
+    assert_eq!(out(&validated), out(&dry));
+    assert!(out(&validated).contains("\"name\": \"web\""), "{}", out(&validated));
+    let several = file("several.cfg", "domains = [{'name': 'a' + str(n)} for n in [1, 2]]\n");
+    let list: serde_json::Value = serde_json::from_str(&out(&xl(&["validate", &several]))).expect("is JSON");
+    assert_eq!(list[1]["c_info"]["name"], "a2");
+}
+
+#[test]
+fn all_that_is_wrong_with_a_file_is_told_at_once() {
+    let bad = file(
+        "bad.cfg",
+        "name = 'my web'\nmemroy = 64\ndisk = [ 'phy:/dev/a,xvda,q' ]\n",
+    );
+    let output = xl(&["validate", "-q", &bad]);
+    assert_eq!(output.status.code(), Some(1));
+    for place in [":1:1", ":2:1", ":3:27"] {
+        assert!(
+            errors(&output).contains(&format!("bad.cfg{place}")),
+            "{}",
+            errors(&output)
+        );
+    }
+}
+
+#[test]
+fn what_is_not_there_says_so_with_a_status() {
+    for (words, code, said) in [
+        (&["crete"][..], 1, "did you mean `create`?"),
+        (&["start", "web"], 1, "xl create FILE"),
+        (&["save", "web", "f"], 1, "not available"),
+        (&["list", "--nonsense"], 2, "--nonsense"),
+        (&["create"], 6, "no configuration file"),
+        (&["create", "nowhere.cfg"], 3, "neither here nor in /etc/xen"),
+    ] {
+        let output = xl(words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", errors(&output));
+        assert!(errors(&output).contains(said), "{words:?}: {}", errors(&output));
+    }
+}
+
+#[test]
+fn every_command_has_a_page_and_every_shell_its_completions() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    let written = Command::new(env!("CARGO_BIN_EXE_xl-pages")).arg(&directory).status();
+    assert!(written.expect("it starts").success());
+    let mut xl = ferroxen_xl::command();
+    xl.build();
+    for command in xl.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let path = directory.join(format!("share/man/man1/xl-{}.1", command.get_name()));
+        let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(page.contains(".SH OPTIONS"), "{page}");
+    }
+    let page = std::fs::read_to_string(directory.join("share/man/man1/xl.1")).expect("is there");
+    assert!(
+        page.contains("migrate") && page.contains("cannot be saved or moved yet"),
+        "{page}"
+    );
+    for place in [
+        "bash-completion/completions/xl",
+        "zsh/vendor-completions/_xm",
+        "fish/vendor_completions.d/xl.fish",
+    ] {
+        let text = std::fs::read_to_string(directory.join("share").join(place)).expect("is there");
+        assert!(text.contains("vcpu-list"), "{place}");
+    }
+}
