@@ -19,7 +19,7 @@ use crate::programs::clean_command;
 use crate::steps::Steps;
 
 /// What Debian installs.
-const STOCK_XEN: &str = "/boot/xen-4.17-amd64.gz";
+pub const STOCK_XEN: &str = "/boot/xen-4.17-amd64.gz";
 /// How long a working /dev/kvm may take to boot a kernel to its first program.
 const KVM_PATIENCE: Duration = Duration::from_secs(20);
 

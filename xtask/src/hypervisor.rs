@@ -225,7 +225,7 @@ fn own_toolchain_has_target() -> bool {
 }
 
 /// Adds up what the image occupies: (loaded from the file, zeroed).
-fn sizes(image: &[u8]) -> Result<(u64, u64)> {
+pub fn sizes(image: &[u8]) -> Result<(u64, u64)> {
     let file = object::File::parse(image).context("the built hypervisor is no ELF file")?;
     let (mut loaded, mut zeroed) = (0, 0);
     for section in file.sections() {

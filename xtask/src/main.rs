@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod conform;
+mod figures;
 mod hypervisor;
 mod images;
 mod iso;
@@ -82,6 +83,12 @@ enum Verb {
         /// Writes down anew what Debian's Xen says: guests/transcripts.
         #[arg(long)]
         record: bool,
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Measures start, size and memory beside Debian's Xen, and prints the table of docs/figures.md
+    Figures {
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -176,6 +183,7 @@ fn act(verb: Verb) -> Result<()> {
                 .try_for_each(|(name, judge)| judge().context(*name))
         }
         Verb::Conform { names, record, yes } => conform::conform(&conform::Selection { names, record, yes }),
+        Verb::Figures { yes } => figures::figures(yes),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
             println!("{}", iso::make()?.image.display());

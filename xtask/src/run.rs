@@ -69,12 +69,7 @@ pub fn run(machinery: Machinery) -> Result<()> {
 fn demo(dom0: &mut Dom0, steps: &mut Steps) -> Result<()> {
     let advice = "`cargo xtask run --no-demo` stops at Domain 0's prompt, where `xl -v create -c /etc/xen/demo.cfg` \
                   and the logs in /var/log/xen say more";
-    steps.step("guest: from xl create -c to its prompt", advice, |_| {
-        let from = dom0.machine().transcript().len();
-        dom0.type_line("xl create -c /etc/xen/demo.cfg")?;
-        dom0.wait_while_held(GUEST_PROMPT, from, GUEST_PATIENCE)?;
-        dom0.leave_console()
-    })?;
+    steps.step("guest: from xl create -c to its prompt", advice, |_| start_demo(dom0))?;
     for command in ["xl list", "xl info"] {
         let printed = steps.step(
             command,
@@ -88,6 +83,14 @@ fn demo(dom0: &mut Dom0, steps: &mut Steps) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Creates the demo guest and watches it come to its prompt.
+pub fn start_demo(dom0: &mut Dom0) -> Result<()> {
+    let from = dom0.machine().transcript().len();
+    dom0.type_line("xl create -c /etc/xen/demo.cfg")?;
+    dom0.wait_while_held(GUEST_PROMPT, from, GUEST_PATIENCE)?;
+    dom0.leave_console()
 }
 
 /// Connects the terminal with the machine until the person leaves or the machine ends.
