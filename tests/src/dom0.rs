@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::console::without_chatter;
-use crate::machine::{Loader, Machine, Parts};
+use crate::machine::{Loader, Machine, Moment, Parts};
 
 /// How long a booting Domain 0 may take to give a prompt.
 const BOOT_PATIENCE: Duration = Duration::from_secs(240);
@@ -45,7 +45,8 @@ const MENU: &str = "Debian alone";
 pub struct Dom0 {
     machine: Machine,
     commands: u32,
-    init_ran: Duration,
+    init_ran: Moment,
+    prompted: Moment,
 }
 
 impl Dom0 {
@@ -63,19 +64,22 @@ impl Dom0 {
             at = menu.with_context(|| said_last(&machine, "waiting for GRUB's menu"))?;
             machine.type_bytes(key.to_string().as_bytes())?;
         }
-        let mut init_ran = Duration::ZERO;
+        let (mut init_ran, mut prompted) = (Moment::default(), Moment::default());
         for (sign, meaning) in STAGES {
             let wait = machine.transcript().wait_for(sign, at, &DOOM, BOOT_PATIENCE);
             at = wait.with_context(|| said_last(&machine, &format!("waiting until {meaning}")))?;
             progress(&format!("{meaning} ({:.1} s)", machine.age().as_secs_f64()));
-            if sign == INIT_RUNS {
-                init_ran = machine.age();
+            match sign {
+                INIT_RUNS => init_ran = machine.now()?,
+                PROMPT => prompted = machine.now()?,
+                _ => {}
             }
         }
         let mut dom0 = Self {
             machine,
             commands: 0,
             init_ran,
+            prompted,
         };
         dom0.type_line(&format!("PS1='{OWN_PROMPT}' PS2= exec bash --noediting --norc"))?;
         dom0.wait_for(OWN_PROMPT, at, PATIENCE)?;
@@ -83,9 +87,14 @@ impl Dom0 {
         Ok(dom0)
     }
 
-    /// Returns how long the machine took from its start to Domain 0's init.
-    pub fn time_to_init(&self) -> Duration {
+    /// Returns when Domain 0's init first spoke.
+    pub fn init_ran(&self) -> Moment {
         self.init_ran
+    }
+
+    /// Returns when Domain 0 first had a prompt.
+    pub fn prompted(&self) -> Moment {
+        self.prompted
     }
 
     /// Returns the machine that this Domain 0 runs on.
@@ -213,7 +222,7 @@ impl Dom0 {
     }
 
     /// Tells whether QEMU still runs the machine.
-    pub fn is_running(&self) -> Result<bool> {
+    pub fn is_running(&mut self) -> Result<bool> {
         let status = self.machine.monitor("query-status", &Value::Null)?;
         Ok(status.get("running").and_then(Value::as_bool).unwrap_or(false))
     }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::{Value, json};
 
 use crate::console::Transcript;
@@ -27,6 +29,28 @@ pub enum Accelerator {
     Kvm,
     /// By translation: slower, always there.
     Tcg,
+    /// By translation that counts instructions, each of which takes the machine a nanosecond: slower still, and the
+    /// same on every host.
+    Counted,
+}
+
+/// A point in the life of a machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moment {
+    /// How old it is.
+    pub age: Duration,
+    /// How many instructions it has carried out; 0 where nobody counts. Idling takes none.
+    pub instructions: u64,
+}
+
+impl Moment {
+    /// Returns what lies between `earlier` and this.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            age: self.age.saturating_sub(earlier.age),
+            instructions: self.instructions.saturating_sub(earlier.instructions),
+        }
+    }
 }
 
 /// One CPU model everywhere, so that a test means the same thing on every host.
@@ -37,6 +61,8 @@ pub const CPU_MODEL: &str = "qemu64";
 pub enum Loader {
     /// QEMU itself, by multiboot 1.
     Qemu,
+    /// QEMU itself, and it brings nothing but the hypervisor.
+    QemuAlone,
     /// GRUB, from a CD; the key chooses what it starts.
     Cd(char),
     /// GRUB, from a hard disk with the same contents.
@@ -55,29 +81,22 @@ pub enum Devices {
     Both,
 }
 
-/// A CD, which is a hard disk as well, with GRUB on it: its menu starts the same hypervisor, ramdisk and kernel
-/// with the same options as the machine's other parts say.
-#[derive(Debug, Clone)]
-pub struct Medium {
-    /// The image.
-    pub image: PathBuf,
-    /// The kernel on it, as Debian ships it.
-    pub kernel: PathBuf,
-}
-
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// What starts it all.
     pub loader: Loader,
-    /// What GRUB starts from.
-    pub medium: Option<Medium>,
+    /// A CD, which is a hard disk as well, with GRUB on it: its menu starts the same hypervisor and ramdisk with the
+    /// same options as the other parts say, and `packed_kernel`.
+    pub medium: Option<PathBuf>,
     /// The multiboot image that starts first.
     pub hypervisor: PathBuf,
     /// Its command line.
     pub options: String,
     /// The Domain 0 kernel.
     pub kernel: PathBuf,
+    /// The same, as Debian ships it.
+    pub packed_kernel: PathBuf,
     /// The kernel's command line.
     pub kernel_options: String,
     /// The Domain 0 ramdisk.
@@ -104,7 +123,8 @@ const NETWORK: &str = "user,id=net,dhcpstart=10.0.2.64";
 const SECOND_NETWORK: &str = "user,id=lan,net=10.0.3.0/24";
 
 impl Parts {
-    fn command(&self, monitor: &Path) -> Command {
+    /// `monitor` is the number of a socket that QEMU inherits.
+    fn command(&self, monitor: RawFd) -> Command {
         // setpriv ends QEMU when we end, however we end.
         let mut qemu = Command::new("setpriv");
         qemu.args([
@@ -127,7 +147,11 @@ impl Parts {
         qemu.arg("-accel").arg(match self.accelerator {
             Accelerator::Kvm => "kvm",
             Accelerator::Tcg => "tcg,thread=multi",
+            Accelerator::Counted => "tcg,thread=single",
         });
+        if self.accelerator == Accelerator::Counted {
+            qemu.args(["-icount", "shift=0"]);
+        }
         qemu.args(["-cpu", CPU_MODEL]);
         qemu.arg("-smp")
             .arg(self.cpus.to_string())
@@ -137,16 +161,13 @@ impl Parts {
         self.add_devices(&mut qemu);
         qemu.args(["-object", "rng-random,id=rng,filename=/dev/urandom"]);
         qemu.args(["-device", "virtio-rng-pci,rng=rng"]);
-        qemu.args(["-serial", "stdio", "-qmp"]);
-        qemu.arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        qemu.args(["-serial", "stdio", "-mon", "chardev=monitor,mode=control", "-chardev"]);
+        qemu.arg(format!("socket,id=monitor,fd={monitor}"));
         qemu
     }
 
     fn add_loader(&self, qemu: &mut Command) {
-        let medium = self
-            .medium
-            .as_ref()
-            .map_or(Path::new("no-medium"), |medium| &medium.image);
+        let medium = self.medium.as_deref().unwrap_or(Path::new("no-medium"));
         match self.loader {
             Loader::Qemu => {
                 qemu.arg("-kernel").arg(&self.hypervisor);
@@ -156,6 +177,12 @@ impl Parts {
                     self.kernel_options.replace(',', ",,"),
                     self.ramdisk.display()
                 ));
+            }
+            Loader::QemuAlone => {
+                qemu.arg("-kernel")
+                    .arg(&self.hypervisor)
+                    .arg("-append")
+                    .arg(&self.options);
             }
             Loader::Cd(_) => {
                 qemu.arg("-drive").arg(drive("if=ide,media=cdrom,readonly=on", medium));
@@ -194,28 +221,29 @@ pub struct Machine {
     process: Child,
     keyboard: ChildStdin,
     transcript: Transcript,
-    monitor: PathBuf,
+    monitor: Monitor,
     started: Instant,
+    counts: bool,
     log: PathBuf,
-    _sockets: tempfile::TempDir,
 }
 
 impl Machine {
     /// Starts a machine of `parts`.
     pub fn start(parts: &Parts) -> Result<Self> {
-        let sockets = tempfile::Builder::new().prefix("ferroxen-vm-").tempdir()?;
-        let monitor = sockets.path().join("qmp");
+        let (monitor, theirs) = UnixStream::pair().context("making the monitor's sockets")?;
+        fcntl_setfd(&theirs, FdFlags::empty()).context("leaving a socket to QEMU")?;
         if let Some(dir) = parts.log.parent() {
             fs::create_dir_all(dir)?;
         }
         let log = File::create(&parts.log).with_context(|| format!("creating {}", parts.log.display()))?;
-        let mut command = parts.command(&monitor);
+        let mut command = parts.command(theirs.as_raw_fd());
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.try_clone()?)
             .spawn()
             .context("cannot start QEMU (qemu-system-x86_64, through setpriv)")?;
+        drop(theirs);
         let keyboard = process.stdin.take().context("QEMU has no stdin")?;
         let screen = process.stdout.take().context("QEMU has no stdout")?;
         let transcript = Transcript::default();
@@ -225,10 +253,10 @@ impl Machine {
             process,
             keyboard,
             transcript,
-            monitor,
+            monitor: Monitor::new(monitor)?,
             started: Instant::now(),
+            counts: parts.accelerator == Accelerator::Counted,
             log: parts.log.clone(),
-            _sockets: sockets,
         })
     }
 
@@ -245,6 +273,18 @@ impl Machine {
     /// Returns the time since the start.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Returns how far its life is.
+    pub fn now(&mut self) -> Result<Moment> {
+        let age = self.age();
+        let instructions = if self.counts {
+            let counted = self.monitor("query-replay", &Value::Null)?;
+            counted["icount"].as_u64().context("QEMU does not count instructions")?
+        } else {
+            0
+        };
+        Ok(Moment { age, instructions })
     }
 
     /// Types `bytes` on the serial line.
@@ -319,19 +359,8 @@ impl Machine {
     }
 
     /// Asks the monitor to carry out `command` (QMP), and returns its answer.
-    pub fn monitor(&self, command: &str, arguments: &Value) -> Result<Value> {
-        let stream = UnixStream::connect(&self.monitor).context("connecting to QEMU's monitor")?;
-        stream.set_read_timeout(Some(MONITOR_PATIENCE))?;
-        let mut writer = stream.try_clone()?;
-        let mut reader = BufReader::new(stream);
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let mut answer = Value::Null;
-        for request in [json!({ "execute": "qmp_capabilities" }), request(command, arguments)] {
-            writeln!(writer, "{request}")?;
-            answer = next_answer(&mut reader)?;
-        }
-        Ok(answer)
+    pub fn monitor(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.monitor.ask(command, arguments)
     }
 
     /// Writes the last lines that the machine said, for a report.
@@ -355,28 +384,57 @@ impl Drop for Machine {
     }
 }
 
-fn request(command: &str, arguments: &Value) -> Value {
-    if arguments.is_null() {
-        json!({ "execute": command })
-    } else {
-        json!({ "execute": command, "arguments": arguments })
-    }
+/// QEMU's monitor, at the other end of a socket.
+struct Monitor {
+    writer: UnixStream,
+    reader: BufReader<UnixStream>,
+    is_greeted: bool,
 }
 
-/// Reads lines until one is an answer; events in between are passed over.
-fn next_answer(reader: &mut impl BufRead) -> Result<Value> {
-    loop {
+impl Monitor {
+    fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(MONITOR_PATIENCE))?;
+        Ok(Self {
+            writer: stream.try_clone()?,
+            reader: BufReader::new(stream),
+            is_greeted: false,
+        })
+    }
+
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        if !self.is_greeted {
+            self.line()?;
+            self.command("qmp_capabilities", &Value::Null)?;
+            self.is_greeted = true;
+        }
+        self.command(command, arguments)
+    }
+
+    fn command(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let request = if arguments.is_null() {
+            json!({ "execute": command })
+        } else {
+            json!({ "execute": command, "arguments": arguments })
+        };
+        writeln!(self.writer, "{request}").context("QEMU's monitor hung up")?;
+        // Events that come in between are passed over.
+        loop {
+            let said = self.line()?;
+            if let Some(answer) = said.get("return") {
+                return Ok(answer.clone());
+            }
+            if let Some(error) = said.get("error") {
+                bail!("QEMU refused: {error}");
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<Value> {
         let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
+        if self.reader.read_line(&mut line).context("QEMU's monitor is silent")? == 0 {
             bail!("QEMU's monitor hung up");
         }
-        let value: Value = serde_json::from_str(&line)?;
-        if let Some(answer) = value.get("return") {
-            return Ok(answer.clone());
-        }
-        if let Some(error) = value.get("error") {
-            bail!("QEMU refused: {error}");
-        }
+        Ok(serde_json::from_str(&line)?)
     }
 }
 

@@ -70,7 +70,7 @@ impl Bench {
             let accelerator = choose_accelerator(&images);
             step.say(match accelerator {
                 Accelerator::Kvm => "KVM: it booted a kernel",
-                Accelerator::Tcg => "translation (TCG): KVM is absent or does not boot a kernel",
+                Accelerator::Tcg | Accelerator::Counted => "translation (TCG): KVM is absent or does not boot a kernel",
             });
             Ok(accelerator)
         })?;
@@ -89,6 +89,7 @@ impl Bench {
             medium: None,
             options: OPTIONS.to_owned(),
             kernel: self.images.kernel.vmlinux.clone(),
+            packed_kernel: self.images.kernel.bzimage.clone(),
             kernel_options: KERNEL_OPTIONS.to_owned(),
             ramdisk: self.images.dom0.clone(),
             disk: self.images.guests.clone(),

@@ -1,9 +1,9 @@
 //! `cargo xtask iso`: a CD that GRUB boots, with both of GRUB's ways to start a hypervisor.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ferroxen_stories::machine::Medium;
 
 use crate::bench::{KERNEL_OPTIONS, OPTIONS};
 use crate::hypervisor;
@@ -36,7 +36,7 @@ menuentry "Debian alone" {
 }
 "#;
 /// Makes `target/ferroxen.iso`.
-pub fn make() -> Result<Medium> {
+pub fn make() -> Result<PathBuf> {
     let built = hypervisor::build()?;
     let images = images::make(Toolstack::Ours, &mut |step| println!("{step}"))?;
     let tree = places::made().join("iso");
@@ -57,8 +57,5 @@ pub fn make() -> Result<Medium> {
         .arg(&iso)
         .arg(&tree);
     run_quietly(&mut grub).context("grub-mkrescue")?;
-    Ok(Medium {
-        image: iso,
-        kernel: images.kernel.bzimage,
-    })
+    Ok(iso)
 }

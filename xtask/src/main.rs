@@ -89,6 +89,9 @@ enum Verb {
     },
     /// Measures start, size and memory beside Debian's Xen, and prints the table of docs/figures.md
     Figures {
+        /// How often each start is timed; the table has the median.
+        #[arg(long, default_value_t = 3)]
+        runs: u32,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -183,10 +186,10 @@ fn act(verb: Verb) -> Result<()> {
                 .try_for_each(|(name, judge)| judge().context(*name))
         }
         Verb::Conform { names, record, yes } => conform::conform(&conform::Selection { names, record, yes }),
-        Verb::Figures { yes } => figures::figures(yes),
+        Verb::Figures { runs, yes } => figures::figures(runs, yes),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
-            println!("{}", iso::make()?.image.display());
+            println!("{}", iso::make()?.display());
             Ok(())
         }
         Verb::Image { what } => {

@@ -1,11 +1,11 @@
 //! `cargo xtask test`: everything that can be shown without a person. Prints a line per step.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use ferroxen_stories::machine::Medium;
 use ferroxen_stories::stories::{STORIES, Story};
 
 use crate::bench::{Bench, Choice};
@@ -143,7 +143,7 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
 }
 
 /// Only one story needs a CD.
-fn medium_for(wanted: &[&Story], choice: Choice) -> Result<Option<Medium>> {
+fn medium_for(wanted: &[&Story], choice: Choice) -> Result<Option<PathBuf>> {
     if !wanted.iter().any(|story| story.name == "grub") {
         return Ok(None);
     }

@@ -235,8 +235,7 @@ fn by_grub_from(parts: &Parts) -> Result<()> {
     );
     if matches!(parts.loader, Loader::HardDisk(_)) {
         // One file is Domain 0's kernel and the guest's.
-        let medium = parts.medium.as_ref().context("no medium was made for GRUB")?;
-        let kernel = std::fs::read(&medium.kernel)?;
+        let kernel = std::fs::read(&parts.packed_kernel)?;
         let same = dom0.run("sha256sum </srv/guests/vmlinuz")?;
         ensure!(
             same.starts_with(&checksum(&kernel)),
