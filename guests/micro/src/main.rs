@@ -3,6 +3,7 @@
 //! - `idle`: blocks for ever, as an idle system does.
 //! - `end reason=N`: shuts itself down for that reason: 0 power off, 1 reboot, 2 suspend, 3 crash, 4 watchdog,
 //!   5 soft reset.
+//! - `rights`: says at which level it runs, which instructions fault, and how hypercalls of Domain 0's are refused.
 //! - `spin`: spins for ever with events masked. Nothing can reach it; only its host can end it. A host that
 //!   needs the guest's consent to destroy it, or that lets it starve Domain 0, fails here.
 //! - `storm seed=N`: calls every hypercall number with random arguments until it dies of it. Its own death
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod dice;
+mod rights;
 mod traces;
 
 use dice::Dice;
@@ -46,6 +48,9 @@ fn run() {
     }
     if has("end") {
         power::off(start::option("reason").unwrap_or(0) as u32);
+    }
+    if has("rights") {
+        rights::tell();
     }
     if has("spin") {
         event::set_upcall_mask(true);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::dom0::{Dom0, PATIENCE};
-use crate::guest::Tiny;
+use crate::guest::{Tiny, micro};
 use crate::lan::checksum;
 use crate::machine::{Devices, Loader, Parts};
 
@@ -17,10 +17,11 @@ pub(super) fn on_one_cpu(parts: &Parts) -> Result<()> {
     parts.options.push_str(" nmi=fatal");
     let mut dom0 = Dom0::boot(&parts)?;
     log_has_its_shape(&mut dom0)?;
-    domain0_knows_where_it_is(&mut dom0)?;
+    domain0_knows_where_it_is(&mut dom0, &parts.kernel_options)?;
     info_has_its_fields(&mut dom0)?;
     real_devices_work(&mut dom0)?;
     guests_devices_are_virtual(&mut dom0)?;
+    guests_rights_are_few(&mut dom0)?;
     // Without `noreboot`, a host that finds itself broken starts again.
     dom0.machine().monitor("inject-nmi", &Value::Null)?;
     dom0.machine().wait_for_report("NMI", "Starting again.")?;
@@ -55,11 +56,16 @@ fn log_has_its_shape(dom0: &mut Dom0) -> Result<()> {
     Ok(())
 }
 
-fn domain0_knows_where_it_is(dom0: &mut Dom0) -> Result<()> {
+fn domain0_knows_where_it_is(dom0: &mut Dom0, expected: &str) -> Result<()> {
     let kind = dom0.run("cat /sys/hypervisor/type")?;
     ensure!(kind == "xen", "the hypervisor's type is {kind:?}");
     let role = dom0.run("cat /proc/xen/capabilities")?;
     ensure!(role == "control_d", "Domain 0's capabilities are {role:?}");
+    let options = dom0.run("cat /proc/cmdline")?;
+    ensure!(
+        options == expected,
+        "Domain 0's kernel was given {expected:?}, and has {options:?}"
+    );
     let kernel = dom0.run("dmesg | grep -E 'Booting.*kernel on|Hypervisor detected|Xen version'")?;
     for sign in ["kernel on Xen", "Hypervisor detected: Xen PV", "Xen version: 4.17"] {
         ensure!(
@@ -169,6 +175,38 @@ fn guests_devices_are_virtual(dom0: &mut Dom0) -> Result<()> {
     dom0.wait_until_gone("one", PATIENCE)
 }
 
+/// What a guest's kernel may not do, by its own account.
+fn guests_rights_are_few(dom0: &mut Dom0) -> Result<()> {
+    const SEEN: [&str; 15] = [
+        "the kernel runs at level 3",
+        "cli: #GP(0)",
+        "hlt: #GP(0)",
+        "lgdt [rsp]: #GP(0)",
+        "lidt [rsp]: #GP(0)",
+        "mov cr3, rax: #GP(0)",
+        "domctl: getdomaininfo of Domain 0: EPERM",
+        "domctl: pause Domain 0: EPERM",
+        "domctl: destroy Domain 0: EPERM",
+        "sysctl: physinfo: EPERM",
+        "sysctl: read the console ring: EPERM",
+        "platform_op: set the time: EPERM",
+        "physdev_op: announce a PCI device: EPERM",
+        "console_io: read the host's console: EPERM",
+        "multicall: 0; in it, xen_version: 262161, sysctl: EPERM",
+    ];
+    let from = dom0.machine().transcript().len();
+    dom0.create("rights", &micro("rights", "rights"))?;
+    dom0.watch_guest("rights", "rights: that is all", PATIENCE)?;
+    let said = dom0.machine().transcript().text_from(from);
+    for line in SEEN {
+        ensure!(
+            said.contains(&format!("rights: {line}\r")),
+            "the guest does not say {line:?}:\n{said}"
+        );
+    }
+    dom0.destroy("rights")
+}
+
 pub(super) fn on_four_cpus(parts: &Parts) -> Result<()> {
     let mut parts = parts.clone();
     parts.cpus = 4;
@@ -198,7 +236,10 @@ pub(super) fn on_four_cpus(parts: &Parts) -> Result<()> {
         );
     }
     dom0.destroy("two")?;
-    dom0.power_off(PATIENCE)
+    dom0.type_line("reboot -f")?;
+    dom0.machine()
+        .wait_for_power_off(PATIENCE)
+        .context("Domain 0's reboot does not reset the machine")
 }
 
 /// The times of `two`'s vcpus, as `xl vcpu-list` has them.
@@ -257,13 +298,18 @@ pub(super) fn with_options(parts: &Parts) -> Result<()> {
     /// How long the broken host is watched standing still.
     const WINDOW: Duration = Duration::from_secs(3);
     let mut parts = parts.clone();
-    parts.options = "console=com1 com1=115200,8n1 dom0_mem=256M noreboot frobnicate=1".to_owned();
+    parts.options = "console=com1 com1=115200,8n1 dom0_mem=256M noreboot frobnicate=1 maxcpus=many".to_owned();
     let mut dom0 = Dom0::boot(&parts)?;
     let text = dom0.machine().transcript().text();
-    ensure!(
-        text.contains("(XEN) unknown option \"frobnicate=1\""),
-        "nothing is said of the unknown option"
-    );
+    for remark in [
+        "unknown option \"frobnicate=1\"",
+        "option \"maxcpus=many\" has a bad value: ignored",
+    ] {
+        ensure!(
+            text.contains(&format!("(XEN) {remark}")),
+            "the hypervisor does not say: {remark}"
+        );
+    }
     let total: u64 = dom0.run("free -m | awk '/^Mem:/ { print $2 }'")?.trim().parse()?;
     ensure!((1..=256).contains(&total), "free says that Domain 0 has {total} MiB");
     let listed = dom0.run("xl list 0 | awk 'END { print $3 }'")?;

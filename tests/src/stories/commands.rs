@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::dom0::{Dom0, PATIENCE};
+use crate::dom0::{Dom0, OWN_PROMPT, PATIENCE};
 use crate::guest::{Tiny, micro};
 use crate::machine::Parts;
 
@@ -15,6 +15,8 @@ pub(super) fn told_at_the_prompt(parts: &Parts) -> Result<()> {
     let mut dom0 = Dom0::boot(&parts)?;
     help_helps(&mut dom0)?;
     names_and_numbers(&mut dom0)?;
+    what_cannot_be_is_refused(&mut dom0)?;
+    a_key_ends_a_wait(&mut dom0)?;
     disks_have_their_numbers(&mut dom0)?;
     every_state_has_its_letter(&mut dom0)?;
     lists_have_their_layout(&mut dom0)?;
@@ -78,13 +80,81 @@ fn names_and_numbers(dom0: &mut Dom0) -> Result<()> {
             ensure!(code == 0, "`xl {command} {word}` ends with {code}: {said}");
         }
     }
-    let (code, said) = dom0.ask("xl pause nobody 2>&1", PATIENCE)?;
-    ensure!(
-        code != 0 && said.contains("nobody is an invalid domain identifier"),
-        "`xl pause nobody` ends with {code}: {said}"
-    );
     dom0.run(&format!("xl destroy {number}"))?;
     dom0.wait_until_gone(NAME, PATIENCE)
+}
+
+/// Each says why, and ends with a status that a script can see.
+fn what_cannot_be_is_refused(dom0: &mut Dom0) -> Result<()> {
+    // The commands of the old names, as well.
+    dom0.write_config("old", &micro("old", "idle"))?;
+    dom0.run("xm create /tmp/old.cfg && xm list old && xm pause old && xm unpause old")?;
+    for command in [
+        "console", "destroy", "list", "pause", "unpause", "reboot", "shutdown", "uptime",
+    ] {
+        // A number that nobody has, too.
+        for word in ["nobody", "4711"] {
+            refuses(
+                dom0,
+                &format!("xl {command} {word}"),
+                &[&format!("{word} is an invalid domain identifier")],
+            )?;
+        }
+    }
+    dom0.write_config("wrong", "name = \"w\"\nmemory = 'much'")?;
+    dom0.write_config("open", "name = \"w")?;
+    for (command, words) in [
+        ("xl console 0", &["Domain-0's console is the host's own"][..]),
+        ("xl console -t serial old", &["no serial console"]),
+        ("xl console -n 1 old", &["one console, number 0"]),
+        ("xl destroy 0", &["Not destroying domain 0"]),
+        ("xl create /tmp/absent.cfg", &["/tmp/absent.cfg"]),
+        ("xl create", &["no configuration file is named"]),
+        // The place is shown: file, line, column, and a caret below.
+        (
+            "xl create /tmp/wrong.cfg",
+            &["/tmp/wrong.cfg:2:", "memory = 'much'", "^"],
+        ),
+        ("xl create /tmp/open.cfg", &["/tmp/open.cfg:", "^"]),
+    ] {
+        refuses(dom0, command, words)?;
+    }
+    dom0.destroy("old")
+}
+
+fn refuses(dom0: &mut Dom0, command: &str, words: &[&str]) -> Result<()> {
+    let (code, said) = dom0.ask(&format!("{command} 2>&1"), PATIENCE)?;
+    ensure!(
+        code != 0 && words.iter().all(|word| said.contains(word)),
+        "`{command}` ends with {code}, and should speak of {words:?}; it says: {said}"
+    );
+    Ok(())
+}
+
+/// Ctrl-C ends a command that waits; on a guest's console it is the guest's.
+fn a_key_ends_a_wait(dom0: &mut Dom0) -> Result<()> {
+    const CTRL_C: &[u8] = b"\x03";
+    dom0.create("deaf", &micro("deaf", "idle"))?;
+    let from = dom0.machine().transcript().len();
+    dom0.type_line("xl shutdown -w deaf")?;
+    let asked = dom0.wait_while_held("Waiting for 1 domain", from, PATIENCE)?;
+    dom0.machine().type_bytes(CTRL_C)?;
+    dom0.wait_for(OWN_PROMPT, asked, PATIENCE)
+        .context("Ctrl-C does not end `xl shutdown -w`")?;
+    dom0.run("xl list deaf")?;
+    dom0.destroy("deaf")?;
+
+    dom0.start_tiny(&Tiny::new("keys"))?;
+    let from = dom0.machine().transcript().len();
+    dom0.type_line("xl console keys")?;
+    dom0.type_line("echo be''gun; sleep 1000")?;
+    let begun = dom0.wait_while_held("begun", from, PATIENCE)?;
+    dom0.machine().type_bytes(CTRL_C)?;
+    dom0.type_line("echo over af''ter all")?;
+    dom0.wait_while_held("over after all", begun, PATIENCE)
+        .context("Ctrl-C does not reach the guest's program")?;
+    dom0.leave_console()?;
+    dom0.destroy("keys")
 }
 
 /// Names as in xen-vbd-interface(7).

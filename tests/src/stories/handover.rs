@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
@@ -23,12 +23,14 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 pub(super) fn told_three_ways(parts: &Parts) -> Result<()> {
     without_a_terminal(parts).context("with no terminal")?;
+    makes_the_same_again(parts).context("making images again")?;
     at_a_terminal(parts).context("at a terminal")?;
     with_a_broken_image(parts).context("with a Domain 0 image of noise")
 }
 
 /// Everything is shown and switched off; the times are printed.
 fn without_a_terminal(parts: &Parts) -> Result<()> {
+    let before = stamps(parts)?;
     let (status, said) = ended(run(parts, &[]))?;
     ensure!(status.success(), "it ended with {status}:\n{said}");
     for sign in [
@@ -43,7 +45,53 @@ fn without_a_terminal(parts: &Parts) -> Result<()> {
     ] {
         ensure!(said.contains(sign), "it did not print {sign:?}:\n{said}");
     }
+    let after = stamps(parts)?;
+    ensure!(after == before, "what was there is made again: {before:?}, {after:?}");
     Ok(())
+}
+
+/// When each image was made.
+fn stamps(parts: &Parts) -> Result<Vec<(PathBuf, SystemTime)>> {
+    let mut stamps = Vec::new();
+    for entry in fs::read_dir(made(parts)?.join("images"))? {
+        let path = entry?.path();
+        // Debian's hypervisor is unpacked by whoever wants it.
+        if path.extension().is_some_and(|extension| extension == "img") {
+            stamps.push((path.clone(), fs::metadata(path)?.modified()?));
+        }
+    }
+    stamps.sort();
+    Ok(stamps)
+}
+
+/// The same inputs give the same bytes: Domain 0's ramdisk, the guests', and the disk with all of the guests' files.
+fn makes_the_same_again(parts: &Parts) -> Result<()> {
+    const AGAIN: [&str; 3] = ["dom0.img", "tiny.img", "guests.img"];
+    let made = made(parts)?;
+    let elsewhere = tempfile::Builder::new().prefix("ferroxen-again-").tempdir_in(&made)?;
+    link_all(&made, elsewhere.path(), &["images"])?;
+    let images = elsewhere.path().join("images");
+    fs::create_dir(&images)?;
+    link_all(&made.join("images"), &images, &AGAIN)?;
+    let mut command = Command::new(&parts.xtask);
+    command.args(["image", "--yes"]).stdin(Stdio::null());
+    command.env("FERROXEN_TARGET", elsewhere.path());
+    let (status, said) = ended(command)?;
+    ensure!(status.success(), "it ended with {status}:\n{said}");
+    for name in AGAIN {
+        let (first, again) = (made.join("images").join(name), images.join(name));
+        ensure!(!again.is_symlink(), "{name} was not made again");
+        ensure!(
+            are_equal(&first, &again)?,
+            "{name} has other bytes when it is made again"
+        );
+    }
+    Ok(())
+}
+
+fn are_equal(one: &Path, other: &Path) -> Result<bool> {
+    let status = Command::new("cmp").arg("--quiet").arg(one).arg(other).status();
+    Ok(status.context("cannot start cmp")?.success())
 }
 
 /// The prompt works, the printed way to leave works, and the terminal is as before.
@@ -55,7 +103,12 @@ fn at_a_terminal(parts: &Parts) -> Result<()> {
     let prompt = terminal.wait_for("root@dom0:~# ", leave, ANSWER)?;
     terminal.type_keys(b"echo se''ven times $((6 + 1))\r")?;
     let answer = terminal.wait_for("seven times 7", prompt, ANSWER)?;
-    terminal.wait_for("root@dom0:~# ", answer, ANSWER)?;
+    let prompt = terminal.wait_for("root@dom0:~# ", answer, ANSWER)?;
+    // Ctrl-C is for the program in Domain 0.
+    terminal.type_keys(b"echo be''gun; sleep 1000\r")?;
+    let begun = terminal.wait_for("begun", prompt, ANSWER)?;
+    terminal.type_keys(b"\x03")?;
+    terminal.wait_for("root@dom0:~# ", begun, ANSWER)?;
     ensure!(
         !terminal.local_modes()?.contains(LocalModes::ICANON),
         "keys wait for the end of the line while the machine has the terminal"
@@ -74,10 +127,10 @@ fn at_a_terminal(parts: &Parts) -> Result<()> {
 fn with_a_broken_image(parts: &Parts) -> Result<()> {
     let made = made(parts)?;
     let elsewhere = tempfile::Builder::new().prefix("ferroxen-broken-").tempdir()?;
-    link_all(&made, elsewhere.path(), "images")?;
+    link_all(&made, elsewhere.path(), &["images"])?;
     let images = elsewhere.path().join("images");
     fs::create_dir(&images)?;
-    link_all(&made.join("images"), &images, "dom0.img")?;
+    link_all(&made.join("images"), &images, &["dom0.img"])?;
     fs::write(images.join("dom0.img"), vec![0x5a; 1 << 20])?;
     let mut command = run(parts, &["--no-demo"]);
     command.env("FERROXEN_TARGET", elsewhere.path());
@@ -107,10 +160,10 @@ fn made(parts: &Parts) -> Result<PathBuf> {
     Ok(made.to_path_buf())
 }
 
-fn link_all(from: &Path, to: &Path, but: &str) -> Result<()> {
+fn link_all(from: &Path, to: &Path, but: &[&str]) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        if entry.file_name() != but {
+        if !but.iter().any(|name| entry.file_name() == *name) {
             symlink(entry.path(), to.join(entry.file_name()))?;
         }
     }

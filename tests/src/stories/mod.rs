@@ -12,6 +12,7 @@ mod kernels;
 mod life;
 mod load;
 mod network;
+mod refusals;
 
 use anyhow::Result;
 
@@ -33,8 +34,8 @@ pub struct Story {
 pub const STORIES: &[Story] = &[
     Story {
         name: "boot-1",
-        claim: "one CPU: the log, what Domain 0 sees and drives, what a guest sees; an NMI's report, then a reset",
-        rows: &["M001", "M010", "M015", "M016", "M194"],
+        claim: "one CPU: the log, what Domain 0 drives, what a guest sees and may do; an NMI's report, then a reset",
+        rows: &["M001", "M010", "M015", "M016", "M190", "M191", "M194", "M195"],
         tell: boot::on_one_cpu,
     },
     Story {
@@ -56,14 +57,20 @@ pub const STORIES: &[Story] = &[
         tell: boot::with_options,
     },
     Story {
+        name: "refusals",
+        claim: "kernels, modules and devices that cannot be are refused by name, at boot and by `xl create`",
+        rows: &["M072"],
+        tell: refusals::are_named,
+    },
+    Story {
         name: "run",
-        claim: "`cargo xtask run` shows a guest, gives a terminal the prompt, and says what to do when a step fails",
+        claim: "`cargo xtask run` shows a guest, makes nothing twice, gives a terminal the prompt, says what to do on failure",
         rows: &["M130"],
         tell: handover::told_three_ways,
     },
     Story {
         name: "commands",
-        claim: "xl lists, names, numbers, explains and refuses as stock xl does",
+        claim: "xl and xm list, name, number, explain, refuse and let go as stock xl does",
         rows: &["M074", "M101", "M133", "M134", "M139", "M140"],
         tell: commands::told_at_the_prompt,
     },
@@ -117,8 +124,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "cycles",
-        claim: "200 lives and deaths leave no memory and no nodes behind",
-        rows: &["M017"],
+        claim: "200 lives and deaths leave no memory, nodes, loops, cards, ports or grants behind",
+        rows: &["M017", "M132"],
         tell: life::two_hundred,
     },
     Story {
