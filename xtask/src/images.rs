@@ -13,6 +13,7 @@ use std::slice;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::ext4;
 use crate::kernel::{Kernel, Packer};
 use crate::packages::{self, Package};
 use crate::places;
@@ -20,7 +21,7 @@ use crate::programs::{answer, clean_command, run, run_quietly};
 use crate::tree::{Tree, deb_file};
 
 /// Every time stamp in an image, so that the same inputs give the same bits.
-const EPOCH: &str = "1700000000";
+const EPOCH: u32 = 1_700_000_000;
 /// File systems get these names instead of random ones.
 const DISK_UUID: &str = "7a6f6e65-0000-4000-8000-66657272786e";
 const GUESTS_DISK_MIB: u64 = 1024;
@@ -300,7 +301,7 @@ fn debian_guest_disk(recipe: &Recipe) -> Result<PathBuf> {
         let tar = out.with_extension("tar");
         let mut bootstrap = clean_command("mmdebstrap");
         bootstrap
-            .env("SOURCE_DATE_EPOCH", EPOCH)
+            .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
             .args(["--quiet", "--variant=minbase"])
             .arg(format!("--include={}", parts.packages.join(",")))
             .args(["doc", "man", "locale", "info"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
@@ -338,7 +339,12 @@ fn file_system_of_tar(tar: &Path, out: &Path, label: &str, mib: u64) -> Result<(
         fakeroot.arg("sh");
         fakeroot
     };
-    run_quietly(shell.env("E2FSPROGS_FAKE_TIME", EPOCH).args(["-e", "-c", &script]))
+    run_quietly(
+        shell
+            .env("E2FSPROGS_FAKE_TIME", EPOCH.to_string())
+            .args(["-e", "-c", &script]),
+    )?;
+    ext4::clamp_times(out, EPOCH)
 }
 
 fn scratch_dir() -> Result<tempfile::TempDir> {
@@ -379,9 +385,10 @@ fn guests_disk(files: &[(&str, &Path)]) -> Result<PathBuf> {
         let line = mke2fs_line(scratch.path(), out, "guests", GUESTS_DISK_MIB);
         run_quietly(
             clean_command("sh")
-                .env("E2FSPROGS_FAKE_TIME", EPOCH)
+                .env("E2FSPROGS_FAKE_TIME", EPOCH.to_string())
                 .args(["-e", "-c", &line]),
-        )
+        )?;
+        ext4::clamp_times(out, EPOCH)
     })
 }
 
@@ -413,7 +420,10 @@ impl Inputs {
         let mut inputs = Self {
             hasher: DefaultHasher::new(),
         };
-        inputs.add(include_str!("images.rs")).add(include_str!("tree.rs"));
+        inputs
+            .add(include_str!("images.rs"))
+            .add(include_str!("tree.rs"))
+            .add(include_str!("ext4.rs"));
         inputs
     }
 

@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod conform;
+mod ext4;
 mod figures;
 mod hypervisor;
 mod images;
