@@ -124,6 +124,7 @@ pub fn prefer_reset(way: Reset) {
 
 /// Starts the machine again: the preferred way, then all others, of which the last cannot fail.
 pub fn reboot() -> ! {
+    say_what_waits();
     const ALL: [Reset; 4] = [Reset::Firmware, Reset::Keyboard, Reset::Chipset, Reset::TripleFault];
     let first = FIRST_RESET.load(Ordering::Relaxed);
     for way in ALL.into_iter().filter(|way| *way as u8 == first).chain(ALL) {
@@ -202,8 +203,14 @@ fn triple_fault() -> ! {
     halt()
 }
 
+/// Sends what was said and still waits for the line: the interrupt that would send it comes no more.
+fn say_what_waits() {
+    super::serial::write_regardless(&[]);
+}
+
 /// Stops this CPU for good.
 pub fn halt() -> ! {
+    say_what_waits();
     if apic::is_set_up() {
         apic::timer_disarm();
     }
