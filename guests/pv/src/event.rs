@@ -15,6 +15,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::hypercall::{self, Answer, address, number};
 use crate::memory::{self, Page};
 use crate::start;
+use crate::time;
 use crate::vcpu;
 
 /// `DOMID_SELF`
@@ -22,6 +23,7 @@ pub const SELF: u16 = 0x7ff0;
 
 static SHARED: AtomicU64 = AtomicU64::new(0);
 static UPCALLS: [AtomicU64; vcpu::COUNT] = [const { AtomicU64::new(0) }; vcpu::COUNT];
+static LAST_UPCALL: [AtomicU64; vcpu::COUNT] = [const { AtomicU64::new(0) }; vcpu::COUNT];
 /// Where a vcpu's `vcpu_info` is, if it moved.
 static MOVED: [AtomicUsize; vcpu::COUNT] = [const { AtomicUsize::new(0) }; vcpu::COUNT];
 
@@ -62,6 +64,7 @@ fn field(vcpu: usize, offset: usize) -> (Page, usize) {
 }
 
 pub(crate) fn upcall(vcpu: usize) {
+    LAST_UPCALL[vcpu].store(time::now_by(vcpu), Ordering::SeqCst);
     UPCALLS[vcpu].fetch_add(1, Ordering::SeqCst);
     acknowledge(vcpu);
 }
@@ -77,6 +80,11 @@ pub fn acknowledge(vcpu: usize) {
 /// Returns the number of upcalls that `vcpu` has had.
 pub fn upcalls(vcpu: usize) -> u64 {
     UPCALLS[vcpu].load(Ordering::SeqCst)
+}
+
+/// Returns when `vcpu` had its last upcall, by its own clock.
+pub fn last_upcall(vcpu: usize) -> u64 {
+    LAST_UPCALL[vcpu].load(Ordering::SeqCst)
 }
 
 /// Returns (`evtchn_upcall_pending`, `evtchn_pending_sel`) of a vcpu.

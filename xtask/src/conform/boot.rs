@@ -17,6 +17,9 @@ use crate::programs::clean_command;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What the host says when the guest has died of what it did: nothing more will come of it.
 const DEATHS: [&str; 2] = ["Domain 0 crashed", "Reboot in five seconds"];
+/// Guests that measure time, so that theirs must not depend on what else this machine does: a tick is an instruction.
+/// One CPU, as others would take turns with it, a long turn each.
+const COUNTED: [&str; 1] = ["preemption"];
 /// Two vcpus for the guests that want two; memory that every guest's tables fit in.
 const OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=2 loglvl=warning guest_loglvl=none";
 
@@ -69,16 +72,13 @@ impl Host {
         let mut qemu = clean_command("setpriv");
         qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        qemu.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            CPU_MODEL,
-            "-smp",
-            "2",
-            "-m",
-            "128M",
-        ]);
+        qemu.args(["-cpu", CPU_MODEL, "-m", "128M"]);
+        if COUNTED.contains(&words) {
+            qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+            qemu.args(["-smp", "1"]);
+        } else {
+            qemu.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
+        }
         qemu.args(["-serial", "stdio", "-append", OPTIONS, "-kernel"])
             .arg(&self.hypervisor);
         qemu.arg("-initrd").arg(format!("{} {words}", kernel.display()));

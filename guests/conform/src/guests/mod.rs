@@ -56,4 +56,5 @@ guests! {
     "physdev" => physdev,
     "platform" => platform,
     "machine-frames" => machine_frames,
+    "preemption" => preemption,
 }

@@ -32,8 +32,9 @@ pub fn destroy(domain: &Arc<Domain>) -> Progress {
         crate::sched::forget(&vcpu);
         vcpu.release_info();
     }
-    crate::hypercall::event_channel::close_all(domain);
-    if crate::hypercall::grant_table::release_all(domain) == Progress::More {
+    if crate::hypercall::event_channel::close_all(domain) == Progress::More
+        || crate::hypercall::grant_table::release_all(domain) == Progress::More
+    {
         return Progress::More;
     }
     crate::irq::release_all(domain);

@@ -5,6 +5,7 @@
 
 use super::{Answer, Call, Outcome};
 use crate::cpu::{self, work};
+use crate::domain::death::Progress;
 use crate::domain::{self, Domain, Life, Vcpu, VcpuRef};
 use crate::guest::GuestPtr;
 use crate::lock::Guard;
@@ -348,17 +349,20 @@ fn reset(call: &mut Call<'_>, id: RawDomId) -> Answer {
     if !is_self && !subject.is_paused_by_controller() {
         return Err(Errno::EINVAL);
     }
-    while close_next(&subject) {
-        if ferroxen_machine::time::entry_budget_spent() {
-            return Ok(Outcome::Again(call.args));
-        }
-    }
-    Ok(Outcome::Done(0))
+    Ok(match close_all(&subject) {
+        Progress::Done => Outcome::Done(0),
+        Progress::More => Outcome::Again(call.args),
+    })
 }
 
-/// Closes all of a domain's ports: it is dying.
-pub fn close_all(domain: &Arc<Domain>) {
-    while close_next(domain) {}
+/// Closes all of a domain's ports, in steps: it is dying, or starts anew.
+pub fn close_all(domain: &Arc<Domain>) -> Progress {
+    while close_next(domain) {
+        if ferroxen_machine::time::entry_budget_spent() {
+            return Progress::More;
+        }
+    }
+    Progress::Done
 }
 
 fn close_next(domain: &Arc<Domain>) -> bool {

@@ -326,7 +326,11 @@ pub fn bind_pirq(domain: &Domain, pirq: Pirq, port: Port, will_share: bool, cpu:
     let started = state
         .irqs
         .bind(domain.id, pirq, port, will_share, usable(cpu))
-        .map_err(errno)?;
+        .map_err(|why| match why {
+            // What stands for no line is no line that the domain may use.
+            Refused::NotMapped => Errno::EPERM,
+            why => errno(why),
+        })?;
     state.carry_out_start(started);
     Ok(())
 }

@@ -351,13 +351,31 @@ fn reap() {
     }
 }
 
-/// Scrubs a few free pages, for a CPU with nothing else to do; `false` if there is nothing to scrub.
+/// Scrubs a few free pages, for a CPU with nothing else to do; `false` if there is nothing for it to scrub.
+///
+/// One CPU at a time does it, and it never queues for the heap: several would do little but pass the heap's lock
+/// around, and keep those waiting who have work.
 pub fn scrub_some() -> bool {
+    static SOMEBODY_SCRUBS: AtomicBool = AtomicBool::new(false);
     reap_emptied();
+    if SOMEBODY_SCRUBS.swap(true, Ordering::Acquire) {
+        return false;
+    }
+    let may_be_more = scrub_block();
+    SOMEBODY_SCRUBS.store(false, Ordering::Release);
+    may_be_more
+}
+
+fn scrub_block() -> bool {
     const ORDER: u32 = 4;
-    let Some(block) = FREE.lock().heap.take_dirty(ORDER) else {
+    let Some(mut free) = FREE.try_lock() else {
+        ferroxen_machine::cpu::relax();
+        return true;
+    };
+    let Some(block) = free.heap.take_dirty(ORDER) else {
         return false;
     };
+    drop(free);
     scrub(block);
     return_block(Block {
         cleanliness: Cleanliness::Clean,

@@ -291,10 +291,9 @@ impl Irqs {
         let descriptors = (0..count)
             .map(|number| {
                 let line = line_by_firmware(number, lines);
-                let source = Source::Line {
-                    line,
-                    is_settled: false,
-                };
+                // The timer's, which is nobody else's.
+                let is_settled = number == 0;
+                let source = Source::Line { line, is_settled };
                 Some(Descriptor {
                     source,
                     place: None,

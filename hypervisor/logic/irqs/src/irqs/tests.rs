@@ -122,8 +122,12 @@ fn what_the_hypervisor_uses_no_domain_can_bind() {
 }
 
 #[test]
-fn every_line_is_settled_once() {
+fn every_line_is_settled_once_and_the_timers_from_the_start() {
     let mut irqs = pc();
+    assert_eq!(
+        irqs.set_up_line(Irq::new(0), Trigger::Edge, Polarity::High),
+        Err(Refused::AlreadySetUp)
+    );
     assert_eq!(irqs.set_up_line(Irq::new(9), Trigger::Edge, Polarity::High), Ok(()));
     assert_eq!(
         irqs.set_up_line(Irq::new(9), Trigger::Level, Polarity::High),
