@@ -1,7 +1,6 @@
 //! Builds the hypervisor for bare metal, and says how large it is.
 //!
-//! Two toolchains can do it. The user's own, when it has the bare-metal target; else Debian's, which
-//! ships the library sources and makes `core` and `alloc` on the spot.
+//! Which compiler does it is [`toolchain`]'s choice.
 
 use std::fmt;
 use std::fs;
@@ -14,18 +13,12 @@ use flate2::{Compression, GzBuilder};
 use object::{Object, ObjectSection, SectionFlags, elf};
 
 use crate::places;
-use crate::programs::{answer, clean_command, run};
+use crate::programs::{clean_command, run};
 use crate::symbols;
+use crate::toolchain::{self, TARGET, Toolchain};
 
-/// The target: no operating system, no floating point in the kernel.
-pub const TARGET: &str = "x86_64-unknown-none";
 /// What may be loaded, at most: text, read-only data and data together.
 pub const LOADED_BUDGET: u64 = 1 << 20;
-
-/// Debian's toolchain (packages rustc-web, cargo-web, rust-web-src) has the library sources.
-const DEBIAN_CARGO: &str = "/usr/bin/cargo";
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
 
 /// Returns the compiler and linker flags of the hypervisor: the one place where they stand.
 fn rustflags(linker_script: &Path) -> Vec<String> {
@@ -180,48 +173,40 @@ pub fn guest_cargo(verb: Verb) -> Result<Command> {
 
 fn cargo_with(verb: Verb, flags: &[String]) -> Result<Command> {
     let flags = flags.join("\x1f");
-    let mut cargo = if own_toolchain_has_target() {
-        let mut own = clean_command("cargo");
-        own.arg(match verb {
-            Verb::Build => "build",
-            Verb::Clippy => "clippy",
-        });
-        own
-    } else {
-        if !Path::new(DEBIAN_CARGO).exists() || !Path::new("/usr/lib/rustlib/src/rust/library").exists() {
-            bail!(
-                "no toolchain for {TARGET}: `rustup target add {TARGET}`, \
-                 or on Debian `apt-get install rustc-web cargo-web rust-web-src`"
-            );
+    let mut cargo = match toolchain::chosen() {
+        Toolchain::Own => {
+            let mut own = clean_command("cargo");
+            own.arg(match verb {
+                Verb::Build => "build",
+                Verb::Clippy => "clippy",
+            });
+            own
         }
-        let mut debian = clean_command(DEBIAN_CARGO);
-        debian.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
-        match verb {
-            Verb::Build => debian.arg("build"),
-            // `cargo clippy` would take the user's clippy, which does not fit this compiler.
-            Verb::Clippy => debian.arg("check").env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY),
-        };
-        debian.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
-        debian
+        Toolchain::Debian => {
+            if !toolchain::debian_is_complete() {
+                bail!(
+                    "no toolchain for {TARGET}: `rustup target add {TARGET}`, \
+                     or on Debian `apt-get install rustc-web cargo-web rust-web-src`"
+                );
+            }
+            let mut debian = clean_command(toolchain::DEBIAN_CARGO);
+            debian.env("RUSTC", toolchain::DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+            match verb {
+                Verb::Build => debian.arg("build"),
+                // `cargo clippy` would take the user's clippy, which does not fit this compiler.
+                Verb::Clippy => debian
+                    .arg("check")
+                    .env("RUSTC_WORKSPACE_WRAPPER", toolchain::DEBIAN_CLIPPY),
+            };
+            debian.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
+            debian
+        }
     };
     cargo
         .current_dir(places::root())
         .args(["--target", TARGET])
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     Ok(cargo)
-}
-
-/// Tells whether the toolchain that runs us can build for bare metal as it stands.
-fn own_toolchain_has_target() -> bool {
-    let mut rustc = Command::new("rustc");
-    rustc
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .current_dir(places::root());
-    answer(&mut rustc).is_some_and(|dir| {
-        fs::read_dir(dir).is_ok_and(|mut entries| {
-            entries.any(|entry| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("libcore-")))
-        })
-    })
 }
 
 /// Adds up what the image occupies: (loaded from the file, zeroed).

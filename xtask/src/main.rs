@@ -22,6 +22,7 @@ mod signs;
 mod steps;
 mod symbols;
 mod test;
+mod toolchain;
 mod tree;
 
 use std::process::ExitCode;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::places;
 use crate::programs::{answer, clean_command, run, run_quietly};
+use crate::toolchain::{self, Toolchain};
 
 /// A program we call, and the Debian package that brings it.
 struct Tool {
@@ -39,24 +40,32 @@ pub enum Need {
 }
 
 impl Need {
-    fn tools(self) -> &'static [Tool] {
+    /// What it takes with `toolchain` for bare metal.
+    fn tools(self, toolchain: Toolchain) -> &'static [Tool] {
         const fn tool(proof: &'static str, package: &'static str) -> Tool {
             Tool { proof, package }
         }
         match self {
             Self::BareMetal => {
+                // Debian's compiler stands behind what every compiler needs.
+                const OWN: usize = 3;
                 const TOOLS: &[Tool] = &[
-                    tool("/usr/bin/rustc", "rustc-web"),
-                    tool("/usr/bin/cargo", "cargo-web"),
-                    tool("/usr/lib/rustlib/src/rust/library/core/Cargo.toml", "rust-web-src"),
                     tool("/usr/bin/ld.lld", "lld"),
                     tool("/usr/bin/objcopy", "binutils"),
                     tool("/usr/bin/cc", "gcc"),
+                    tool(toolchain::DEBIAN_RUSTC, "rustc-web"),
+                    tool(toolchain::DEBIAN_CARGO, "cargo-web"),
+                    tool(toolchain::DEBIAN_SOURCES, "rust-web-src"),
                 ];
-                TOOLS
+                match toolchain {
+                    Toolchain::Own => TOOLS.split_at(OWN).0,
+                    Toolchain::Debian => TOOLS,
+                }
             }
+            // rustup's clippy comes with rustup's default profile.
+            Self::Lint if toolchain == Toolchain::Own => &[],
             Self::Lint => {
-                const TOOLS: &[Tool] = &[tool("/usr/bin/clippy-driver", "rust-web-clippy")];
+                const TOOLS: &[Tool] = &[tool(toolchain::DEBIAN_CLIPPY, "rust-web-clippy")];
                 TOOLS
             }
             Self::Images => {
@@ -95,9 +104,15 @@ impl Need {
 ///
 /// Does not ask when `yes`, or when nobody can answer because stdin is no terminal.
 pub fn require(needs: &[Need], yes: bool) -> Result<()> {
+    let needs_compiler = needs.iter().any(|need| matches!(need, Need::BareMetal | Need::Lint));
+    let toolchain = if needs_compiler {
+        toolchain::chosen()
+    } else {
+        Toolchain::Own
+    };
     let missing: BTreeSet<&str> = needs
         .iter()
-        .flat_map(|need| need.tools())
+        .flat_map(|need| need.tools(toolchain))
         .filter(|tool| !Path::new(tool.proof).exists())
         .map(|tool| tool.package)
         .collect();
