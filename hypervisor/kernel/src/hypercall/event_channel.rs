@@ -421,11 +421,9 @@ pub fn send_pirq(domain: &Arc<Domain>, port: Port, pirq: Pirq) {
     }
 }
 
-/// Whether one of a domain's ports is pending; `EINVAL` if it has no such port.
+/// Whether one of a domain's ports is pending; `EINVAL` if it has no such port in use.
 pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
-    if port.raw() >= domain.ports.lock().count() {
-        return Err(Errno::EINVAL);
-    }
+    domain.ports.lock().used(port).map_err(|_| Errno::EINVAL)?;
     Ok(Bits { domain }.is_pending(port))
 }
 

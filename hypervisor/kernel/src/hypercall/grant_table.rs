@@ -634,7 +634,7 @@ pub fn print(subject: &Domain) {
 
 /// Checks all domains' grants and mappings; says what is wrong, and how often.
 pub fn audit(domains: &[Arc<Domain>]) -> u64 {
-    let wrong = domains.iter().filter(|of| match of.grants.lock().audit(&SharedPages) {
+    let wrong = domains.iter().filter(|of| match of.grants.lock().audit() {
         Ok(()) => false,
         Err(what) => {
             crate::error!("audit: {}: {what}", of.id);

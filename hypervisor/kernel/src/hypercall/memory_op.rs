@@ -19,7 +19,7 @@ use ferroxen_abi::memory::{
 use ferroxen_abi::xen::{MACH2PHYS_VIRT_END, shared_info};
 use ferroxen_access::Operation;
 use ferroxen_machine::{ioapic, m2p, time};
-use ferroxen_words::{Mfn, PAGE_SHIFT, PAGE_SIZE, RawDomId};
+use ferroxen_words::{DomId, Mfn, PAGE_SHIFT, PAGE_SIZE, RawDomId};
 
 /// The largest extent: 2 MiB. Upstream allows the control domain more; its tools fall back to this.
 const MAX_ORDER: u32 = 9;
@@ -108,7 +108,8 @@ fn reservation(call: &mut Call<'_>, op: MemoryCmd, start: u64) -> Answer {
         address_bits,
         unscrubbed: false,
     };
-    if wanted.extent_order > MAX_ORDER {
+    let on_demand = op == MemoryCmd::POPULATE_PHYSMAP && wanted.mem_flags & memf::POPULATE_ON_DEMAND != 0;
+    if wanted.extent_order > MAX_ORDER || on_demand || !node_is_possible(wanted.mem_flags) {
         return stopped_at(start);
     }
     let extents = GuestPtr::<u64>::new(wanted.extent_start);
@@ -137,6 +138,14 @@ fn address_bits(mem_flags: u32) -> Result<Option<u32>, Errno> {
         bits if bits <= PAGE_SHIFT => Err(Errno::EINVAL),
         bits => Ok(Some(bits)),
     }
+}
+
+/// Whether the NUMA node that is asked for, if any, has a number that some node may have (XSA-231). That all memory is
+/// on one node here makes the wish idle, but not wrong.
+fn node_is_possible(mem_flags: u32) -> bool {
+    const MAX_NODES: u32 = 64;
+    let node_plus_one = mem_flags >> memf::NODE_SHIFT & 0xff;
+    mem_flags & memf::VNODE != 0 || node_plus_one <= MAX_NODES
 }
 
 fn populate(subject: &Domain, extents: GuestPtr<u64>, extent: u64, order: u32, flags: AllocFlags) -> Step {
@@ -204,8 +213,12 @@ fn exchange(call: &mut Call<'_>) -> Answer {
     let chunk_order = input.extent_order.max(output.extent_order);
     let inputs_shift = chunk_order - input.extent_order;
     let subject = subject_of(call, input.domid)?;
+    if !node_is_possible(output.mem_flags) {
+        return Err(Errno::EINVAL);
+    }
     let flags = AllocFlags {
-        address_bits: address_bits(output.mem_flags)?,
+        // With so few bits there is no page to be had.
+        address_bits: address_bits(output.mem_flags).map_err(|_| Errno::ENOMEM)?,
         unscrubbed: false,
     };
 
@@ -443,7 +456,10 @@ fn acquire_resource(call: &Call<'_>, start: u64) -> Answer {
     if wanted.pad != 0 || end.is_none() || start != 0 {
         return Err(Errno::EINVAL);
     }
-    let subject = domain::resolve(call.caller.domain(), wanted.domid)?;
+    // Another domain's, and by its number: `DOMID_SELF` is none.
+    let subject = DomId::new(wanted.domid.0)
+        .and_then(domain::list::by_id)
+        .ok_or(Errno::ESRCH)?;
     if Arc::ptr_eq(&subject, call.caller.domain()) {
         return Err(Errno::EPERM);
     }

@@ -93,10 +93,13 @@ fn wants_upcall(caller: &VcpuRef) -> bool {
 }
 
 /// Waits until one of some ports is pending, an upcall can be made, or the time has come.
+/// The most ports that a vcpu polls at once, as upstream has it: all are looked at in one go.
+const MAX_POLLED: u64 = 128;
+
 fn poll(caller: &VcpuRef, request: &abi::Poll) -> Result<(), Errno> {
     let domain = caller.domain();
     let count = u64::from(request.nr_ports);
-    if count > u64::from(ferroxen_abi::xen::EVTCHN_2L_PORTS) {
+    if count > MAX_POLLED {
         return Err(Errno::EINVAL);
     }
     let ports = GuestPtr::<u32>::new(request.ports);

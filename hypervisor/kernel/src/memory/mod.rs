@@ -80,6 +80,8 @@ struct Free {
     heap: Heap<Links>,
     /// Pages that domains reserved and have not taken yet.
     claimed: u64,
+    /// Pages that idle CPUs have taken out of the heap to clear them.
+    scrubbing: u64,
 }
 
 static FREE: Lock<Free> = Lock::new(
@@ -87,6 +89,7 @@ static FREE: Lock<Free> = Lock::new(
     Free {
         heap: Heap::new(Links),
         claimed: 0,
+        scrubbing: 0,
     },
 );
 
@@ -208,9 +211,10 @@ fn add_wanted(leave: &Leave, first: u64, end: u64) {
     }
 }
 
-/// Pages that could be handed out now.
+/// Pages that nobody has.
 pub fn free_pages() -> u64 {
-    FREE.lock().heap.free_pages()
+    let free = FREE.lock();
+    free.heap.free_pages() + free.scrubbing
 }
 
 /// As [`free_pages`], counting only those whose addresses have at most so many bits.
@@ -375,12 +379,12 @@ fn scrub_block() -> bool {
     let Some(block) = free.heap.take_dirty(ORDER) else {
         return false;
     };
+    free.scrubbing += 1 << block.order;
     drop(free);
     scrub(block);
-    return_block(Block {
-        cleanliness: Cleanliness::Clean,
-        ..block
-    });
+    let mut free = FREE.lock();
+    free.scrubbing -= 1 << block.order;
+    free.heap.free(block.first, block.order, Cleanliness::Clean);
     true
 }
 

@@ -177,21 +177,12 @@ impl<O> GrantTable<O> {
             .then_some((active.readers, active.writers, active.by))
     }
 
-    /// Checks that the flags tell how the entries are used, and that the maps are consistent.
-    pub fn audit(&self, shared: &impl SharedEntries) -> Result<(), &'static str> {
+    /// Checks that the counts and the maps are consistent.
+    ///
+    /// What the shared entries say is left out: that memory is the guest's, which may write there what it likes.
+    pub fn audit(&self) -> Result<(), &'static str> {
         if self.frame_count() > self.max_frames || self.active.len() < self.frames.len() {
             return Err("more frames than there may be, or frames without counts");
-        }
-        for (frame, active) in self.frames.iter().zip(&self.active) {
-            for (index, active) in active.iter().enumerate() {
-                let flags = Entry(shared.load(*frame, index)).flags();
-                if active.is_pinned() && flags & Entry::READING == 0 {
-                    return Err("a grant is in use and does not say so");
-                }
-                if active.writers != 0 && flags & Entry::WRITING == 0 {
-                    return Err("a grant is written and does not say so");
-                }
-            }
         }
         self.maps.audit()
     }

@@ -267,7 +267,8 @@ fn port_string(instruction: &Instruction, registers: &mut Registers, vcpu: &mut 
         };
         if inward {
             // Devices notice reads, so look first whether there is any memory for the value.
-            let value = vcpu.read(at, bytes).map(|()| vcpu.port_read(port, width));
+            let room = vcpu.read(at, bytes).map_err(as_a_write);
+            let value = room.map(|()| vcpu.port_read(port, width));
             if let Err(fault) = value.and_then(|value| vcpu.write(at, &value.to_le_bytes()[..width as usize])) {
                 return Outcome::Exception(fault);
             }
@@ -284,6 +285,18 @@ fn port_string(instruction: &Instruction, registers: &mut Registers, vcpu: &mut 
         }
     }
     Outcome::Again
+}
+
+/// The fault of a read that stands for a write.
+fn as_a_write(fault: Exception) -> Exception {
+    const WRITE: u32 = 1 << 1;
+    match fault {
+        Exception::PageFault { address, code } => Exception::PageFault {
+            address,
+            code: code | WRITE,
+        },
+        other => other,
+    }
 }
 
 /// The counting of string instructions, in the address size that they use.

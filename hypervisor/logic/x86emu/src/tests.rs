@@ -235,7 +235,7 @@ fn repeated_port_reads_fill_memory_and_stop_at_a_fault() {
         outcome,
         Outcome::Exception(Exception::PageFault {
             address: DATA + 4096,
-            code: 4
+            code: 6
         })
     );
     assert_eq!((registers.gpr[gpr::RCX], registers.rip), (7, CODE));

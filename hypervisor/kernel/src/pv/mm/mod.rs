@@ -35,7 +35,7 @@ use ferroxen_machine::memory::{Page, is_ram};
 use ferroxen_machine::paging::RootTable;
 use ferroxen_machine::smp::CpuSet;
 use ferroxen_machine::{cpu, smp, time, tlb};
-use ferroxen_words::{Mfn, RawDomId, VcpuId};
+use ferroxen_words::{Mfn, PAGE_SHIFT, RawDomId, VcpuId};
 
 /// What a domain's page-table lock guards beside the tables themselves.
 #[derive(Debug, Default)]
@@ -133,6 +133,10 @@ impl Host for Hands<'_> {
 
     fn device_entry(&self, owner: u16, entry: Entry) -> Result<Entry, Refused> {
         let mfn = Mfn::new(entry.mfn());
+        // All ones is not a frame that is forbidden, but none.
+        if mfn.raw() == bits::FRAME >> PAGE_SHIFT {
+            return Err(Refused::BadBits(entry.0));
+        }
         // The hypervisor's own RAM has records that nobody can get; what has none and is RAM is out of bounds.
         if is_ram(mfn) || (owner != self.domain.id.raw() && owner != RawDomId::IO.0) {
             return Err(Refused::NoSuchFrame);
