@@ -35,8 +35,13 @@ fn host_lints() -> Result<()> {
 fn bare_metal_lints() -> Result<()> {
     let hypervisor = ["ferroxen-machine", "ferroxen-kernel", "ferroxen-image"];
     // Apart, because guests have no heap: together, a crate that both use would want one for the kernel's sake.
-    let guests = ["ferroxen-pv-guest", "ferroxen-micro-guest", "ferroxen-conform-guest"];
-    for packages in [hypervisor, guests] {
+    let guests = [
+        "ferroxen-pv-guest",
+        "ferroxen-micro-guest",
+        "ferroxen-conform-guest",
+        "ferroxen-fuzz-guest",
+    ];
+    for packages in [&hypervisor[..], &guests[..]] {
         let mut cargo = hypervisor::bare_metal_cargo(Verb::Clippy)?;
         cargo
             .args(["--release", "--quiet", "--target-dir"])

@@ -10,6 +10,7 @@ mod check;
 mod conform;
 mod ext4;
 mod figures;
+mod fuzz_guest;
 mod hypervisor;
 mod images;
 mod iso;
@@ -85,6 +86,21 @@ enum Verb {
         /// Writes down anew what Debian's Xen says: guests/transcripts.
         #[arg(long)]
         record: bool,
+        /// Compares ours with what is recorded, as the tests do, without running Debian's Xen.
+        #[arg(long, conflicts_with = "record")]
+        recorded: bool,
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Boots a guest that makes random hypercalls, and audits the hypervisor's books after it
+    FuzzGuest {
+        /// Which sequence of calls.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many, on each of two vcpus.
+        #[arg(long, default_value_t = fuzz_guest::STEPS)]
+        steps: u64,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -187,8 +203,18 @@ fn act(verb: Verb) -> Result<()> {
                 .iter()
                 .try_for_each(|(name, judge)| judge().context(*name))
         }
-        Verb::Conform { names, record, yes } => conform::conform(&conform::Selection { names, record, yes }),
         Verb::Figures { runs, yes } => figures::figures(runs, yes),
+        Verb::Conform {
+            names,
+            recorded: true,
+            yes,
+            ..
+        } => conform::check(&names, yes),
+        Verb::Conform { names, record, yes, .. } => conform::conform(&conform::Selection { names, record, yes }),
+        Verb::FuzzGuest { seed, steps, yes } => {
+            packages::require(&[Need::BareMetal, Need::Machine], yes)?;
+            fuzz_guest::fuzz(seed, steps)
+        }
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
             println!("{}", iso::make()?.display());

@@ -47,6 +47,11 @@ impl Table {
         Ok(Self(page))
     }
 
+    /// Returns where it is mapped.
+    pub fn address(self) -> u64 {
+        self.0.address()
+    }
+
     fn entry(self, gref: u32) -> &'static AtomicU64 {
         self.0.atomic(gref as usize * 8)
     }

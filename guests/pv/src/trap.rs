@@ -344,7 +344,8 @@ global_asm!(
     "    mov rsp, rdi",
     "    mov eax, 1",
     "    jmp 1b",
-    // Like pv_attempt, but goes to user mode: slot, the iret hypercall's frame, all other registers.
+    // Like pv_attempt, but goes to user mode: slot, the iret hypercall's frame, all other registers. The
+    // hypercall that does it is in rax.
     ".globl pv_enter_user",
     "pv_enter_user:",
     "    push rbp",
@@ -370,8 +371,8 @@ global_asm!(
     "    pop rsi",
     "    pop rdx",
     "    pop rbx",
+    "    pop rax",
     "    mov rsp, rcx",
-    "    mov eax, {iret}",
     "    syscall",
     "    ud2",
     stubs = const 256 + CALLBACKS.len(),

@@ -2,7 +2,7 @@
 
 use ferroxen_abi::x86::{IretContext, selector};
 
-use crate::hypercall::Answer;
+use crate::hypercall::{Answer, number};
 use crate::tables;
 use crate::trap::{Frame, General};
 use crate::vcpu;
@@ -16,6 +16,8 @@ pub const PLAIN_FLAGS: u64 = 0x202;
 pub struct Start {
     pub rip: u64,
     pub general: General,
+    /// `VGCF_*` of the iret hypercall's frame.
+    pub context: u64,
     pub cs: u64,
     pub rflags: u64,
     pub rsp: u64,
@@ -41,6 +43,7 @@ impl Start {
         Self {
             rip,
             general,
+            context: 0,
             cs: selector::FLAT_RING3_CS64.into(),
             rflags: PLAIN_FLAGS,
             rsp: stack,
@@ -64,21 +67,37 @@ pub fn share_everything() -> Result<(), Answer> {
 ///
 /// The vcpu needs a user root first ([`share_everything`]).
 pub fn enter(start: &Start) -> Frame {
+    enter_by(start, [number::IRET.into(), start.general.rdi, start.general.rsi])
+}
+
+/// Goes to user mode by a multicall, which has an `iret` in its `count` entries at `list`.
+pub fn enter_by_multicall(start: &Start, list: u64, count: u64) -> Frame {
+    enter_by(start, [number::MULTICALL.into(), list, count])
+}
+
+/// Makes a hypercall that goes to user mode: its number and its first two arguments.
+fn enter_by(start: &Start, [number, first, second]: [u64; 3]) -> Frame {
     let mut context = IretContext {
         rax: start.general.rax,
         r11: start.general.r11,
         rcx: start.general.rcx,
-        flags: 0,
+        flags: start.context,
         rip: start.rip,
         cs: start.cs,
         rflags: start.rflags,
         rsp: start.rsp,
         ss: start.ss,
     };
+    let general = General {
+        rax: number,
+        rdi: first,
+        rsi: second,
+        ..start.general
+    };
     let recovery = vcpu::recovery();
     // SAFETY: the entry point notes the stack like `pv_attempt`, and comes back through `pv_recover` alone. What
     // user code does to our memory is what the guest wrote it to do.
-    unsafe { pv_enter_user(recovery.stack.as_ptr(), &raw mut context, &start.general) };
+    unsafe { pv_enter_user(recovery.stack.as_ptr(), &raw mut context, &general) };
     recovery.taken()
 }
 

@@ -92,9 +92,14 @@ pub fn context() -> VcpuGuestContext {
     context
 }
 
+/// Sets what vcpu 1 does once it is up, for who initialises it by hand.
+pub fn set_work(work: fn()) {
+    WORK.store(work as *mut (), Ordering::SeqCst);
+}
+
 /// Starts vcpu 1 with `work`; when that returns, the vcpu takes itself down.
 pub fn start(work: fn()) -> Answer {
-    WORK.store(work as *mut (), Ordering::SeqCst);
+    set_work(work);
     let answer = op(vcpuop::INITIALISE, 1, &mut context());
     if !answer.is_ok() {
         return answer;

@@ -16,7 +16,7 @@ use crate::programs::clean_command;
 /// How long a guest may take; most take a second, and a busy machine makes that many.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What the host says when the guest has died of what it did: nothing more will come of it.
-const DEATHS: [&str; 2] = ["Domain 0 crashed", "Reboot in five seconds"];
+const DEATHS: [&str; 3] = ["Domain 0 crashed", "Hardware Dom0 crashed", "Reboot in five seconds"];
 /// Guests that measure time, so that theirs must not depend on what else this machine does: a tick is an instruction.
 /// One CPU, as others would take turns with it, a long turn each.
 const COUNTED: [&str; 1] = ["preemption"];
@@ -68,7 +68,7 @@ impl Host {
     }
 
     /// Boots with `words` on the guest's command line, and returns all that the serial line said.
-    fn boot(&self, kernel: &Path, words: &str) -> Result<String> {
+    pub fn boot(&self, kernel: &Path, words: &str) -> Result<String> {
         let mut qemu = clean_command("setpriv");
         qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
