@@ -7,6 +7,7 @@
 
 mod bad;
 mod guests;
+mod host;
 mod report;
 
 use pv::{println, start};

@@ -6,6 +6,7 @@
 
 use core::fmt::{self, Display, Write};
 
+use pv::trap::Frame;
 use pv::{Answer, println};
 
 /// How a guest ends early.
@@ -61,6 +62,13 @@ impl Report {
     pub fn check(&mut self, what: impl Display, holds: bool) {
         let word = |holds| if holds { "yes" } else { "no" };
         self.expect(what, word(holds), word(true));
+    }
+
+    /// Notes that something does not hold which must, and nothing when it does: for what is looked at in a loop.
+    pub fn check_quietly(&mut self, what: impl Display, holds: bool) {
+        if !holds {
+            self.check(what, holds);
+        }
     }
 
     /// Notes several answers on one line.
@@ -126,5 +134,17 @@ pub struct Hex(pub u64);
 impl Display for Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
+    }
+}
+
+/// How code ended: `done`, or by a trap.
+pub struct Ended(pub Result<(), Frame>);
+
+impl Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Ok(()) => f.write_str("done"),
+            Err(frame) => frame.fmt(f),
+        }
     }
 }

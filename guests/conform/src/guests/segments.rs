@@ -10,7 +10,7 @@ use pv::trap::{Frame, General};
 use pv::user;
 
 use crate::bad;
-use crate::report::{Report, Verdict};
+use crate::report::{Ended, Report, Verdict};
 
 const FS: u64 = 0;
 const GS_USER: u64 = 1;
@@ -74,7 +74,7 @@ pub fn act(report: &mut Report) -> Verdict {
     for (name, index) in [("FS", 0xc000_0100), ("GS", 0xc000_0101), ("the other GS", 0xc000_0102)] {
         for (what, value) in [("a page", pages[0].address()), ("not canonical", bad::NON_CANONICAL), ("the hypervisor", bad::HYPERVISORS_TOO)] {
             let outcome = write(index, value);
-            report.saw(format_args!("wrmsr {name}: {what}"), Done(outcome.err()));
+            report.saw(format_args!("wrmsr {name}: {what}"), Ended(outcome));
         }
     }
     set(GS_KERNEL, pages[2].address()).ok()?;
@@ -85,16 +85,4 @@ pub fn act(report: &mut Report) -> Verdict {
     set(GS_KERNEL, 0).ok()?;
     set(GS_USER, 0).ok()?;
     Ok(())
-}
-
-/// A trap, or none.
-struct Done(Option<Frame>);
-
-impl core::fmt::Display for Done {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match &self.0 {
-            None => f.write_str("done"),
-            Some(frame) => frame.fmt(f),
-        }
-    }
 }
