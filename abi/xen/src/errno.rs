@@ -3,9 +3,11 @@
 //! They are Xen's own and happen to agree with Linux's on x86.
 
 /// Why a hypercall was refused; guests see the negated number.
+///
+/// As wide as a register: so a result of a hypercall, refusal or value, is handed on in two of them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
-pub struct Errno(u16);
+pub struct Errno(u64);
 
 macro_rules! errnos {
     ($($name:ident = $value:literal),* $(,)?) => {
@@ -33,7 +35,7 @@ errnos! {
 impl Errno {
     /// The positive number.
     pub const fn number(self) -> u16 {
-        self.0
+        self.0 as u16
     }
 
     /// What a hypercall returns in `rax`: the negated number.
@@ -46,7 +48,7 @@ impl Errno {
         /// Errors take the last page of numbers, and leave the rest to results (`MAX_ERRNO` of every guest).
         const GREATEST: i64 = 4095;
         if value < 0 && value >= -GREATEST {
-            Some(Errno(value.unsigned_abs() as u16))
+            Some(Errno(value.unsigned_abs()))
         } else {
             None
         }

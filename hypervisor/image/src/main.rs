@@ -24,8 +24,13 @@ extern "Rust" fn ferroxen_secondary(cpu: CpuId) -> ! {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ferroxen_syscall(frame: &mut GuestFrame) {
-    ferroxen_kernel::entry::syscall(frame)
+extern "C" fn ferroxen_syscall64(frame: &mut GuestFrame) {
+    ferroxen_kernel::entry::syscall64(frame)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn ferroxen_other_syscall(frame: &mut GuestFrame) {
+    ferroxen_kernel::entry::other_syscall(frame)
 }
 
 #[unsafe(no_mangle)]

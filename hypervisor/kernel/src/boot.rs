@@ -125,7 +125,7 @@ pub fn start(handoff: Handoff) -> ! {
 fn run_guests() -> ! {
     cpu::request(cpu::work::RESCHEDULE);
     let mut frame = GuestFrame::default();
-    entry::before_return(&mut frame);
+    entry::before_return(crate::cpu::local(), &mut frame);
     ferroxen_machine::frame::enter(frame)
 }
 

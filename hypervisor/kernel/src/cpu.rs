@@ -34,10 +34,6 @@ pub struct CpuLocal {
     pub info: Cell<Option<InfoArea>>,
     /// Bits of [`work`].
     pub work: Cell<u32>,
-    /// TSC at the last entry from a guest, the start of the time budget.
-    pub entered_at: Cell<u64>,
-    /// Set by a multicall while it runs its entries.
-    pub in_multicall: Cell<bool>,
 }
 
 static LOCAL: PerCpu<CpuLocal> = PerCpu::new();
@@ -48,7 +44,7 @@ pub fn init_this() {
 }
 
 /// This CPU's state.
-#[inline]
+#[inline(always)]
 pub fn local() -> &'static CpuLocal {
     LOCAL.get()
 }

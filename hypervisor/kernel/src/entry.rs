@@ -4,65 +4,88 @@
 //! handles what happened; [`before_return`] does what is owed (timers, scheduling, an upcall); the machine
 //! restores the frame. Interrupts are off all the way.
 
-use crate::cpu::{self, work};
-use crate::domain::VcpuRef;
-use crate::hypercall::{self, Call, Outcome};
+use crate::cpu::{self, CpuLocal, work};
+use crate::domain::{Callback, InfoArea, VcpuRef};
+use crate::hypercall::{self, Arguments, Call};
 use crate::pv::{bounce, mm, trap};
+use ferroxen_abi::errno::Errno;
 use ferroxen_machine::frame::ReturnFault;
 use ferroxen_machine::{Entry, GuestFrame};
 
-/// A guest executed SYSCALL or SYSENTER.
+/// A guest executed SYSCALL in 64-bit code.
 ///
-/// From the guest's kernel SYSCALL is a hypercall; from its user mode it is a system call for its kernel.
-pub fn syscall(frame: &mut GuestFrame) {
-    let entered = cpu::local().current.borrow();
-    let Some(vcpu) = entered.as_ref() else {
-        unreachable!("a guest entered, but none runs here")
-    };
-    if frame.entry() == Entry::Syscall64 && vcpu.pv.lock().in_kernel {
+/// From the guest's kernel that is a hypercall; from its user mode it is a system call for its kernel.
+#[inline(always)]
+pub fn syscall64(frame: &mut GuestFrame) {
+    let local = cpu::local();
+    let entered = local.current.borrow();
+    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
+    if vcpu.is_in_kernel() {
         hypercall(vcpu, frame);
     } else {
         trap::system_call(vcpu, frame);
     }
     drop(entered);
-    before_return(frame);
+    before_return(local, frame);
 }
 
-#[inline]
+/// A guest executed SYSCALL in 32-bit code, or SYSENTER.
+pub fn other_syscall(frame: &mut GuestFrame) {
+    let local = cpu::local();
+    let entered = local.current.borrow();
+    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
+    trap::system_call(vcpu, frame);
+    drop(entered);
+    before_return(local, frame);
+}
+
+#[cold]
+#[inline(never)]
+fn nobody_runs() -> ! {
+    unreachable!("a guest entered, but none runs here")
+}
+
+#[inline(always)]
 fn hypercall(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let number = frame.rax as u32;
-    let args = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
-    let answer = hypercall::dispatch(
-        number,
-        &mut Call {
-            caller: vcpu,
-            frame,
-            args,
-        },
-    );
-    match answer {
-        Ok(Outcome::Done(value)) => frame.rax = value,
-        Ok(Outcome::Again([rdi, rsi, rdx, r10, r8, r9])) => {
-            // The guest asks again: back to its SYSCALL instruction, two bytes long.
-            (frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9) = (rdi, rsi, rdx, r10, r8, r9);
-            frame.rip = frame.rip.wrapping_sub(2);
-            frame.rax = u64::from(number);
-            frame.return_fully();
-        }
-        Ok(Outcome::Replaced) => {}
-        Err(refused) => frame.rax = refused.to_return() as u64,
+    let mut call = Call {
+        caller: vcpu,
+        frame,
+        from: Arguments::Registers,
+    };
+    match hypercall::dispatch(number, &mut call) {
+        Ok(value) => frame.rax = value,
+        Err(why) => refused(&mut call, number, why),
     }
 }
 
+#[inline(never)]
+fn refused(call: &mut Call<'_>, number: u32, why: Errno) {
+    match why {
+        Errno::ERESTART => ask_again(call, number),
+        why => call.frame.rax = why.to_return() as u64,
+    }
+}
+
+/// Sends the guest back to its SYSCALL instruction, two bytes long.
+#[cold]
+#[inline(never)]
+fn ask_again(call: &mut Call<'_>, number: u32) {
+    let frame = &mut *call.frame;
+    frame.rip = frame.rip.wrapping_sub(2);
+    frame.rax = u64::from(number);
+    frame.return_fully();
+}
+
 /// A guest caused an exception, or executed `int N`.
+#[inline(always)]
 pub fn trap(frame: &mut GuestFrame) {
-    let entered = cpu::local().current.borrow();
-    let Some(vcpu) = entered.as_ref() else {
-        unreachable!("a guest trapped, but none runs here")
-    };
+    let local = cpu::local();
+    let entered = local.current.borrow();
+    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
     trap::handle(vcpu, frame);
     drop(entered);
-    before_return(frame);
+    before_return(local, frame);
 }
 
 /// An external interrupt arrived while a guest ran.
@@ -70,7 +93,7 @@ pub fn interrupt(frame: &mut GuestFrame) {
     if let Entry::Interrupt(vector) = frame.entry() {
         crate::irq::handle(vector);
     }
-    before_return(frame);
+    before_return(cpu::local(), frame);
 }
 
 /// An external interrupt arrived while this CPU was idle.
@@ -80,13 +103,12 @@ pub fn idle_interrupt(vector: u8) {
 
 /// The way back to the guest failed: its selectors or its stack are no good.
 pub fn return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
-    let entered = cpu::local().current.borrow();
-    let Some(vcpu) = entered.as_ref() else {
-        unreachable!("a return failed, but no guest runs here")
-    };
+    let local = cpu::local();
+    let entered = local.current.borrow();
+    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
     trap::return_failed(vcpu, frame, fault);
     drop(entered);
-    before_return(frame);
+    before_return(local, frame);
 }
 
 /// The hypervisor itself looked at a byte of the LDT that is not mapped: on the way back to a guest, or while it loaded
@@ -95,43 +117,43 @@ pub fn ldt_fault(offset: usize) -> bool {
     cpu::current().is_some_and(|vcpu| mm::map_ldt_page(&vcpu, offset))
 }
 
-/// Does what is owed before the guest goes on.
-#[inline]
-pub fn before_return(frame: &mut GuestFrame) {
-    let local = cpu::local();
+/// Looks for what is owed before the guest goes on: seldom anything.
+#[inline(always)]
+pub fn before_return(local: &CpuLocal, frame: &mut GuestFrame) {
+    let wants_upcall = || local.info.get().is_some_and(InfoArea::wants_upcall);
+    if local.work.get() != 0 || wants_upcall() {
+        work_and_upcall(local, frame);
+    }
+}
+
+#[inline(never)]
+fn work_and_upcall(local: &CpuLocal, frame: &mut GuestFrame) {
     loop {
         if local.work.get() != 0 {
             do_work(local.work.replace(0), frame);
             continue;
         }
-        if !local.info.get().is_some_and(|info| info.wants_upcall()) {
+        if !local.info.get().is_some_and(InfoArea::wants_upcall) {
             return;
         }
         let entered = local.current.borrow();
         let Some(vcpu) = entered.as_ref() else { return };
-        let mut pv = vcpu.pv.lock();
+        let pv = vcpu.pv.lock();
         let to = pv.event;
         if to.address == 0 {
             // It has not told us where its events go.
             return;
         }
-        let made = bounce::bounce(
-            vcpu,
-            &mut pv,
-            frame,
-            crate::domain::vcpu::Callback {
-                masks_events: true,
-                ..to
-            },
-            bounce::Extra::None,
-        );
+        let to = Callback {
+            masks_events: true,
+            ..to
+        };
+        let made = bounce::enter(vcpu, &pv, frame, to, bounce::Extra::None);
         drop(pv);
-        match made {
-            Ok(()) => return,
-            Err(bad) => vcpu
-                .domain()
-                .crash(format_args!("{vcpu}: no event upcall possible: {bad:?}")),
+        if made.is_ok() {
+            return;
         }
+        trap::or_crash(vcpu, made);
     }
 }
 

@@ -56,12 +56,9 @@ impl<T> GuestPtr<T> {
 
 impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
     /// Copies the value out.
-    #[inline]
+    #[inline(always)]
     pub fn read(self) -> Result<T, Errno> {
-        let mut value = T::new_zeroed();
-        ferroxen_machine::guest::copy_from_guest(Vaddr::new(self.at), value.as_mut_bytes())
-            .map_err(|_| Errno::EFAULT)?;
-        Ok(value)
+        ferroxen_machine::guest::read(Vaddr::new(self.at)).map_err(|_| Errno::EFAULT)
     }
 
     /// Copies element `index` out.
@@ -71,9 +68,9 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
     }
 
     /// Copies the value in.
-    #[inline]
+    #[inline(always)]
     pub fn write(self, value: &T) -> Result<(), Errno> {
-        ferroxen_machine::guest::copy_to_guest(Vaddr::new(self.at), value.as_bytes()).map_err(|_| Errno::EFAULT)
+        ferroxen_machine::guest::write(Vaddr::new(self.at), value).map_err(|_| Errno::EFAULT)
     }
 
     /// Copies element `index` in.

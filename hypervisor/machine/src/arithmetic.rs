@@ -16,18 +16,17 @@ pub const RESERVED_START: u64 = 0xffff_8000_0000_0000;
 /// First byte above the hypervisor's part.
 pub const RESERVED_END: u64 = 0xffff_8800_0000_0000;
 
+/// Bytes from [`RESERVED_END`] on, and after the last address from 0 on, that are a guest's: up to the hole.
+const GUEST_BYTES: u64 = 0x8000_0000_0000u64.wrapping_sub(RESERVED_END);
+
 /// Whether `len` bytes at `start` lie wholly in a guest's part of the address space.
 ///
-/// An empty range is a guest's wherever it is.
-#[inline]
+/// An empty range is a guest's wherever it is; one that begins in the last page may end in the first, as the
+/// processor has it.
+#[inline(always)]
 pub const fn is_guest_range(start: u64, len: usize) -> bool {
-    if len == 0 {
-        return true;
-    }
-    let Some(last) = start.checked_add(len as u64 - 1) else {
-        return false;
-    };
-    last < 0x8000_0000_0000 || start >= RESERVED_END
+    let len = len as u64;
+    len == 0 || (len <= GUEST_BYTES && start.wrapping_sub(RESERVED_END) <= GUEST_BYTES - len)
 }
 
 #[cfg(test)]
@@ -44,7 +43,10 @@ mod tests {
         assert!(!is_guest_range(RESERVED_END - 1, 1));
         assert!(is_guest_range(RESERVED_END, 1));
         assert!(is_guest_range(0xffff_ffff_ffff_ffff, 1));
-        assert!(!is_guest_range(0xffff_ffff_ffff_ffff, 2));
+        assert!(is_guest_range(0xffff_ffff_ffff_ffff, 2));
+        assert!(!is_guest_range(0xffff_ffff_ffff_ffff, 0x8000_0000_0002));
+        assert!(!is_guest_range(0xffff_ffff_ffff_ffff, usize::MAX));
+        assert!(is_guest_range(RESERVED_START, 0));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub fn save(vcpu: &VcpuRef, frame: &GuestFrame) {
     pv.selectors = segments::selectors();
     pv.fs_base = cpu::read_msr(GuestMsr::FsBase);
     let (active, waiting) = (cpu::read_msr(GuestMsr::GsBase), cpu::read_msr(GuestMsr::KernelGsBase));
-    (pv.gs_base_kernel, pv.gs_base_user) = if pv.in_kernel {
+    (pv.gs_base_kernel, pv.gs_base_user) = if vcpu.is_in_kernel() {
         (active, waiting)
     } else {
         (waiting, active)
@@ -36,7 +36,11 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let pv = vcpu.pv.lock();
     *frame = pv.frame;
     vcpu.domain().dirty_cpus.insert(cpu::cpu_id());
-    let root = if pv.in_kernel { &pv.kernel_root } else { &pv.user_root };
+    let root = if vcpu.is_in_kernel() {
+        &pv.kernel_root
+    } else {
+        &pv.user_root
+    };
     match root {
         Some(root) => paging::activate(root),
         None => paging::activate_own(),
@@ -48,7 +52,7 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     // Without the lock: a selector of the LDT faults its page in.
     let selectors_held = segments::load_selectors(saved);
     let pv = vcpu.pv.lock();
-    let (active, waiting) = if pv.in_kernel {
+    let (active, waiting) = if vcpu.is_in_kernel() {
         (pv.gs_base_kernel, pv.gs_base_user)
     } else {
         (pv.gs_base_user, pv.gs_base_kernel)
@@ -112,7 +116,11 @@ pub fn load_gdt(pv: &PvState) {
 /// Loads the running vcpu's page tables anew.
 pub fn reload_root(vcpu: &VcpuRef) {
     let pv = vcpu.pv.lock();
-    if let Some(root) = if pv.in_kernel { &pv.kernel_root } else { &pv.user_root } {
+    if let Some(root) = if vcpu.is_in_kernel() {
+        &pv.kernel_root
+    } else {
+        &pv.user_root
+    } {
         paging::activate(root);
     }
 }
@@ -148,7 +156,7 @@ pub fn set(vcpu: &VcpuRef, context: &VcpuGuestContext) -> Result<(), Errno> {
         fs: user.fs,
         gs: user.gs,
     };
-    pv.in_kernel = context.flags & vgcf::IN_KERNEL != 0;
+    vcpu.set_in_kernel(context.flags & vgcf::IN_KERNEL != 0);
     for (entry, given) in pv.traps.iter_mut().zip(context.trap_ctxt.iter()) {
         *entry = sanitised(*given);
     }
@@ -286,7 +294,7 @@ pub fn get(vcpu: &VcpuRef, context: &mut VcpuGuestContext) {
         context.fpu_ctxt.copy_from_slice(legacy);
     }
     context.flags = vgcf::I387_VALID
-        | if pv.in_kernel { vgcf::IN_KERNEL } else { 0 }
+        | if vcpu.is_in_kernel() { vgcf::IN_KERNEL } else { 0 }
         | if pv.failsafe.masks_events {
             vgcf::FAILSAFE_DISABLES_EVENTS
         } else {

@@ -18,6 +18,7 @@ use crate::cpu::AtomicCpuSet;
 use crate::lock::{Lock, Rank};
 use crate::memory::DomainMemory;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::{shared_info, vcpu_info};
@@ -81,11 +82,11 @@ pub struct Domain {
     /// The shared page.
     pub shared_info: Page,
     /// Its vcpus, once `max_vcpus` was called.
-    pub vcpus: spin::Once<Box<[Vcpu]>>,
+    pub vcpus: spin::Once<Box<[Arc<Vcpu>]>>,
     /// Event channels.
     pub ports: Lock<PortTable>,
     /// Grant table and maps.
-    pub grants: Lock<GrantTable<alloc::sync::Arc<Domain>>>,
+    pub grants: Lock<GrantTable<Arc<Domain>>>,
     /// Physical interrupts.
     pub pirqs: Lock<crate::irq::DomainPirqs>,
     /// Pages.
@@ -166,7 +167,7 @@ impl Domain {
     }
 
     /// Gives it its vcpus, once (`max_vcpus`): `EINVAL` for a number out of range or different from before.
-    pub fn set_max_vcpus(self: &alloc::sync::Arc<Self>, count: u32) -> Result<(), Errno> {
+    pub fn set_max_vcpus(self: &Arc<Self>, count: u32) -> Result<(), Errno> {
         if count == 0 || count > self.limits.vcpus {
             return Err(Errno::EINVAL);
         }
@@ -183,7 +184,7 @@ impl Domain {
             return Err(Errno::ENOMEM);
         }
         for id in 0..count {
-            vcpus.push(Vcpu::new(self, VcpuId(id))?);
+            vcpus.push(Arc::new(Vcpu::new(self, VcpuId(id))?));
         }
         self.vcpus.call_once(|| vcpus.into_boxed_slice());
         for vcpu in VcpuRef::all(self) {
@@ -194,14 +195,14 @@ impl Domain {
 
     /// Its vcpus; none before `max_vcpus`.
     #[inline]
-    pub fn vcpus(&self) -> &[Vcpu] {
+    pub fn vcpus(&self) -> &[Arc<Vcpu>] {
         self.vcpus.get().map_or(&[], |vcpus| vcpus)
     }
 
     /// One of its vcpus.
     #[inline]
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
-        self.vcpus().get(id.0 as usize)
+        self.vcpus().get(id.0 as usize).map(|vcpu| &**vcpu)
     }
 
     /// Frame of the shared page.
@@ -212,10 +213,8 @@ impl Domain {
     /// Where in the shared page a vcpu's info lies before the guest moves it.
     pub fn legacy_info(&self, id: VcpuId) -> Option<InfoArea> {
         let index = id.0 as usize;
-        (index < ferroxen_abi::xen::LEGACY_MAX_VCPUS).then(|| InfoArea {
-            page: self.shared_info,
-            offset: shared_info::VCPU_INFO + index * vcpu_info::SIZE,
-        })
+        let offset = shared_info::VCPU_INFO + index * vcpu_info::SIZE;
+        InfoArea::new(self.shared_info, offset).filter(|_| index < ferroxen_abi::xen::LEGACY_MAX_VCPUS)
     }
 
     /// Where the domain stands.
@@ -287,7 +286,7 @@ impl Domain {
     }
 
     /// Keeps every vcpu from running, and waits until none does.
-    pub fn pause(self: &alloc::sync::Arc<Self>) {
+    pub fn pause(self: &Arc<Self>) {
         self.pause_count.fetch_add(1, Ordering::AcqRel);
         for vcpu in VcpuRef::all(self) {
             crate::sched::stop_and_wait(&vcpu);
@@ -295,7 +294,7 @@ impl Domain {
     }
 
     /// As [`Self::pause`], but does not wait: for the running vcpu's own domain.
-    pub fn pause_nosync(self: &alloc::sync::Arc<Self>) {
+    pub fn pause_nosync(self: &Arc<Self>) {
         self.pause_count.fetch_add(1, Ordering::AcqRel);
         for vcpu in VcpuRef::all(self) {
             crate::sched::stop(&vcpu);
@@ -303,7 +302,7 @@ impl Domain {
     }
 
     /// Takes one pause back.
-    pub fn unpause(self: &alloc::sync::Arc<Self>) {
+    pub fn unpause(self: &Arc<Self>) {
         if self.pause_count.fetch_sub(1, Ordering::AcqRel) == 1 {
             for vcpu in VcpuRef::all(self) {
                 crate::sched::wake(&vcpu);
@@ -312,13 +311,13 @@ impl Domain {
     }
 
     /// Pause as a control operation: counted once.
-    pub fn pause_by_controller(self: &alloc::sync::Arc<Self>) {
+    pub fn pause_by_controller(self: &Arc<Self>) {
         self.controller_pauses.fetch_add(1, Ordering::AcqRel);
         self.pause();
     }
 
     /// Takes a controller's pause back; `EINVAL` if there is none.
-    pub fn unpause_by_controller(self: &alloc::sync::Arc<Self>) -> Result<(), Errno> {
+    pub fn unpause_by_controller(self: &Arc<Self>) -> Result<(), Errno> {
         self.controller_pauses
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1))
             .map_err(|_| Errno::EINVAL)?;
@@ -330,7 +329,7 @@ impl Domain {
     }
 
     /// Stops the domain for a reason (`SHUTDOWN_*`) and tells Domain 0.
-    pub fn shut_down(self: &alloc::sync::Arc<Self>, code: u8) {
+    pub fn shut_down(self: &Arc<Self>, code: u8) {
         if self.set_shutdown(code) {
             self.pause_nosync();
             if self.id == DomId::DOM0 {
@@ -341,7 +340,7 @@ impl Domain {
     }
 
     /// Ends a domain that broke a rule no guest may break.
-    pub fn crash(self: &alloc::sync::Arc<Self>, why: core::fmt::Arguments<'_>) {
+    pub fn crash(self: &Arc<Self>, why: core::fmt::Arguments<'_>) {
         crate::guest!(Error, "{}: crashed: {}", self.id, why);
         self.shut_down(SHUTDOWN_CRASH);
     }

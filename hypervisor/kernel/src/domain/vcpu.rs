@@ -6,17 +6,20 @@ use crate::memory::Held;
 use crate::pv::policy;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::mem::offset_of;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::TrapInfo;
-use ferroxen_abi::xen::vcpu_info;
+use ferroxen_abi::xen::{VcpuTimeInfo, vcpu_info};
 use ferroxen_machine::GuestFrame;
+use ferroxen_machine::area::{Area, AtomicArea};
 use ferroxen_machine::fpu::FpuState;
 use ferroxen_machine::memory::Page;
 use ferroxen_machine::paging::RootTable;
 use ferroxen_machine::segments::Selectors;
-use ferroxen_words::{Maddr, Mfn, VcpuId};
+use ferroxen_words::{Mfn, VcpuId};
+use zerocopy::IntoBytes;
 
 /// One virtual CPU.
 pub struct Vcpu {
@@ -28,8 +31,10 @@ pub struct Vcpu {
     pub sched: crate::sched::VcpuSched,
     /// Clocks and timers.
     pub time: crate::time::VcpuTime,
+    /// Whether it is in its kernel (`TF_kernel_mode`). Changed only by the CPU that runs it, or while none does.
+    in_kernel: AtomicBool,
     /// Where the guest and we meet (`vcpu_info`).
-    info: AtomicU64,
+    info: AtomicArea<{ vcpu_info::SIZE }>,
     /// Keeps the page of a registered `vcpu_info` from being freed or becoming a table.
     info_hold: Lock<Option<Held>>,
     /// Set by `VCPUOP_up` or at creation, cleared by `VCPUOP_down`.
@@ -41,70 +46,94 @@ pub struct Vcpu {
     nmi: AtomicBool,
 }
 
-/// Where a vcpu's `vcpu_info` lies.
+/// A vcpu's `vcpu_info`, wherever it lies: in a page that the domain holds a reference to.
 #[derive(Clone, Copy)]
-pub struct InfoArea {
-    /// A page that the domain holds a reference to.
-    pub page: Page,
-    /// Byte offset; the 64 bytes do not cross the page.
-    pub offset: usize,
-}
+pub struct InfoArea(Area<{ vcpu_info::SIZE }>);
+
+// Both flags of an upcall are looked at in one access.
+const _: () = assert!(vcpu_info::UPCALL_PENDING == 0 && vcpu_info::UPCALL_MASK == 1);
 
 impl InfoArea {
-    /// A place as one word: its machine address, or 0 for none.
-    fn pack(area: Option<InfoArea>) -> u64 {
-        area.map_or(0, |area| area.page.mfn().maddr().raw() + area.offset as u64)
-    }
-
-    #[inline]
-    fn unpack(packed: u64) -> Option<InfoArea> {
-        if packed == 0 {
-            return None;
-        }
-        let at = Maddr::new(packed);
-        Page::new(at.mfn()).map(|page| InfoArea {
-            page,
-            offset: at.offset(),
-        })
+    /// At an offset of a page, unless that is no place for it: it must not straddle, nor its words.
+    pub fn new(page: Page, offset: usize) -> Option<InfoArea> {
+        Area::new(page, offset).map(InfoArea)
     }
 
     /// Whether an upcall waits and may be made.
-    #[inline]
-    pub fn wants_upcall(&self) -> bool {
-        let flags = self.page.load_u16_at(self.offset);
-        flags & 0xff != 0 && flags & 0xff00 == 0
+    #[inline(always)]
+    pub fn wants_upcall(self) -> bool {
+        // Pending in the low byte, and nothing in the high one, which masks.
+        (1..=0xff).contains(&self.0.load_u16::<{ vcpu_info::UPCALL_PENDING }>())
     }
 
     /// Whether any upcall waits, masked or not.
     #[inline]
-    pub fn is_pending(&self) -> bool {
-        self.page.load_u8_at(self.offset + vcpu_info::UPCALL_PENDING) != 0
+    pub fn is_pending(self) -> bool {
+        self.0.load_u8::<{ vcpu_info::UPCALL_PENDING }>() != 0
+    }
+
+    /// Says that one of the ports of word `word` is pending. Whether nothing was
+    /// pending before, so that the vcpu is to be told.
+    #[inline]
+    pub fn select(self, word: u32) -> bool {
+        let bit = 1 << (word % 64);
+        self.0.fetch_or_u64::<{ vcpu_info::PENDING_SEL }>(bit) & bit == 0
+            && self.0.swap_u8::<{ vcpu_info::UPCALL_PENDING }>(1) == 0
+    }
+
+    /// Says that any port may be pending.
+    pub fn select_all(self) {
+        self.0.store_u64::<{ vcpu_info::PENDING_SEL }>(!0);
+        self.0.store_u8::<{ vcpu_info::UPCALL_PENDING }>(1);
     }
 
     /// `evtchn_upcall_mask`.
     #[inline]
-    pub fn is_masked(&self) -> bool {
-        self.page.load_u8_at(self.offset + vcpu_info::UPCALL_MASK) != 0
+    pub fn is_masked(self) -> bool {
+        self.0.load_u8::<{ vcpu_info::UPCALL_MASK }>() != 0
     }
 
     /// Sets `evtchn_upcall_mask`.
     #[inline]
-    pub fn set_masked(&self, masked: bool) {
-        self.page
-            .store_u8_at(self.offset + vcpu_info::UPCALL_MASK, u8::from(masked));
+    pub fn set_masked(self, masked: bool) {
+        self.0.store_u8::<{ vcpu_info::UPCALL_MASK }>(u8::from(masked));
     }
 
     /// `arch.cr2`.
-    pub fn cr2(&self) -> u64 {
-        self.page.load_u64_at(self.offset + vcpu_info::CR2)
+    pub fn cr2(self) -> u64 {
+        self.0.load_u64::<{ vcpu_info::CR2 }>()
     }
 
     /// Sets `arch.cr2`.
     #[inline]
-    pub fn set_cr2(&self, cr2: u64) {
-        self.page.store_u64_at(self.offset + vcpu_info::CR2, cr2);
+    pub fn set_cr2(self, cr2: u64) {
+        self.0.store_u64::<{ vcpu_info::CR2 }>(cr2);
+    }
+
+    /// Becomes what another says, or what a vcpu without a place had: masked, and nothing else.
+    pub fn take_over(self, old: Option<InfoArea>) {
+        let (page, offset) = (self.0.page(), self.0.offset());
+        match old {
+            Some(InfoArea(old)) => page.copy_range(offset, old.page(), old.offset(), vcpu_info::SIZE),
+            None => {
+                page.write_bytes(offset, &[0; vcpu_info::SIZE]);
+                self.set_masked(true);
+            }
+        }
+    }
+
+    /// Replaces the clock's parameters. `parameters` answers them for a version.
+    pub fn set_time(self, parameters: impl FnOnce(u32) -> VcpuTimeInfo) {
+        // The version is odd while they change.
+        let version = self.0.load_u32::<TIME_VERSION>() | 1;
+        self.0.store_u32::<TIME_VERSION>(version);
+        let at = self.0.offset() + vcpu_info::TIME;
+        self.0.page().write_bytes(at, parameters(version).as_bytes());
+        self.0.store_u32::<TIME_VERSION>(version.wrapping_add(1));
     }
 }
+
+const TIME_VERSION: usize = vcpu_info::TIME + offset_of!(VcpuTimeInfo, version);
 
 /// A handler that the guest registered (`callback_op`).
 #[derive(Clone, Copy, Default)]
@@ -129,8 +158,6 @@ pub struct PvState {
     pub gs_base_kernel: u64,
     /// Base of GS in the guest's user mode; stale while it runs in user mode.
     pub gs_base_user: u64,
-    /// Whether it is in its kernel (`TF_kernel_mode`).
-    pub in_kernel: bool,
     /// Virtual IDT.
     pub traps: Box<[TrapInfo; 256]>,
     /// Event upcall.
@@ -187,7 +214,6 @@ impl PvState {
             fs_base: 0,
             gs_base_kernel: 0,
             gs_base_user: 0,
-            in_kernel: true,
             traps: Box::new([TrapInfo::default(); 256]),
             event: Callback::default(),
             failsafe: Callback::default(),
@@ -228,7 +254,8 @@ impl Vcpu {
             pv: Lock::new(Rank::Vcpu, PvState::new(domain)?),
             sched: crate::sched::VcpuSched::new(domain.id, id),
             time: crate::time::VcpuTime::new(),
-            info: AtomicU64::new(InfoArea::pack(domain.legacy_info(id))),
+            in_kernel: AtomicBool::new(true),
+            info: AtomicArea::new(domain.legacy_info(id).map(|info| info.0)),
             info_hold: Lock::new(Rank::Vcpu, None),
             online: AtomicBool::new(false),
             initialised: AtomicBool::new(false),
@@ -240,7 +267,19 @@ impl Vcpu {
     /// Where its `vcpu_info` lies, if it has a place.
     #[inline]
     pub fn info(&self) -> Option<InfoArea> {
-        InfoArea::unpack(self.info.load(Ordering::Acquire))
+        self.info.load().map(InfoArea)
+    }
+
+    /// Whether it is in its kernel. (64-bit PV kernels and their users both run at CPL 3.)
+    #[inline(always)]
+    pub fn is_in_kernel(&self) -> bool {
+        self.in_kernel.load(Ordering::Relaxed)
+    }
+
+    /// Records whether it is in its kernel; the tables and bases that belong to it are the caller's.
+    #[inline]
+    pub(crate) fn set_in_kernel(&self, in_kernel: bool) {
+        self.in_kernel.store(in_kernel, Ordering::Relaxed);
     }
 
     /// Whether its `vcpu_info` was moved to a page of the guest's.
@@ -255,13 +294,13 @@ impl Vcpu {
             return false;
         }
         *hold = Some(held);
-        self.info.store(InfoArea::pack(Some(area)), Ordering::Release);
+        self.info.store(Some(area.0));
         true
     }
 
     /// Lets the page of a registered `vcpu_info` go: the vcpu never runs again.
     pub fn release_info(&self) {
-        self.info.store(InfoArea::pack(None), Ordering::Release);
+        self.info.store(None);
         let held = self.info_hold.lock().take();
         drop(held);
     }
@@ -269,8 +308,7 @@ impl Vcpu {
     /// Its `vcpu_info` is where it was before the guest moved it.
     pub fn reset_info(&self, domain: &Domain) {
         self.release_info();
-        self.info
-            .store(InfoArea::pack(domain.legacy_info(self.id)), Ordering::Release);
+        self.info.store(domain.legacy_info(self.id).map(|info| info.0));
     }
 
     /// Whether the guest has it switched on.
@@ -321,27 +359,23 @@ impl Vcpu {
 /// A vcpu together with the domain that owns it.
 #[derive(Clone)]
 pub struct VcpuRef {
+    vcpu: Arc<Vcpu>,
     domain: Arc<Domain>,
-    id: VcpuId,
 }
 
 impl VcpuRef {
     /// The domain's vcpu of that number, if it has one.
     pub fn of(domain: &Arc<Domain>, id: VcpuId) -> Option<VcpuRef> {
-        domain.vcpu(id)?;
         Some(VcpuRef {
+            vcpu: domain.vcpus().get(id.0 as usize)?.clone(),
             domain: domain.clone(),
-            id,
         })
     }
 
     /// All of a domain's vcpus.
     pub fn all(domain: &Arc<Domain>) -> impl Iterator<Item = VcpuRef> + use<> {
         let domain = domain.clone();
-        (0..domain.vcpus().len() as u32).map(move |id| VcpuRef {
-            domain: domain.clone(),
-            id: VcpuId(id),
-        })
+        (0..domain.vcpus().len() as u32).filter_map(move |id| VcpuRef::of(&domain, VcpuId(id)))
     }
 
     /// The owner.
@@ -372,7 +406,7 @@ impl VcpuRef {
     /// Whether the two are the same vcpu.
     #[inline]
     pub fn is(&self, other: &VcpuRef) -> bool {
-        self.id == other.id && Arc::ptr_eq(&self.domain, &other.domain)
+        Arc::ptr_eq(&self.vcpu, &other.vcpu)
     }
 }
 
@@ -380,13 +414,12 @@ impl Deref for VcpuRef {
     type Target = Vcpu;
     #[inline]
     fn deref(&self) -> &Vcpu {
-        // Every `VcpuRef` was made from an existing vcpu, and a domain's vcpus never change.
-        &self.domain.vcpus()[self.id.0 as usize]
+        &self.vcpu
     }
 }
 
 impl core::fmt::Display for VcpuRef {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{}{}", self.domain.id, self.id)
+        write!(f, "{}{}", self.domain.id, self.vcpu.id)
     }
 }

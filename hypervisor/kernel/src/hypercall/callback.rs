@@ -1,6 +1,6 @@
 //! `callback_op`, `set_callbacks`, `nmi_op`: where a PV guest's kernel wants to be entered.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::domain::vcpu::Callback;
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
@@ -9,9 +9,9 @@ use ferroxen_words::Vaddr;
 
 /// `callback_op(cmd, arg)`.
 pub fn callback_op(call: &mut Call<'_>) -> Answer {
-    match call.args[0] {
+    match call.args()[0] {
         kind::OP_REGISTER => {
-            let asked = GuestPtr::<CallbackRegister>::new(call.args[1]).read()?;
+            let asked = GuestPtr::<CallbackRegister>::new(call.args()[1]).read()?;
             register(
                 call,
                 asked.kind,
@@ -21,7 +21,7 @@ pub fn callback_op(call: &mut Call<'_>) -> Answer {
         }
         kind::OP_UNREGISTER => {
             // `callback_unregister` is the first half of the other.
-            let asked = GuestPtr::<u32>::new(call.args[1]).read()?;
+            let asked = GuestPtr::<u32>::new(call.args()[1]).read()?;
             match asked as u16 {
                 kind::NMI => call.caller.pv.lock().nmi = Callback::default(),
                 kind::EVENT | kind::FAILSAFE | kind::SYSCALL | kind::SYSCALL32 | kind::SYSENTER => {
@@ -29,7 +29,7 @@ pub fn callback_op(call: &mut Call<'_>) -> Answer {
                 }
                 _ => return Err(Errno::ENOSYS),
             }
-            Ok(Outcome::Done(0))
+            Ok(0)
         }
         _ => Err(Errno::ENOSYS),
     }
@@ -59,12 +59,12 @@ fn register(call: &Call<'_>, which: u16, address: u64, masks_events: bool) -> An
         kind::NMI => pv.nmi = to,
         _ => return Err(Errno::ENOSYS),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// `set_callbacks(event, failsafe, syscall)`: the old way to register three at once.
 pub fn set_callbacks(call: &mut Call<'_>) -> Answer {
-    let [event, failsafe, syscall, ..] = call.args;
+    let [event, failsafe, syscall, ..] = call.args();
     let _ = register(call, kind::EVENT, event, true)?;
     let _ = register(call, kind::FAILSAFE, failsafe, false)?;
     register(call, kind::SYSCALL, syscall, false)
@@ -74,15 +74,15 @@ pub fn set_callbacks(call: &mut Call<'_>) -> Answer {
 pub fn nmi_op(call: &mut Call<'_>) -> Answer {
     const REGISTER: u64 = 0;
     const UNREGISTER: u64 = 1;
-    match call.args[0] {
+    match call.args()[0] {
         REGISTER => {
             // `xennmi_callback`: handler address, then a word that is unused.
-            let handler = GuestPtr::<u64>::new(call.args[1]).read()?;
+            let handler = GuestPtr::<u64>::new(call.args()[1]).read()?;
             register(call, kind::NMI, handler, false)
         }
         UNREGISTER => {
             call.caller.pv.lock().nmi = Callback::default();
-            Ok(Outcome::Done(0))
+            Ok(0)
         }
         _ => Err(Errno::ENOSYS),
     }

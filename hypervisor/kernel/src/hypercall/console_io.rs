@@ -1,6 +1,6 @@
 //! `console_io`: the hypervisor's own console, for Domain 0 (`hvc0` of a Linux there).
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::guest::GuestPtr;
 use crate::{access, console};
 use ferroxen_abi::errno::Errno;
@@ -15,7 +15,7 @@ const PIECE: usize = 128;
 /// `console_io(cmd, count, buffer)`: `EPERM` for anyone but Domain 0.
 pub fn console_io(call: &mut Call<'_>) -> Answer {
     access::to_host(call.caller.domain(), Operation::Console)?;
-    let [command, count, buffer, ..] = call.args;
+    let [command, count, buffer, ..] = call.args();
     // The ABI's count has 32 bits.
     let count = count as u32;
     match command {
@@ -25,13 +25,13 @@ pub fn console_io(call: &mut Call<'_>) -> Answer {
             let room = bytes.len().min(count as usize);
             let read = console::input::take(&mut bytes[..room]);
             GuestPtr::<u8>::new(buffer).write_slice(&bytes[..read])?;
-            Ok(Outcome::Done(read as u64))
+            Ok(read as u64)
         }
         _ => Err(Errno::ENOSYS),
     }
 }
 
-fn write(call: &Call<'_>, count: u32, buffer: u64) -> Answer {
+fn write(call: &mut Call<'_>, count: u32, buffer: u64) -> Answer {
     let mut done = 0;
     while done < count {
         if done != 0 && ferroxen_machine::time::entry_budget_spent() {
@@ -45,5 +45,5 @@ fn write(call: &Call<'_>, count: u32, buffer: u64) -> Answer {
         console::write_raw(&bytes[..piece]);
         done += piece as u32;
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }

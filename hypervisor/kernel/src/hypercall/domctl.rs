@@ -3,7 +3,7 @@
 //! The whole request is read once; the subject is looked up; one function does the work on our copy; what the
 //! command gives back is written at the end.
 
-use super::{Answer, Call, Outcome, cpu_policy, vcpu_state};
+use super::{Answer, Call, cpu_policy, vcpu_state};
 use crate::access;
 use crate::cpu::CpuBitmap;
 use crate::domain::death::{self, Progress};
@@ -27,7 +27,7 @@ use zerocopy::FromZeros;
 pub fn domctl(call: &mut Call<'_>) -> Answer {
     // Before anything is looked up: a guest shall not even learn which domains there are.
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
-    let at = GuestPtr::<Domctl>::new(call.args[0]);
+    let at = GuestPtr::<Domctl>::new(call.args()[0]);
     let mut request = at.read()?;
     if request.interface_version != abi::DOMCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES);
@@ -36,14 +36,14 @@ pub fn domctl(call: &mut Call<'_>) -> Answer {
         let id = create(&request)?;
         request.domain = id.to_abi();
         at.write(&request)?;
-        return Ok(Outcome::Done(0));
+        return Ok(0);
     }
     let subject = subject_of(&request)?;
     match run(call, &subject, &mut request)? {
-        Reply::Done => Ok(Outcome::Done(0)),
-        Reply::Write => at.write(&request).map(|()| Outcome::Done(0)),
+        Reply::Done => Ok(0),
+        Reply::Write => at.write(&request).map(|()| 0),
         Reply::Refused(why) => at.write(&request).and(Err(why)),
-        Reply::Again => Ok(Outcome::Again(call.args)),
+        Reply::Again => Err(Errno::ERESTART),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A ring is carried out under the lock of the domain whose port it is, so that a port that is being closed is
 //! not rung any more. Two domains' locks are taken in domid order.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::cpu::{self, work};
 use crate::domain::death::Progress;
 use crate::domain::{self, Domain, Life, Vcpu, VcpuRef};
@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::event_channel::{self as abi, evtchnop, status};
-use ferroxen_abi::xen::{shared_info, vcpu_info, virq};
+use ferroxen_abi::xen::{shared_info, virq};
 use ferroxen_evtchn::{
     Closed, FarEnd, PortTable, Refused, Rung, SharedBits, State, Target, Unsound, audit_pair, bind_interdomain,
     bind_loopback, virq_is_global,
@@ -38,17 +38,17 @@ fn errno(refused: Refused) -> Errno {
 
 /// The hypercall: a command, and where its operands are.
 pub fn event_channel_op(call: &mut Call<'_>) -> Answer {
-    let [command, at, ..] = call.args;
+    let [command, at, ..] = call.args();
     if command == evtchnop::SEND {
         let request = GuestPtr::<abi::Send>::new(at).read()?;
-        return send(call.caller.domain(), Port::new(request.port)).map(|()| Outcome::Done(0));
+        return send(call.caller.domain(), Port::new(request.port)).map(|()| 0);
     }
     operate(call, command, at)
 }
 
 /// The old form of the hypercall: command and operands in one structure.
 pub fn event_channel_op_compat(call: &mut Call<'_>) -> Answer {
-    let at = call.args[0];
+    let at = call.args()[0];
     let request = GuestPtr::<abi::Op>::new(at).read()?;
     if u64::from(request.cmd) > evtchnop::UNMASK {
         return Err(Errno::ENOSYS);
@@ -127,7 +127,7 @@ fn operate(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
         // The FIFO ABI is left out: a guest that asks for it stays with the two-level one.
         _ => return Err(Errno::ENOSYS),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// The domain that a caller may act on: itself, or any if it is privileged.
@@ -349,10 +349,10 @@ fn reset(call: &mut Call<'_>, id: RawDomId) -> Answer {
     if !is_self && !subject.is_paused_by_controller() {
         return Err(Errno::EINVAL);
     }
-    Ok(match close_all(&subject) {
-        Progress::Done => Outcome::Done(0),
-        Progress::More => Outcome::Again(call.args),
-    })
+    match close_all(&subject) {
+        Progress::Done => Ok(0),
+        Progress::More => Err(Errno::ERESTART),
+    }
 }
 
 /// Closes all of a domain's ports, in steps: it is dying, or starts anew.
@@ -472,8 +472,7 @@ pub fn audit(domains: &[Arc<Domain>]) -> u64 {
 /// Makes a vcpu look at every port: its `vcpu_info` has moved, and something may have been lost on the way.
 pub fn look_everywhere(domain: &Arc<Domain>, vcpu: &Vcpu) {
     if let Some(info) = vcpu.info() {
-        info.page.store_u64_at(info.offset + vcpu_info::PENDING_SEL, !0);
-        info.page.store_u8_at(info.offset + vcpu_info::UPCALL_PENDING, 1);
+        info.select_all();
     }
     sched::kick_in(domain, vcpu);
 }
@@ -551,11 +550,7 @@ impl SharedBits for Bits<'_> {
     #[inline]
     fn select(&self, vcpu: VcpuId, word: u32) -> bool {
         // Without a place to look at it is told nothing; when it gets one, it looks everywhere.
-        let Some(info) = self.domain.vcpu(vcpu).and_then(Vcpu::info) else {
-            return false;
-        };
-        let bit = 1u64 << (word % 64);
-        info.page.fetch_or_u64_at(info.offset + vcpu_info::PENDING_SEL, bit) & bit == 0
-            && info.page.swap_u8_at(info.offset + vcpu_info::UPCALL_PENDING, 1) == 0
+        let info = self.domain.vcpu(vcpu).and_then(Vcpu::info);
+        info.is_some_and(|info| info.select(word))
     }
 }

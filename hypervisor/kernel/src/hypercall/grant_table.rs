@@ -5,7 +5,7 @@
 //! the handle. Taken back, a mapping's pin goes only after no CPU can use the translation any more, since the
 //! owner may then use the page for something else.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::domain::death::Progress;
 use crate::domain::list::HEAP_RESERVE;
 use crate::domain::{self, Domain, Life, VcpuRef};
@@ -70,7 +70,7 @@ struct Again;
 
 /// The hypercall: a command, and an array of operands with its length.
 pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
-    let [command, at, count, ..] = call.args;
+    let [command, at, count, ..] = call.args();
     let count = u32::try_from(count as i32).map_err(|_| Errno::EINVAL)?;
     match command {
         gnttabop::MAP_GRANT_REF => each(call, at, count, |caller, request: &mut abi::MapGrantRef| {
@@ -149,12 +149,12 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
         }
         element.write(&request)?;
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
-fn again<T>(call: &Call<'_>, array: GuestPtr<T>, done: u32, count: u32) -> Answer {
+fn again<T>(call: &mut Call<'_>, array: GuestPtr<T>, done: u32, count: u32) -> Answer {
     let rest = array.element(u64::from(done))?.raw();
-    call.again([call.args[0], rest, u64::from(count - done)])
+    call.again([call.args()[0], rest, u64::from(count - done)])
 }
 
 /// Carries out an operation that takes no array.
@@ -171,7 +171,7 @@ fn one<T: FromBytes + IntoBytes + Immutable>(
     let mut request = at.read()?;
     operation(call.caller, &mut request)?;
     at.write(&request)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn may_ask(caller: &VcpuRef, subject: &Arc<Domain>) -> bool {
@@ -403,7 +403,7 @@ fn unmap_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
             return again(call, array, index, count);
         }
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// Takes up to `N` mappings back; answers how many, and what stopped it before.

@@ -3,7 +3,7 @@
 //! A machine check that the hypervisor survives does not exist: the first one ends in a report on the console. So there
 //! is never a record to fetch; what Domain 0 learns here is which CPUs there are.
 
-use super::{Answer, Call, Outcome, platform};
+use super::{Answer, Call, platform};
 use crate::access;
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
@@ -18,7 +18,7 @@ use ferroxen_x86policy::msr::number;
 /// there are not; errors cannot be injected (`EOPNOTSUPP`).
 pub fn mca(call: &mut Call<'_>) -> Answer {
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
-    let at = call.args[0];
+    let at = call.args()[0];
     let [command, version] = GuestPtr::<[u32; 2]>::new(at).read()?;
     if version != INTERFACE_VERSION {
         return Err(Errno::EACCES);
@@ -29,7 +29,7 @@ pub fn mca(call: &mut Call<'_>) -> Answer {
         McCmd::MSRINJECT | McCmd::MCEINJECT | McCmd::INJECT_V2 => return Err(Errno::EOPNOTSUPP),
         _ => return Err(Errno::EINVAL),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn fetch(at: GuestPtr<Mc>) -> Result<(), Errno> {

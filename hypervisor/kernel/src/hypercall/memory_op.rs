@@ -3,7 +3,7 @@
 //! The reservation calls answer with the number of extents done, whatever stopped them; a long one keeps that number
 //! in the command's upper bits while it is interrupted (`MEMOP_EXTENT_SHIFT`).
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::access;
 use crate::domain::{self, Domain};
 use crate::guest::GuestPtr;
@@ -30,7 +30,7 @@ const MAX_EXTENTS: u64 = (u32::MAX >> MEMOP_EXTENT_SHIFT) as u64;
 
 /// `memory_op(command, argument)`
 pub fn memory_op(call: &mut Call<'_>) -> Answer {
-    let [command, at, ..] = call.args;
+    let [command, at, ..] = call.args();
     let command = command & 0xffff_ffff;
     let start = command >> MEMOP_EXTENT_SHIFT;
     let op = MemoryCmd((command & MEMOP_CMD_MASK) as u32);
@@ -39,7 +39,7 @@ pub fn memory_op(call: &mut Call<'_>) -> Answer {
             reservation(call, op, start)
         }
         MemoryCmd::EXCHANGE => exchange(call),
-        MemoryCmd::MAXIMUM_RAM_PAGE => Ok(Outcome::Done(ferroxen_machine::memory::max_mfn())),
+        MemoryCmd::MAXIMUM_RAM_PAGE => Ok(ferroxen_machine::memory::max_mfn()),
         MemoryCmd::CURRENT_RESERVATION | MemoryCmd::MAXIMUM_RESERVATION | MemoryCmd::MAXIMUM_GPFN => count(call, op),
         MemoryCmd::MACHPHYS_MFN_LIST => machphys_mfn_list(GuestPtr::new(at)),
         MemoryCmd::MACHPHYS_COMPAT_MFN_LIST => Err(Errno::EOPNOTSUPP),
@@ -65,7 +65,7 @@ pub fn memory_op(call: &mut Call<'_>) -> Answer {
             // Populate-on-demand is for guests with a physical map.
             Err(Errno::EINVAL)
         }
-        MemoryCmd::GET_SHARING_FREED_PAGES | MemoryCmd::GET_SHARING_SHARED_PAGES => Ok(Outcome::Done(0)),
+        MemoryCmd::GET_SHARING_FREED_PAGES | MemoryCmd::GET_SHARING_SHARED_PAGES => Ok(0),
         MemoryCmd::CLAIM_PAGES => claim_pages(call),
         MemoryCmd::GET_VNUMAINFO => {
             let wanted = GuestPtr::<VnumaTopologyInfo>::new(at).read()?;
@@ -94,8 +94,8 @@ enum Step {
 
 /// `increase_reservation`, `decrease_reservation`, `populate_physmap`.
 fn reservation(call: &mut Call<'_>, op: MemoryCmd, start: u64) -> Answer {
-    let stopped_at = |extent: u64| Ok(Outcome::Done(extent));
-    let Ok(wanted) = GuestPtr::<MemoryReservation>::new(call.args[1]).read() else {
+    let stopped_at = |extent: u64| Ok(extent);
+    let Ok(wanted) = GuestPtr::<MemoryReservation>::new(call.args()[1]).read() else {
         return stopped_at(start);
     };
     if wanted.nr_extents > MAX_EXTENTS || start >= wanted.nr_extents {
@@ -195,7 +195,7 @@ fn decrease(subject: &Domain, extents: GuestPtr<u64>, extent: u64, order: u32) -
 ///
 /// It works in chunks of the larger of the two extents; a chunk is exchanged as a whole or not at all.
 fn exchange(call: &mut Call<'_>) -> Answer {
-    let at = GuestPtr::<MemoryExchange>::new(call.args[1]);
+    let at = GuestPtr::<MemoryExchange>::new(call.args()[1]);
     let mut exchange = at.read()?;
     let (input, output) = (exchange.in_, exchange.out);
     if input.extent_order.max(output.extent_order) > MAX_ORDER {
@@ -230,7 +230,7 @@ fn exchange(call: &mut Call<'_>) -> Answer {
         if chunk != first_chunk && time::entry_budget_spent() {
             exchange.nr_exchanged = chunk << inputs_shift;
             at.write(&exchange)?;
-            return Ok(Outcome::Again(call.args));
+            return Err(Errno::ERESTART);
         }
         if let Err(why) = exchange_chunk(&subject, &exchange, chunk, flags) {
             failed = Some(why);
@@ -244,7 +244,7 @@ fn exchange(call: &mut Call<'_>) -> Answer {
         chunk << inputs_shift
     };
     at.write(&exchange)?;
-    failed.map_or(Ok(Outcome::Done(0)), Err)
+    failed.map_or(Ok(0), Err)
 }
 
 fn exchange_chunk(subject: &Domain, exchange: &MemoryExchange, chunk: u64, flags: AllocFlags) -> Result<(), Errno> {
@@ -298,16 +298,16 @@ fn exchange_chunk(subject: &Domain, exchange: &MemoryExchange, chunk: u64, flags
 
 /// `current_reservation`, `maximum_reservation`, `maximum_gpfn`.
 fn count(call: &Call<'_>, op: MemoryCmd) -> Answer {
-    let id = GuestPtr::<RawDomId>::new(call.args[1]).read()?;
+    let id = GuestPtr::<RawDomId>::new(call.args()[1]).read()?;
     let subject = subject_of(call, id)?;
     let counts = memory::counts(&subject);
-    Ok(Outcome::Done(match op {
+    Ok(match op {
         MemoryCmd::CURRENT_RESERVATION => counts.total,
         // "No limit" must not look like an error: upstream counts in 32 bits.
         MemoryCmd::MAXIMUM_RESERVATION => counts.max.min(u32::MAX.into()),
         // A PV guest says itself how many frames it counts.
         _ => subject.shared_info.load_u64_at(shared_info::MAX_PFN).saturating_sub(1),
-    }))
+    })
 }
 
 fn machphys_mfn_list(at: GuestPtr<MachphysMfnList>) -> Answer {
@@ -323,7 +323,7 @@ fn machphys_mfn_list(at: GuestPtr<MachphysMfnList>) -> Answer {
     }
     wanted.nr_extents = count;
     at.write(&wanted)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn machphys_mapping(at: GuestPtr<MachphysMapping>) -> Answer {
@@ -334,31 +334,31 @@ fn machphys_mapping(at: GuestPtr<MachphysMapping>) -> Answer {
         v_end: MACH2PHYS_VIRT_END,
         max_mfn: entries.saturating_sub(1),
     })?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn remove_from_physmap(call: &Call<'_>) -> Answer {
-    let wanted = GuestPtr::<RemoveFromPhysmap>::new(call.args[1]).read()?;
+    let wanted = GuestPtr::<RemoveFromPhysmap>::new(call.args()[1]).read()?;
     let subject = subject_of(call, wanted.domid)?;
     // There is nothing to remove it from, but it must be a page.
     memory::hold(&subject, Mfn::new(wanted.gpfn)).map_err(|_| Errno::ENOENT)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn claim_pages(call: &Call<'_>) -> Answer {
-    let wanted = GuestPtr::<MemoryReservation>::new(call.args[1]).read()?;
+    let wanted = GuestPtr::<MemoryReservation>::new(call.args()[1]).read()?;
     if wanted.extent_start != 0 || wanted.extent_order != 0 || wanted.mem_flags != 0 {
         return Err(Errno::EINVAL);
     }
     let subject = domain::resolve(call.caller.domain(), wanted.domid)?;
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
     memory::claim(&subject, wanted.nr_extents)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// The caller's own map, which its builder wrote.
 fn memory_map(call: &Call<'_>) -> Answer {
-    let at = GuestPtr::<MemoryMap>::new(call.args[1]);
+    let at = GuestPtr::<MemoryMap>::new(call.args()[1]);
     let mut wanted = at.read()?;
     let map = memory::map_of(call.caller.domain());
     if map.is_empty() {
@@ -372,11 +372,11 @@ fn memory_map(call: &Call<'_>) -> Answer {
         GuestPtr::new(wanted.buffer).write_slice(part)?;
     }
     at.write(&wanted)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn set_memory_map(call: &Call<'_>) -> Answer {
-    let wanted = GuestPtr::<ForeignMemoryMap>::new(call.args[1]).read()?;
+    let wanted = GuestPtr::<ForeignMemoryMap>::new(call.args()[1]).read()?;
     if wanted.map.nr_entries > MAX_MAP {
         return Err(Errno::EINVAL);
     }
@@ -387,13 +387,13 @@ fn set_memory_map(call: &Call<'_>) -> Answer {
     map.resize(wanted.map.nr_entries as usize, E820Entry::default());
     GuestPtr::new(wanted.map.buffer).read_slice(&mut map)?;
     memory::set_map(&subject, map);
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// The host's map, with the interrupt controllers as reserved: those are not Domain 0's.
 fn machine_memory_map(call: &Call<'_>) -> Answer {
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
-    let at = GuestPtr::<MemoryMap>::new(call.args[1]);
+    let at = GuestPtr::<MemoryMap>::new(call.args()[1]);
     let mut wanted = at.read()?;
     let mut map: Vec<E820Entry> = crate::boot::memory_map()
         .iter()
@@ -430,7 +430,7 @@ fn machine_memory_map(call: &Call<'_>) -> Answer {
     }
     wanted.nr_entries = map.len() as u32;
     at.write(&wanted)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// There is no IOMMU of ours, so no device needs memory of its own.
@@ -442,12 +442,12 @@ fn reserved_device_memory(at: GuestPtr<ReservedDeviceMemoryMap>) -> Answer {
     }
     wanted.nr_entries = 0;
     at.write(&wanted)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// Frames that belong to a domain but to no place in its memory: its grant table.
 fn acquire_resource(call: &Call<'_>, start: u64) -> Answer {
-    let at = GuestPtr::<AcquireResource>::new(call.args[1]);
+    let at = GuestPtr::<AcquireResource>::new(call.args()[1]);
     let mut wanted = at.read()?;
     let end = wanted
         .frame
@@ -480,7 +480,7 @@ fn acquire_resource(call: &Call<'_>, start: u64) -> Answer {
         }
         wanted.nr_frames = most;
         at.write(&wanted)?;
-        return Ok(Outcome::Done(0));
+        return Ok(0);
     }
     if end.is_none_or(|end| end > most.into()) {
         return Err(Errno::EINVAL);
@@ -491,5 +491,5 @@ fn acquire_resource(call: &Call<'_>, start: u64) -> Answer {
         let frame = super::grant_table::shared_frame(&subject, wanted.frame as u32 + index)?;
         list.write_element(index.into(), &frame.raw())?;
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }

@@ -4,7 +4,7 @@
 //! What may be changed is decided under the page-table lock of the tables' owner ([`crate::pv::mm::Tables`]); here the
 //! arguments are taken apart, batches are counted, and long ones are interrupted.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::access;
 use crate::domain::{self, Domain, VcpuRef};
 use crate::guest::GuestPtr;
@@ -134,11 +134,11 @@ impl From<NotYet> for Halt {
 /// Runs `one` for each entry of a batch, and answers as `mmu_update` and `mmuext_op` do: the count of entries done so
 /// far goes to `pdone`, and an interrupted batch is asked for again from where it stands.
 #[inline(always)]
-fn batch<T>(call: &Call<'_>, mut one: impl FnMut(T) -> Result<(), Halt>) -> Answer
+fn batch<T>(call: &mut Call<'_>, mut one: impl FnMut(T) -> Result<(), Halt>) -> Answer
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
-    let [list, count, done_at, ..] = call.args;
+    let [list, count, done_at, ..] = call.args();
     let requests = GuestPtr::<T>::new(list);
     let done_at = GuestPtr::<u32>::new(done_at);
     let mut count = count as u32;
@@ -150,7 +150,7 @@ where
         }
     }
     let mut done = 0u32;
-    let mut answer = Ok(Outcome::Done(0));
+    let mut answer = Ok(0);
     while done < count {
         let halt = if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && time::entry_budget_spent() {
             Err(Halt::Again)
@@ -183,7 +183,7 @@ where
 /// `mmu_update(requests, count, done, foreign domains)`
 pub fn mmu_update(call: &mut Call<'_>) -> Answer {
     let caller = call.caller;
-    let foreign = call.args[3] as u32;
+    let foreign = call.args()[3] as u32;
     let table_owner = match (foreign >> 16) as u16 {
         0 => None,
         // One more than the domid.
@@ -256,7 +256,7 @@ pub fn update_va_mapping(call: &mut Call<'_>) -> Answer {
 
 /// `update_va_mapping_otherdomain(address, entry, flags, domain)`
 pub fn update_va_mapping_otherdomain(call: &mut Call<'_>) -> Answer {
-    let owner = PageOwner::resolve(call.caller, RawDomId(call.args[3] as u16))?;
+    let owner = PageOwner::resolve(call.caller, RawDomId(call.args()[3] as u16))?;
     owner.check(call.caller)?;
     let owner = owner.id(call.caller);
     update_mapping(call, owner)
@@ -264,12 +264,12 @@ pub fn update_va_mapping_otherdomain(call: &mut Call<'_>) -> Answer {
 
 #[inline(always)]
 fn update_mapping(call: &mut Call<'_>, owner: u16) -> Answer {
-    let [at, entry, flags, ..] = call.args;
+    let [at, entry, flags, ..] = call.args();
     let caller = call.caller;
     let at = Vaddr::new(at);
     {
         let Ok(mut tables) = Tables::lock(caller.domain()) else {
-            return Ok(Outcome::Again(call.args));
+            return Err(Errno::ERESTART);
         };
         // The caller is in its kernel, so this is its kernel's root.
         let root = paging::active().ok_or(Errno::EINVAL)?;
@@ -288,7 +288,7 @@ fn update_mapping(call: &mut Call<'_>, owner: u16) -> Answer {
         },
         _ => {}
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn invlpg_local(at: Vaddr) {
@@ -331,7 +331,7 @@ fn cpus_of(caller: &VcpuRef, mask_at: u64) -> Result<CpuSet, Errno> {
 /// `mmuext_op(requests, count, done, foreign domain)`
 pub fn mmuext_op(call: &mut Call<'_>) -> Answer {
     let caller = call.caller;
-    let owner = match PageOwner::resolve(caller, RawDomId(call.args[3] as u16))? {
+    let owner = match PageOwner::resolve(caller, RawDomId(call.args()[3] as u16))? {
         PageOwner::Caller => None,
         PageOwner::Other(domain) => Some(domain),
         // The machine has no vcpus to flush for, and no tables.
@@ -461,7 +461,7 @@ fn may_flush_caches(caller: &VcpuRef) -> bool {
 
 /// `set_gdt(frames, entries)`
 pub fn set_gdt(call: &mut Call<'_>) -> Answer {
-    let [list, entries, ..] = call.args;
+    let [list, entries, ..] = call.args();
     let entries = entries as u32;
     if entries as usize > FIRST_RESERVED_GDT_ENTRY {
         return Err(Errno::EINVAL);
@@ -471,23 +471,19 @@ pub fn set_gdt(call: &mut Call<'_>) -> Answer {
     for (index, slot) in frames.iter_mut().enumerate().take((entries as usize).div_ceil(512)) {
         *slot = Mfn::new(list.read_element(index as u64)?);
     }
-    match mm::set_gdt_frames(call.caller, &frames, entries) {
-        Ok(()) => Ok(Outcome::Done(0)),
-        Err(Errno::ERESTART) => Ok(Outcome::Again(call.args)),
-        Err(why) => Err(why),
-    }
+    mm::set_gdt_frames(call.caller, &frames, entries).map(|()| 0)
 }
 
 /// `update_descriptor(machine address, descriptor)`
 pub fn update_descriptor(call: &mut Call<'_>) -> Answer {
-    let [at, new, ..] = call.args;
+    let [at, new, ..] = call.args();
     let fit = descriptor::checked(new).ok_or(Errno::EINVAL)?;
     if !at.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
     let Ok(tables) = Tables::lock(call.caller.domain()) else {
-        return Ok(Outcome::Again(call.args));
+        return Err(Errno::ERESTART);
     };
     tables.write_descriptor(at >> 12, (at & 0xfff) as usize / 8, fit)?;
-    Ok(Outcome::Done(0))
+    Ok(0)
 }

@@ -2,7 +2,7 @@
 //!
 //! What happens to an interrupt is [`crate::irq`]'s story; here is only who may ask for what.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::access;
 use crate::domain::{self, Domain};
 use crate::guest::GuestPtr;
@@ -24,15 +24,15 @@ const MAX_BLOCK: i32 = 32;
 
 /// `physdev_op(command, operand)`.
 pub fn physdev_op(call: &mut Call<'_>) -> Answer {
-    let [command, operand, ..] = call.args;
+    let [command, operand, ..] = call.args();
     run(call, command, operand)
 }
 
 /// The older hypercall: the command stands before its operand, and only the first few exist.
 pub fn physdev_op_compat(call: &mut Call<'_>) -> Answer {
-    let at = GuestPtr::<abi::PhysdevOp>::new(call.args[0]);
+    let at = GuestPtr::<abi::PhysdevOp>::new(call.args()[0]);
     let request = at.read()?;
-    let operand = call.args[0].checked_add(8).ok_or(Errno::EFAULT)?;
+    let operand = call.args()[0].checked_add(8).ok_or(Errno::EFAULT)?;
     match u64::from(request.cmd) {
         command @ (physdevop::IRQ_STATUS_QUERY
         | physdevop::SET_IOPL
@@ -105,7 +105,7 @@ fn run(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
         }
         _ => return Err(Errno::ENOSYS),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// What only the owner of the machine's devices may ask for.
@@ -174,7 +174,7 @@ fn run_privileged(command: u64, at: u64) -> Answer {
         physdevop::DBGP_OP => debug_port(read(at)?)?,
         _ => return Err(Errno::ENOSYS),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn eoi(caller: &Arc<Domain>, wanted: abi::Eoi) -> Result<(), Errno> {
@@ -240,7 +240,7 @@ fn map_pirq(caller: &Arc<Domain>, at: u64) -> Answer {
         let _ = irq::unmap(&subject, mapped);
         return Err(fault);
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// What a request for messages asks of which device.

@@ -3,7 +3,7 @@
 //! What upstream refuses on machines that lack something is refused here in the same words: there is no EFI to call,
 //! no BIOS data that survived, no power management to be told about, no CPU to be plugged in.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::access;
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
@@ -17,7 +17,7 @@ use ferroxen_words::CpuId;
 /// commands that we do not know.
 pub fn platform_op(call: &mut Call<'_>) -> Answer {
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
-    let at = GuestPtr::<PlatformOp>::new(call.args[0]);
+    let at = GuestPtr::<PlatformOp>::new(call.args()[0]);
     let mut request = at.read()?;
     if request.interface_version != abi::PLATFORM_INTERFACE_VERSION {
         return Err(Errno::EACCES);
@@ -25,9 +25,9 @@ pub fn platform_op(call: &mut Call<'_>) -> Answer {
     match run(&mut request)? {
         Reply::Done => {}
         Reply::Write => at.write(&request)?,
-        Reply::Count(count) => return Ok(Outcome::Done(count)),
+        Reply::Count(count) => return Ok(count),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// What is left to do after a command.

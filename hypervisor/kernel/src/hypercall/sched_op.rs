@@ -1,6 +1,6 @@
 //! `sched_op` and `set_timer_op`: a vcpu gives its CPU away, for a while or for good.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::domain::{self, VcpuRef};
 use crate::guest::GuestPtr;
 use crate::hypercall::event_channel;
@@ -10,11 +10,11 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::sched::{self as abi, schedop};
 use ferroxen_words::{CpuId, DomId, Port};
 
-const DONE: Answer = Ok(Outcome::Done(0));
+const DONE: Answer = Ok(0);
 
 /// The hypercall: a command, and where its operands are.
 pub fn sched_op(call: &mut Call<'_>) -> Answer {
-    let [command, at, ..] = call.args;
+    let [command, at, ..] = call.args();
     let caller = call.caller;
     match command {
         schedop::YIELD => sched::yield_now(caller),
@@ -47,7 +47,7 @@ pub fn sched_op(call: &mut Call<'_>) -> Answer {
         }
         schedop::WATCHDOG => {
             let request = GuestPtr::<abi::Watchdog>::new(at).read()?;
-            return time::set_watchdog(caller.domain(), request.id, request.timeout).map(Outcome::Done);
+            return time::set_watchdog(caller.domain(), request.id, request.timeout);
         }
         schedop::PIN_OVERRIDE => {
             if !caller.domain().is_privileged {
@@ -63,7 +63,7 @@ pub fn sched_op(call: &mut Call<'_>) -> Answer {
 
 /// The form of the hypercall before Xen 3.0.2: the operand itself.
 pub fn sched_op_compat(call: &mut Call<'_>) -> Answer {
-    let [command, operand, ..] = call.args;
+    let [command, operand, ..] = call.args();
     match command {
         schedop::YIELD => sched::yield_now(call.caller),
         schedop::BLOCK => block(call.caller),
@@ -141,7 +141,7 @@ const SOON_NS: u64 = 100_000_000;
 
 /// `set_timer_op`: the vcpu's singleshot timer; 0 stops it.
 pub fn set_timer_op(call: &mut Call<'_>) -> Answer {
-    let due_ns = call.args[0];
+    let due_ns = call.args()[0];
     let now = time::now();
     if due_ns == 0 {
         time::stop_singleshot(call.caller);

@@ -1,6 +1,6 @@
 //! `sysctl`: what a toolstack asks of the host. Domain 0 only.
 
-use super::{Answer, Call, Outcome, cpu_policy, domctl};
+use super::{Answer, Call, cpu_policy, domctl};
 use crate::guest::GuestPtr;
 use crate::{access, console, domain, memory, sched};
 use ferroxen_abi::domctl::SchedulerId;
@@ -13,7 +13,7 @@ use ferroxen_words::{CpuId, DomId};
 /// `sysctl(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version.
 pub fn sysctl(call: &mut Call<'_>) -> Answer {
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
-    let at = GuestPtr::<Sysctl>::new(call.args[0]);
+    let at = GuestPtr::<Sysctl>::new(call.args()[0]);
     let mut request = at.read()?;
     if request.interface_version != abi::SYSCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES);
@@ -23,7 +23,7 @@ pub fn sysctl(call: &mut Call<'_>) -> Answer {
         // Upstream: what did fit goes back as well.
         at.write(&request)?;
     }
-    answer.map(|()| Outcome::Done(0))
+    answer.map(|()| 0)
 }
 
 fn run(request: &mut Sysctl) -> Result<(), Errno> {

@@ -1,6 +1,6 @@
 //! A PV guest's own CPU: trap table, stacks, segment bases, debug registers, and the way back (`iret`).
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::domain::context::{BREAKPOINTS, DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
 use crate::domain::{PvState, VcpuRef};
 use crate::guest::GuestPtr;
@@ -11,7 +11,7 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{IretContext, TrapInfo, segbase, vgcf};
 use ferroxen_abi::xen::vm_assist as assist;
 use ferroxen_machine::cpu::{self, GuestMsr};
-use ferroxen_machine::segments;
+use ferroxen_machine::{GuestFrame, segments};
 use ferroxen_words::Vaddr;
 
 /// `set_trap_table(traps)`: entries up to one with address 0; a null pointer clears the whole table.
@@ -19,16 +19,16 @@ use ferroxen_words::Vaddr;
 /// `EPERM` for a selector in the hypervisor's part of the GDT that is not flat ring 3, as the table would
 /// never work; `EFAULT` where the table cannot be read (entries before are in force, as on stock Xen).
 pub fn set_trap_table(call: &mut Call<'_>) -> Answer {
-    let table = GuestPtr::<TrapInfo>::new(call.args[0]);
+    let table = GuestPtr::<TrapInfo>::new(call.args()[0]);
     if table.is_null() {
         call.caller.pv.lock().traps.fill(TrapInfo::default());
-        return Ok(Outcome::Done(0));
+        return Ok(0);
     }
     // A table names each vector once at most; longer ones go on from where they were.
     for index in 0..256u64 {
         let entry = table.read_element(index)?;
         if entry.address == 0 {
-            return Ok(Outcome::Done(0));
+            return Ok(0);
         }
         if !Vaddr::new(entry.address).is_canonical() {
             return Err(Errno::EINVAL);
@@ -42,22 +42,22 @@ pub fn set_trap_table(call: &mut Call<'_>) -> Answer {
 /// `stack_switch(ss, sp)`: where the guest's kernel stack is on entries from user mode.
 pub fn stack_switch(call: &mut Call<'_>) -> Answer {
     let mut pv = call.caller.pv.lock();
-    pv.kernel_ss = call.args[0] | 3;
-    pv.kernel_sp = call.args[1];
-    Ok(Outcome::Done(0))
+    pv.kernel_ss = call.args()[0] | 3;
+    pv.kernel_sp = call.args()[1];
+    Ok(0)
 }
 
 /// `fpu_taskswitch(set)`: sets or clears CR0.TS.
 pub fn fpu_taskswitch(call: &mut Call<'_>) -> Answer {
-    let set = call.args[0] != 0;
+    let set = call.args()[0] != 0;
     call.caller.pv.lock().ts = set;
     set_task_switched(set);
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// `set_segment_base(which, base)`: `EINVAL` for a base that is not canonical or an unknown register.
 pub fn set_segment_base(call: &mut Call<'_>) -> Answer {
-    let [which, base, ..] = call.args;
+    let [which, base, ..] = call.args();
     if which != segbase::GS_USER_SEL && !Vaddr::new(base).is_canonical() {
         return Err(Errno::EINVAL);
     }
@@ -69,12 +69,12 @@ pub fn set_segment_base(call: &mut Call<'_>) -> Answer {
         segbase::GS_USER_SEL => {
             // A selector that does not load leaves a null one, as stock Xen does.
             let _ = segments::load_user_gs(base as u16);
-            return Ok(Outcome::Done(0));
+            return Ok(0);
         }
         _ => return Err(Errno::EINVAL),
     };
     if cpu::write_msr(msr, base) {
-        Ok(Outcome::Done(0))
+        Ok(0)
     } else {
         Err(Errno::EINVAL)
     }
@@ -82,9 +82,9 @@ pub fn set_segment_base(call: &mut Call<'_>) -> Answer {
 
 /// `set_debugreg(reg, value)`.
 pub fn set_debugreg(call: &mut Call<'_>) -> Answer {
-    set_debug_register(call.caller, call.args[0], call.args[1])?;
+    set_debug_register(call.caller, call.args()[0], call.args()[1])?;
     load_debug(&call.caller.pv.lock());
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// Checks and records a debug register; `ENODEV` for one that there is not.
@@ -157,7 +157,7 @@ pub fn port_breakpoints(debug: &[u64; 8], port: u16, ports: u64) -> u64 {
 /// `get_debugreg(reg)`: the value itself, or `ENODEV`.
 pub fn get_debugreg(call: &mut Call<'_>) -> Answer {
     let pv = call.caller.pv.lock();
-    Ok(Outcome::Done(pv.debug[debug_index(&pv, call.args[0])?]))
+    Ok(pv.debug[debug_index(&pv, call.args()[0])?])
 }
 
 /// Assists that a PV guest may switch.
@@ -174,7 +174,7 @@ pub const KNOWN_ASSISTS: u64 = 1 << assist::FOUR_GB_SEGMENTS
 /// The 4 GiB-segment assists mean nothing to 64-bit guests and are accepted, as stock Xen accepts them.
 pub fn vm_assist(call: &mut Call<'_>) -> Answer {
     use core::sync::atomic::Ordering;
-    let [command, kind, ..] = call.args;
+    let [command, kind, ..] = call.args();
     let bit = u32::try_from(kind)
         .ok()
         .and_then(|kind| 1u64.checked_shl(kind))
@@ -188,7 +188,7 @@ pub fn vm_assist(call: &mut Call<'_>) -> Answer {
         assist::CMD_DISABLE => assists.fetch_and(!bit, Ordering::Relaxed),
         _ => return Err(Errno::ENOSYS),
     };
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 /// `iret`: returns as the frame on the guest kernel's stack says, to user mode or within the kernel.
@@ -199,27 +199,19 @@ pub fn iret(call: &mut Call<'_>) -> Answer {
     let frame = &mut *call.frame;
     let vcpu = call.caller;
     let Ok(wanted) = GuestPtr::<IretContext>::new(frame.rsp).read() else {
-        vcpu.domain()
-            .crash(format_args!("{vcpu}: iret frame at {:#x} cannot be read", frame.rsp));
-        return Ok(Outcome::Replaced);
+        return lost(vcpu, frame, "its iret frame cannot be read");
     };
-    let mut pv = vcpu.pv.lock();
-    if wanted.cs & 3 == 3 && mode::enter_user(&mut pv).is_err() {
-        drop(pv);
-        vcpu.domain()
-            .crash(format_args!("{vcpu}: goes to user mode without user page tables"));
-        return Ok(Outcome::Replaced);
+    if wanted.cs & 3 == 3 && mode::enter_user(vcpu, &vcpu.pv.lock()).is_err() {
+        return lost(vcpu, frame, "it goes to user mode without user page tables");
     }
     if vcpu.domain().assists(assist::ARCHITECTURAL_IOPL) {
-        pv.iopl = ((wanted.rflags & rflags::IOPL) >> 12) as u8;
+        vcpu.pv.lock().iopl = ((wanted.rflags & rflags::IOPL) >> 12) as u8;
     }
-    drop(pv);
     frame.rip = wanted.rip;
     frame.cs = wanted.cs as u16 | 3;
     frame.rflags = (wanted.rflags & !(rflags::IOPL | rflags::VM)) | rflags::IF | rflags::FIXED;
     frame.rsp = wanted.rsp;
     frame.ss = wanted.ss as u16 | 3;
-    frame.rax = wanted.rax;
     if wanted.flags & vgcf::IN_SYSCALL == 0 {
         frame.r11 = wanted.r11;
         frame.rcx = wanted.rcx;
@@ -228,5 +220,12 @@ pub fn iret(call: &mut Call<'_>) -> Answer {
     if let Some(info) = vcpu.info() {
         info.set_masked(wanted.rflags & rflags::IF == 0);
     }
-    Ok(Outcome::Replaced)
+    Ok(wanted.rax)
+}
+
+#[cold]
+#[inline(never)]
+fn lost(vcpu: &VcpuRef, frame: &GuestFrame, why: &str) -> Answer {
+    vcpu.domain().crash(format_args!("{vcpu}: {why}; rsp {:#x}", frame.rsp));
+    Ok(frame.rax)
 }

@@ -1,6 +1,6 @@
 //! `vcpu_op`: starts, stops and asks about a domain's own vcpus.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::domain::{self, InfoArea, VcpuRef, context};
 use crate::guest::GuestPtr;
 use crate::hypercall::event_channel;
@@ -20,7 +20,7 @@ const LONGEST_PERIOD_NS: u64 = u64::MAX >> 2;
 
 /// The hypercall: a command, the number of one of the caller's own vcpus, and where the operands are.
 pub fn vcpu_op(call: &mut Call<'_>) -> Answer {
-    let [command, number, at, ..] = call.args;
+    let [command, number, at, ..] = call.args();
     let caller = call.caller;
     let vcpu = VcpuRef::of(caller.domain(), VcpuId(number as u32)).ok_or(Errno::ENOENT)?;
     match command {
@@ -33,7 +33,7 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Answer {
             sched::wake(&vcpu);
         }
         vcpuop::DOWN => down(&vcpu),
-        vcpuop::IS_UP => return Ok(Outcome::Done(u64::from(vcpu.is_online()))),
+        vcpuop::IS_UP => return Ok(u64::from(vcpu.is_online())),
         vcpuop::GET_RUNSTATE_INFO => GuestPtr::<RunstateInfo>::new(at).write(&runstate(&vcpu))?,
         vcpuop::REGISTER_RUNSTATE_MEMORY_AREA => {
             let area = area(at, size_of::<RunstateInfo>())?;
@@ -76,7 +76,7 @@ pub fn vcpu_op(call: &mut Call<'_>) -> Answer {
         vcpuop::GET_PHYSID => return Err(Errno::EINVAL),
         _ => return Err(Errno::ENOSYS),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }
 
 fn initialise(vcpu: &VcpuRef, at: GuestPtr<VcpuGuestContext>) -> Result<(), Errno> {
@@ -139,21 +139,12 @@ fn register_info(caller: &VcpuRef, vcpu: &VcpuRef, request: &abi::RegisterVcpuIn
         return Err(Errno::EINVAL);
     }
     let held = memory::hold_writable(vcpu.domain(), Mfn::new(request.mfn)).map_err(|_| Errno::EINVAL)?;
-    let to = InfoArea {
-        page: held.page(),
-        offset,
-    };
+    let to = InfoArea::new(held.page(), offset).ok_or(Errno::EINVAL)?;
     let old = vcpu.info();
     if !vcpu.register_info(to, held) {
         return Err(Errno::EINVAL);
     }
-    match old {
-        Some(from) => to.page.copy_range(to.offset, from.page, from.offset, vcpu_info::SIZE),
-        None => {
-            to.page.write_bytes(to.offset, &[0; vcpu_info::SIZE]);
-            to.set_masked(true);
-        }
-    }
+    to.take_over(old);
     time::info_moved(vcpu);
     event_channel::look_everywhere(vcpu.domain(), vcpu);
     Ok(())

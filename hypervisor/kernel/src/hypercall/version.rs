@@ -1,6 +1,6 @@
 //! `xen_version`: who we are. Linux also uses it as the cheapest call there is, to have events delivered.
 
-use super::{Answer, Call, Outcome};
+use super::{Answer, Call};
 use crate::domain::Domain;
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
@@ -43,10 +43,17 @@ fn text<const N: usize>(from: &[u8]) -> [u8; N] {
 
 /// `xen_version(cmd, arg)`.
 pub fn xen_version(call: &mut Call<'_>) -> Answer {
-    let [command, arg, ..] = call.args;
-    let is_privileged = call.caller.domain().is_privileged;
+    let [command, arg, ..] = call.args();
     match VersionCmd(command as u32) {
-        VersionCmd::VERSION => return Ok(Outcome::Done(VERSION.0 << 16 | VERSION.1)),
+        VersionCmd::VERSION => Ok(VERSION.0 << 16 | VERSION.1),
+        command => tell(call, command, arg),
+    }
+}
+
+#[inline(never)]
+fn tell(call: &Call<'_>, command: VersionCmd, arg: u64) -> Answer {
+    let is_privileged = call.caller.domain().is_privileged;
+    match command {
         VersionCmd::EXTRAVERSION => GuestPtr::<[u8; 16]>::new(arg).write(&text(EXTRAVERSION.as_bytes()))?,
         VersionCmd::COMPILE_INFO => {
             let info = CompileInfo {
@@ -78,7 +85,7 @@ pub fn xen_version(call: &mut Call<'_>) -> Answer {
             if arg != 0 {
                 return Err(Errno::EINVAL);
             }
-            return Ok(Outcome::Done(4096));
+            return Ok(4096);
         }
         VersionCmd::GUEST_HANDLE => {
             let handle = *call.caller.domain().handle.lock();
@@ -96,5 +103,5 @@ pub fn xen_version(call: &mut Call<'_>) -> Answer {
         VersionCmd::BUILD_ID => return Err(Errno::ENODATA),
         _ => return Err(Errno::ENOSYS),
     }
-    Ok(Outcome::Done(0))
+    Ok(0)
 }

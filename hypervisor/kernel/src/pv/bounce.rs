@@ -6,11 +6,10 @@
 //! `arch-x86/xen-x86_64.h` and of every PV kernel's entry stubs.
 
 use super::mode;
-use crate::domain::{Callback, PvState, VcpuRef};
+use crate::domain::{Callback, InfoArea, PvState, VcpuRef};
 use ferroxen_abi::x86::selector::{FLAT_RING3_CS64, FLAT_RING3_DS};
 use ferroxen_machine::{GuestFrame, guest};
 use ferroxen_words::Vaddr;
-use zerocopy::IntoBytes;
 
 /// RFLAGS bits that concern us.
 pub mod rflags {
@@ -45,62 +44,67 @@ pub struct BadKernelStack(pub Vaddr);
 /// Makes the running vcpu enter its kernel at `to`, as if its CPU had taken an exception.
 pub fn bounce(
     vcpu: &VcpuRef,
-    pv: &mut PvState,
+    pv: &PvState,
     frame: &mut GuestFrame,
     to: Callback,
     extra: Extra,
 ) -> Result<(), BadKernelStack> {
-    let was_kernel = pv.in_kernel;
-    let (stack, saved_ss) = if was_kernel {
-        (frame.rsp, frame.ss)
-    } else {
-        (pv.kernel_sp, frame.ss)
-    };
-    mode::enter_kernel(pv);
+    enter(vcpu, pv, frame, to, extra)
+}
 
+/// [`bounce`], for where it happens all the time.
+#[inline(always)]
+pub fn enter(
+    vcpu: &VcpuRef,
+    pv: &PvState,
+    frame: &mut GuestFrame,
+    to: Callback,
+    extra: Extra,
+) -> Result<(), BadKernelStack> {
+    let was_kernel = vcpu.is_in_kernel();
+    let stack = if was_kernel { frame.rsp } else { pv.kernel_sp };
+    if !was_kernel {
+        mode::enter_kernel(vcpu, pv);
+    }
     let info = vcpu.info();
-    let masked = info.is_some_and(|info| info.is_masked());
-    let mut words = [0u64; 12];
-    let mut count = 0;
-    let mut push = |word: u64| {
-        if let Some(slot) = words.get_mut(count) {
-            *slot = word;
-            count += 1;
-        }
+    let masked = info.is_some_and(InfoArea::is_masked);
+    let iopl = if vcpu.domain().assists(ferroxen_abi::xen::vm_assist::ARCHITECTURAL_IOPL) {
+        u64::from(pv.iopl) << 12
+    } else {
+        0
     };
-    push(frame.rcx);
-    push(frame.r11);
-    match extra {
-        Extra::None => {}
-        Extra::ErrorCode(code) => push(u64::from(code)),
-        Extra::Selectors([ds, es, fs, gs]) => [ds, es, fs, gs].into_iter().for_each(|s| push(u64::from(s))),
-    }
-    push(frame.rip);
-    let cs = u64::from(frame.cs);
-    push(if was_kernel { cs & !3 } else { cs } | (u64::from(masked) << 32));
-    let mut flags = frame.rflags & !(rflags::IF | rflags::IOPL);
-    if !masked {
-        flags |= rflags::IF;
-    }
-    if vcpu.domain().assists(ferroxen_abi::xen::vm_assist::ARCHITECTURAL_IOPL) {
-        flags |= u64::from(pv.iopl) << 12;
-    }
-    push(flags);
-    push(frame.rsp);
-    push(u64::from(saved_ss));
-
-    let bytes = count as u64 * 8;
+    let interrupted = Interrupted {
+        // RPL 0 says that it was the kernel.
+        cs: u64::from(if was_kernel { frame.cs & !3 } else { frame.cs }) | u64::from(masked) << 32,
+        rflags: frame.rflags & !(rflags::IF | rflags::IOPL) | if masked { 0 } else { rflags::IF } | iopl,
+    };
     let top = stack & !0xf;
-    let at = Vaddr::new(top.wrapping_sub(bytes));
-    let words = words.get(..count).unwrap_or(&[]);
-    guest::copy_to_guest(at, words.as_bytes()).map_err(|_| BadKernelStack(at))?;
+    let written = match extra {
+        Extra::None => push::<7>(top, frame, interrupted, |stack| {
+            stack.store::<6>(frame.r11);
+            stack.store::<7>(frame.rcx);
+        }),
+        Extra::ErrorCode(code) => push::<8>(top, frame, interrupted, |stack| {
+            stack.store::<6>(code.into());
+            stack.store::<7>(frame.r11);
+            stack.store::<8>(frame.rcx);
+        }),
+        Extra::Selectors([ds, es, fs, gs]) => push::<11>(top, frame, interrupted, |stack| {
+            stack.store::<6>(gs.into());
+            stack.store::<7>(fs.into());
+            stack.store::<8>(es.into());
+            stack.store::<9>(ds.into());
+            stack.store::<10>(frame.r11);
+            stack.store::<11>(frame.rcx);
+        }),
+    };
+    frame.rsp = written.ok_or(BadKernelStack(Vaddr::new(top)))?;
 
     if to.masks_events
         && let Some(info) = info
     {
         info.set_masked(true);
     }
-    frame.rsp = at.raw();
     frame.ss = FLAT_RING3_DS;
     frame.rip = to.address;
     frame.cs = FLAT_RING3_CS64;
@@ -109,4 +113,29 @@ pub fn bounce(
         | rflags::FIXED;
     frame.return_fully();
     Ok(())
+}
+
+/// What the guest sees of the interrupted code otherwise than the processor.
+#[derive(Clone, Copy)]
+struct Interrupted {
+    cs: u64,
+    rflags: u64,
+}
+
+/// Writes the words that every entry has, and those that `more` adds below them. Answers the stack pointer.
+#[inline(always)]
+fn push<const WORDS: usize>(
+    top: u64,
+    frame: &GuestFrame,
+    interrupted: Interrupted,
+    more: impl FnOnce(&mut guest::Stack<WORDS>),
+) -> Option<u64> {
+    let mut stack = guest::Stack::<WORDS>::below(top)?;
+    stack.store::<1>(frame.ss.into());
+    stack.store::<2>(frame.rsp);
+    stack.store::<3>(interrupted.rflags);
+    stack.store::<4>(interrupted.cs);
+    stack.store::<5>(frame.rip);
+    more(&mut stack);
+    stack.finish().ok()
 }

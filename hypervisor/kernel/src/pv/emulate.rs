@@ -103,7 +103,7 @@ pub struct Cpu<'v> {
 impl<'v> Cpu<'v> {
     /// The view of the running vcpu, whose code selector is `cs`.
     pub fn new(vcpu: &'v VcpuRef, cs: u16) -> Self {
-        let is_kernel = vcpu.pv.lock().in_kernel;
+        let is_kernel = vcpu.is_in_kernel();
         Cpu {
             vcpu,
             cs,

@@ -3,36 +3,36 @@
 //! While a vcpu runs, the GS base of the mode it is in is the CPU's, and that of the other mode waits in
 //! `KERNEL_GS_BASE`; changing mode exchanges the two.
 
-use crate::domain::PvState;
+use crate::domain::{PvState, Vcpu};
 use ferroxen_machine::{cpu, paging};
 
 /// Moves the running vcpu to its kernel: kernel page tables, kernel GS base.
 ///
 /// Nothing happens if it is there already.
 #[inline]
-pub fn enter_kernel(pv: &mut PvState) {
-    if pv.in_kernel {
+pub fn enter_kernel(vcpu: &Vcpu, pv: &PvState) {
+    if vcpu.is_in_kernel() {
         return;
     }
     cpu::swap_guest_gs();
-    pv.in_kernel = true;
+    vcpu.set_in_kernel(true);
     if let Some(root) = &pv.kernel_root {
-        paging::activate(root);
+        paging::change_mode(root);
     }
 }
 
 /// Moves the running vcpu to its user mode; refuses if it never gave us user page tables.
 #[inline]
-pub fn enter_user(pv: &mut PvState) -> Result<(), NoUserTables> {
-    if !pv.in_kernel {
+pub fn enter_user(vcpu: &Vcpu, pv: &PvState) -> Result<(), NoUserTables> {
+    if !vcpu.is_in_kernel() {
         return Ok(());
     }
     let Some(root) = &pv.user_root else {
         return Err(NoUserTables);
     };
     cpu::swap_guest_gs();
-    paging::activate(root);
-    pv.in_kernel = false;
+    paging::change_mode(root);
+    vcpu.set_in_kernel(false);
     Ok(())
 }
 

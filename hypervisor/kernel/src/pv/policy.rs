@@ -107,7 +107,7 @@ pub const CR4_OSXSAVE: u64 = 1 << 18;
 pub fn cpuid(vcpu: &VcpuRef, leaf: u32, subleaf: u32, forced: bool) -> [u32; 4] {
     let (is_kernel, osxsave) = {
         let pv = vcpu.pv.lock();
-        (pv.in_kernel, pv.cr4 & CR4_OSXSAVE != 0)
+        (vcpu.is_in_kernel(), pv.cr4 & CR4_OSXSAVE != 0)
     };
     let policy = vcpu.domain().policy.lock();
     let asking = Asking {

@@ -1,6 +1,6 @@
 //! Exceptions of PV guests: handled by us where the guest runs under an illusion, else passed to its kernel.
 
-use super::bounce::{BadKernelStack, Extra, bounce};
+use super::bounce::{self, BadKernelStack, Extra, bounce};
 use super::{emulate, mm};
 use crate::domain::VcpuRef;
 use crate::domain::vcpu::Callback;
@@ -98,10 +98,18 @@ pub const fn has_error_code(vector: u8) -> bool {
 }
 
 /// Handles whatever exception brought the CPU here.
+#[inline(always)]
 pub fn handle(vcpu: &VcpuRef, frame: &mut GuestFrame) {
-    let Entry::Trap(number) = frame.entry() else { return };
+    match frame.entry() {
+        Entry::Trap(vector::PF) => page_fault(vcpu, frame),
+        Entry::Trap(number) => handle_other(vcpu, frame, number),
+        _ => {}
+    }
+}
+
+#[inline(never)]
+fn handle_other(vcpu: &VcpuRef, frame: &mut GuestFrame, number: u8) {
     match number {
-        vector::PF => page_fault(vcpu, frame),
         vector::GP => general_protection(vcpu, frame),
         vector::UD => {
             if !emulate::forced_cpuid(vcpu, frame) {
@@ -139,28 +147,32 @@ fn page_fault(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let at = cpu::fault_address();
     let code = frame.error_code;
     if let Some(offset) = segments::ldt_window_offset(at) {
-        // The processor looked into the LDT, which we map page by page when it does.
-        if mm::map_ldt_page(vcpu, offset) {
-            return;
-        }
-        let at = Vaddr::new(vcpu.pv.lock().ldt_base.wrapping_add(offset as u64));
-        let exception = if at.is_canonical() {
-            Exception::page_fault(code, at)
-        } else {
-            // The selector, which is one of the LDT's.
-            Exception::with_code(vector::GP, offset as u32 & !7 | 4)
-        };
-        return inject(vcpu, frame, exception);
+        return ldt_fault(vcpu, frame, offset);
     }
-    let is_kernel = vcpu.pv.lock().in_kernel;
     let write_to_readonly = fault::PRESENT | fault::WRITE;
-    if is_kernel
-        && code & (write_to_readonly | fault::FETCH | fault::RESERVED) == write_to_readonly
+    if code & (write_to_readonly | fault::FETCH | fault::RESERVED) == write_to_readonly
+        && vcpu.is_in_kernel()
         && mm::emulate_table_write(vcpu, frame, at)
     {
         return;
     }
-    inject(vcpu, frame, Exception::page_fault(code, at));
+    deliver(vcpu, frame, Exception::page_fault(code, at));
+}
+
+/// The processor looked into the LDT, which we map page by page when it does.
+#[cold]
+fn ldt_fault(vcpu: &VcpuRef, frame: &mut GuestFrame, offset: usize) {
+    if mm::map_ldt_page(vcpu, offset) {
+        return;
+    }
+    let at = Vaddr::new(vcpu.pv.lock().ldt_base.wrapping_add(offset as u64));
+    let exception = if at.is_canonical() {
+        Exception::page_fault(frame.error_code, at)
+    } else {
+        // The selector, which is one of the LDT's.
+        Exception::with_code(vector::GP, offset as u32 & !7 | 4)
+    };
+    inject(vcpu, frame, exception);
 }
 
 fn general_protection(vcpu: &VcpuRef, frame: &mut GuestFrame) {
@@ -186,7 +198,7 @@ fn general_protection(vcpu: &VcpuRef, frame: &mut GuestFrame) {
 fn software_interrupt(vcpu: &VcpuRef, frame: &mut GuestFrame, number: u8, length: u64) {
     let pv = vcpu.pv.lock();
     let entry = pv.traps[usize::from(number)];
-    let level_needed = if pv.in_kernel { 1 } else { 3 };
+    let level_needed = if vcpu.is_in_kernel() { 1 } else { 3 };
     drop(pv);
     if entry.flags & 3 < level_needed {
         frame.rip = frame.rip.wrapping_sub(2 - length);
@@ -202,7 +214,7 @@ fn software_interrupt(vcpu: &VcpuRef, frame: &mut GuestFrame, number: u8, length
 
 /// SYSCALL or SYSENTER from the guest's user mode (or 32-bit code).
 pub fn system_call(vcpu: &VcpuRef, frame: &mut GuestFrame) {
-    let mut pv = vcpu.pv.lock();
+    let pv = vcpu.pv.lock();
     let entry = frame.entry();
     let (to, otherwise) = match entry {
         Entry::Syscall64 => (pv.syscall, Exception::UD),
@@ -217,22 +229,24 @@ pub fn system_call(vcpu: &VcpuRef, frame: &mut GuestFrame) {
         }
         return inject(vcpu, frame, otherwise);
     }
-    let made = bounce(vcpu, &mut pv, frame, to, Extra::None);
+    let made = bounce::enter(vcpu, &pv, frame, to, Extra::None);
     drop(pv);
     or_crash(vcpu, made);
 }
 
 /// Passes an exception to the guest's kernel.
+#[inline(never)]
 pub fn inject(vcpu: &VcpuRef, frame: &mut GuestFrame, exception: Exception) {
     deliver(vcpu, frame, exception);
 }
 
+#[inline(always)]
 fn deliver(vcpu: &VcpuRef, frame: &mut GuestFrame, exception: Exception) {
-    let mut pv = vcpu.pv.lock();
+    let pv = vcpu.pv.lock();
     let entry = pv.traps[usize::from(exception.vector)];
     let mut error_code = exception.error_code;
     if exception.vector == vector::PF {
-        if pv.in_kernel {
+        if vcpu.is_in_kernel() {
             // The guest's kernel runs at CPL 3 like its users; it shall see its own faults as a kernel's.
             error_code = error_code.map(|code| code & !fault::USER);
         }
@@ -241,15 +255,8 @@ fn deliver(vcpu: &VcpuRef, frame: &mut GuestFrame, exception: Exception) {
         }
     }
     if entry.address == 0 {
-        let (rip, rsp, is_kernel) = (frame.rip, frame.rsp, pv.in_kernel);
         drop(pv);
-        return vcpu.domain().crash(format_args!(
-            "{vcpu}: exception {} (error code {:?}, cr2 {:?}) at rip {rip:#x}, rsp {rsp:#x} ({}), and no handler",
-            exception.vector,
-            exception.error_code,
-            exception.cr2,
-            if is_kernel { "kernel" } else { "user" },
-        ));
+        return no_handler(vcpu, frame, exception);
     }
     let to = Callback {
         cs: entry.cs,
@@ -257,16 +264,40 @@ fn deliver(vcpu: &VcpuRef, frame: &mut GuestFrame, exception: Exception) {
         masks_events: entry.flags & 4 != 0,
     };
     let extra = error_code.map_or(Extra::None, Extra::ErrorCode);
-    let made = bounce(vcpu, &mut pv, frame, to, extra);
+    let made = bounce::enter(vcpu, &pv, frame, to, extra);
     drop(pv);
     or_crash(vcpu, made);
 }
 
-fn or_crash(vcpu: &VcpuRef, made: Result<(), BadKernelStack>) {
-    if let Err(BadKernelStack(at)) = made {
-        vcpu.domain()
-            .crash(format_args!("{vcpu}: its kernel stack at {at} cannot be written"));
+#[cold]
+#[inline(never)]
+fn no_handler(vcpu: &VcpuRef, frame: &GuestFrame, exception: Exception) {
+    let mode = if vcpu.is_in_kernel() { "kernel" } else { "user" };
+    let (rip, rsp) = (frame.rip, frame.rsp);
+    let Exception {
+        vector,
+        error_code,
+        cr2,
+    } = exception;
+    vcpu.domain().crash(format_args!(
+        "{vcpu}: exception {vector} (error code {error_code:?}, cr2 {cr2:?}) at rip {rip:#x}, rsp {rsp:#x} \
+         ({mode}), and no handler"
+    ));
+}
+
+/// A guest whose kernel stack is no good is past saving.
+#[inline(always)]
+pub fn or_crash(vcpu: &VcpuRef, made: Result<(), BadKernelStack>) {
+    if let Err(bad) = made {
+        past_saving(vcpu, bad);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn past_saving(vcpu: &VcpuRef, BadKernelStack(at): BadKernelStack) {
+    vcpu.domain()
+        .crash(format_args!("{vcpu}: its kernel stack below {at} cannot be written"));
 }
 
 /// The return to the guest failed: its kernel hears of it as if the instruction there had raised the exception.
@@ -291,7 +322,7 @@ pub fn return_failed(vcpu: &VcpuRef, frame: &mut GuestFrame, fault: ReturnFault)
 
 /// Data selectors could not be loaded on a switch to this vcpu: its kernel hears of it through the failsafe callback.
 pub fn bad_selectors(vcpu: &VcpuRef, frame: &mut GuestFrame, wanted: Selectors) {
-    let mut pv = vcpu.pv.lock();
+    let pv = vcpu.pv.lock();
     let to = pv.failsafe;
     if to.address == 0 {
         drop(pv);
@@ -300,7 +331,7 @@ pub fn bad_selectors(vcpu: &VcpuRef, frame: &mut GuestFrame, wanted: Selectors) 
         ));
     }
     let Selectors { ds, es, fs, gs } = wanted;
-    let made = bounce(vcpu, &mut pv, frame, to, Extra::Selectors([ds, es, fs, gs]));
+    let made = bounce(vcpu, &pv, frame, to, Extra::Selectors([ds, es, fs, gs]));
     drop(pv);
     or_crash(vcpu, made);
 }
@@ -313,14 +344,14 @@ pub fn send_nmi(vcpu: &VcpuRef) {
 
 /// Delivers a waiting non-maskable interrupt to the running vcpu. Events stay masked until it returns.
 pub fn deliver_nmi(vcpu: &VcpuRef, frame: &mut GuestFrame) {
-    let mut pv = vcpu.pv.lock();
+    let pv = vcpu.pv.lock();
     let to = pv.nmi;
     if to.address == 0 {
         return;
     }
     let made = bounce(
         vcpu,
-        &mut pv,
+        &pv,
         frame,
         Callback {
             masks_events: true,

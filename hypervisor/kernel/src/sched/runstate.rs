@@ -68,8 +68,9 @@ fn write(vcpu: &VcpuRef, at: Vaddr, times: Times) {
 /// Runs something with the tables of the vcpu's kernel loaded: its user's do not map what it registered.
 pub(crate) fn with_kernel_tables(vcpu: &VcpuRef, action: impl FnOnce()) {
     let pv = vcpu.pv.lock();
-    let (in_kernel, kernel, user) = (pv.in_kernel, pv.kernel_root, pv.user_root);
+    let (kernel, user) = (pv.kernel_root, pv.user_root);
     drop(pv);
+    let in_kernel = vcpu.is_in_kernel();
     match (kernel, user) {
         (Some(kernel), Some(user)) if !in_kernel => {
             paging::activate(&kernel);

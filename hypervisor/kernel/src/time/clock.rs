@@ -5,9 +5,8 @@
 //! agree to the last nanosecond, and nothing has to be written when vcpus change CPUs.
 
 use crate::domain::{Domain, VcpuRef};
-use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
-use ferroxen_abi::xen::{VcpuTimeInfo, shared_info, vcpu_info};
+use ferroxen_abi::xen::{VcpuTimeInfo, shared_info};
 use ferroxen_machine::{cpu, guest, time};
 use ferroxen_words::Vaddr;
 use zerocopy::IntoBytes;
@@ -29,16 +28,10 @@ fn parameters(version: u32) -> VcpuTimeInfo {
     }
 }
 
-/// Writes a vcpu's clock parameters. The version is odd while they change.
+/// Writes a vcpu's clock parameters.
 pub fn publish(vcpu: &VcpuRef) {
     if let Some(info) = vcpu.info() {
-        let at = info.offset + vcpu_info::TIME;
-        let version_at = at + offset_of!(VcpuTimeInfo, version);
-        let version = info.page.load_u32_at(version_at) | 1;
-        info.page.store_u32_at(version_at, version);
-        let parameters = parameters(version);
-        info.page.write_bytes(at, parameters.as_bytes());
-        info.page.store_u32_at(version_at, version.wrapping_add(1));
+        info.set_time(parameters);
     }
     write_area(vcpu);
 }

@@ -130,8 +130,10 @@ pub(super) mod kernel_symbols {
         pub safe fn return_failed(frame: &mut GuestFrame, fault: ReturnFault);
     }
     unsafe extern "C" {
-        #[link_name = "ferroxen_syscall"]
-        pub safe fn syscall(frame: &mut GuestFrame);
+        #[link_name = "ferroxen_syscall64"]
+        pub safe fn syscall64(frame: &mut GuestFrame);
+        #[link_name = "ferroxen_other_syscall"]
+        pub safe fn other_syscall(frame: &mut GuestFrame);
         #[link_name = "ferroxen_trap"]
         pub safe fn trap(frame: &mut GuestFrame);
         #[link_name = "ferroxen_interrupt"]
@@ -219,35 +221,40 @@ global_asm!(
     "push 0",
     "push 0",
     "mov dword ptr [rsp + 4], {sysenter_kind}",
-    "jmp entry_system_call",
+    "jmp entry_other_syscall",
     "",
     // From a CPU's stub: the stack pointer stands at the frame's rsp, which is stored already.
     ".balign 16",
-    ".global ferroxen_syscall32",
-    "ferroxen_syscall32:",
+    ".global ferroxen_entry32",
+    "ferroxen_entry32:",
     "mov qword ptr [rsp + 8], {ss32}",
     "push r11",
     "push {cs32}",
     "push rcx",
     "push 0",
     "mov dword ptr [rsp + 4], {syscall32_kind}",
-    "jmp entry_system_call",
+    "entry_other_syscall:",
+    "push_registers",
+    "mov rdi, rsp",
+    "mov qword ptr [rsp + {time}], 0",
+    "sub rsp, 8",
+    "call {other_syscall}",
+    "jmp ferroxen_exit_call",
     "",
     ".balign 16",
-    ".global ferroxen_syscall64",
-    "ferroxen_syscall64:",
+    ".global ferroxen_entry64",
+    "ferroxen_entry64:",
     "mov qword ptr [rsp + 8], {ss64}",
     "push r11",
     "push {cs64}",
     "push rcx",
     "push 0",
     "mov dword ptr [rsp + 4], {syscall64_kind}",
-    "entry_system_call:",
     "push_registers",
     "mov rdi, rsp",
     "mov qword ptr [rsp + {time}], 0",
     "sub rsp, 8",
-    "call {syscall}",
+    "call {syscall64}",
     "",
     // The way out: SYSRET after a SYSCALL, if the address is canonical; else IRET.
     ".global ferroxen_exit_call",
@@ -333,7 +340,8 @@ global_asm!(
     flags_allowed = const FLAGS_ALLOWED,
     flags_forced = const FLAGS_FORCED,
     trap = sym kernel_symbols::trap,
-    syscall = sym kernel_symbols::syscall,
+    syscall64 = sym kernel_symbols::syscall64,
+    other_syscall = sym kernel_symbols::other_syscall,
     interrupt = sym traps::interrupt_from_guest,
     host = sym traps::from_hypervisor,
     own_stack = sym traps::on_own_stack,
@@ -342,8 +350,8 @@ global_asm!(
 unsafe extern "C" {
     static ferroxen_iret: u8;
     static ferroxen_sysenter: u8;
-    static ferroxen_syscall32: u8;
-    static ferroxen_syscall64: u8;
+    static ferroxen_entry32: u8;
+    static ferroxen_entry64: u8;
 }
 
 /// Address of the instruction that returns to guests.
@@ -386,8 +394,8 @@ pub(super) unsafe fn init_this(cpu: usize, block: u64) {
     let frame_rsp = block + FRAME_OFFSET + offset_of!(GuestFrame, rsp) as u64;
     let writable = paging::map_stub(cpu);
     for (at, target) in [
-        (0, core::ptr::addr_of!(ferroxen_syscall64)),
-        (STUB_BYTES / 2, core::ptr::addr_of!(ferroxen_syscall32)),
+        (0, core::ptr::addr_of!(ferroxen_entry64)),
+        (STUB_BYTES / 2, core::ptr::addr_of!(ferroxen_entry32)),
     ] {
         let code = stub_code(stub + at, frame_rsp, target as u64);
         // SAFETY: half of this CPU's own stub, in memory that `map_stub` took for stubs.

@@ -23,17 +23,6 @@ pub fn copy_from_guest(from: Vaddr, into: &mut [u8]) -> Result<(), GuestFault> {
     if !is_guest_range(from.raw(), into.len()) {
         return Err(REFUSED);
     }
-    // Most reads are of a word or two; the length is known where this is inlined.
-    if into.len() == 4 {
-        into.copy_from_slice(&load_u32(from.raw()).ok_or(REFUSED)?.to_le_bytes());
-        return Ok(());
-    }
-    if into.len() == 8 || into.len() == 16 {
-        for (i, word) in into.chunks_exact_mut(8).enumerate() {
-            word.copy_from_slice(&load_u64(from.raw() + 8 * i as u64).ok_or(REFUSED)?.to_le_bytes());
-        }
-        return Ok(());
-    }
     // SAFETY: `into` is ours to write; reading guest memory can only fault, which is fixed up.
     let left = unsafe { copy(into.as_mut_ptr() as u64, from.raw(), into.len()) };
     outcome(into.len(), left)
@@ -73,30 +62,133 @@ pub fn clear_guest(to: Vaddr, len: usize) -> Result<(), GuestFault> {
     outcome(len, left)
 }
 
+/// Whether a value is read and written piece by piece, which is faster than a copy for those of a few words.
+const fn is_small<T>() -> bool {
+    size_of::<T>() <= 96 && size_of::<T>().is_multiple_of(4)
+}
+
+/// Does one thing for each 8 bytes of a small value, and another for the last 4 if they are left over.
+macro_rules! for_each_piece {
+    ($T:ty, $eight:ident, $four:ident) => {
+        for_each_piece!($T, $eight, $four, 0 8 16 24 32 40 48 56 64 72 80 88)
+    };
+    ($T:ty, $eight:ident, $four:ident, $($at:literal)*) => {
+        $(
+            if const { size_of::<$T>() >= $at + 8 } {
+                $eight!($at)
+            } else if const { size_of::<$T>() == $at + 4 } {
+                $four!($at)
+            }
+        )*
+    };
+}
+
 /// Reads a value.
-#[inline]
+#[inline(always)]
 pub fn read<T: FromBytes + IntoBytes>(from: Vaddr) -> Result<T, GuestFault> {
     let mut value = T::new_zeroed();
-    copy_from_guest(from, value.as_mut_bytes())?;
-    Ok(value)
+    let bytes = value.as_mut_bytes();
+    if const { !is_small::<T>() } {
+        copy_from_guest(from, bytes)?;
+        return Ok(value);
+    }
+    if !is_guest_range(from.raw(), size_of::<T>()) {
+        return Err(REFUSED);
+    }
+    let mut failed = 0;
+    macro_rules! eight {
+        ($at:literal) => {{
+            // SAFETY: reading guest memory can only fault, which is fixed up.
+            let piece = unsafe { load64::<$at>(from.raw(), &mut failed) };
+            bytes[$at..$at + 8].copy_from_slice(&piece.to_ne_bytes());
+        }};
+    }
+    macro_rules! four {
+        ($at:literal) => {{
+            // SAFETY: as above.
+            let piece = unsafe { load32::<$at>(from.raw(), &mut failed) };
+            bytes[$at..$at + 4].copy_from_slice(&piece.to_ne_bytes());
+        }};
+    }
+    for_each_piece!(T, eight, four);
+    if failed == 0 { Ok(value) } else { Err(REFUSED) }
 }
 
 /// Writes a value.
-#[inline]
+#[inline(always)]
 pub fn write<T: IntoBytes + Immutable>(to: Vaddr, value: &T) -> Result<(), GuestFault> {
-    copy_to_guest(to, value.as_bytes())
+    let bytes = value.as_bytes();
+    if const { !is_small::<T>() } {
+        return copy_to_guest(to, bytes);
+    }
+    if !is_guest_range(to.raw(), size_of::<T>()) {
+        return Err(REFUSED);
+    }
+    let mut failed = 0;
+    macro_rules! eight {
+        ($at:literal) => {{
+            let mut piece = [0; 8];
+            piece.copy_from_slice(&bytes[$at..$at + 8]);
+            // SAFETY: as in `copy_to_guest`.
+            unsafe { store64::<$at>(to.raw(), u64::from_ne_bytes(piece), &mut failed) }
+        }};
+    }
+    macro_rules! four {
+        ($at:literal) => {{
+            let mut piece = [0; 4];
+            piece.copy_from_slice(&bytes[$at..$at + 4]);
+            // SAFETY: as in `copy_to_guest`.
+            unsafe { store32::<$at>(to.raw(), u32::from_ne_bytes(piece), &mut failed) }
+        }};
+    }
+    for_each_piece!(T, eight, four);
+    if failed == 0 { Ok(()) } else { Err(REFUSED) }
 }
 
-macro_rules! load {
-    ($name:ident, $raw:ty, $value:literal) => {
-        /// Reads from an address that is a guest's; `None` if that faults.
-        #[inline]
-        fn $name(from: u64) -> Option<$raw> {
-            let (value, failed): ($raw, u32);
-            // SAFETY: a load can only fault, which is fixed up.
+/// The top `WORDS` words of a guest's stack, to be written one by one.
+pub struct Stack<const WORDS: usize> {
+    top: u64,
+    failed: u32,
+}
+
+impl<const WORDS: usize> Stack<WORDS> {
+    /// The words below `top`; `None` if they are not the guest's.
+    #[inline(always)]
+    pub fn below(top: u64) -> Option<Self> {
+        let lowest = top.wrapping_sub(8 * WORDS as u64);
+        is_guest_range(lowest, 8 * WORDS).then_some(Stack { top, failed: 0 })
+    }
+
+    /// Writes the word that is `BELOW` words below the top.
+    #[inline(always)]
+    pub fn store<const BELOW: usize>(&mut self, value: u64) {
+        const { assert!(0 < BELOW && BELOW <= WORDS) };
+        // SAFETY: as in `copy_to_guest`; the whole stack was looked at when it was made.
+        unsafe { store_below::<BELOW>(self.top, value, &mut self.failed) }
+    }
+
+    /// The address of the lowest word, if all could be written.
+    #[inline(always)]
+    pub fn finish(self) -> Result<u64, GuestFault> {
+        if self.failed == 0 {
+            Ok(self.top.wrapping_sub(8 * WORDS as u64))
+        } else {
+            Err(REFUSED)
+        }
+    }
+}
+
+/// One access that may fault; if it does, `failed` becomes 1.
+macro_rules! one_access {
+    ($(#[$doc:meta])* $name:ident, $at:ident, load $raw:ty, $width:literal) => {
+        $(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name<const $at: usize>(from: u64, failed: &mut u32) -> $raw {
+            let value: $raw;
+            // SAFETY: by the caller; a fault is fixed up.
             unsafe {
                 asm!(
-                    concat!("2: mov {value", $value, "}, [{from}]"),
+                    concat!("2: mov {value", $width, "}, [{from} + {at}]"),
                     "3:",
                     ".pushsection .text.fixup, \"ax\"",
                     "4: mov {failed:e}, 1",
@@ -105,17 +197,62 @@ macro_rules! load {
                     ".pushsection .fixups, \"a\"",
                     ".long 2b - ., 4b - .",
                     ".popsection",
-                    from = in(reg) from, value = out(reg) value, failed = inout(reg) 0u32 => failed,
+                    from = in(reg) from, at = const $at, value = out(reg) value, failed = inout(reg) *failed,
                     options(nostack, readonly, preserves_flags)
                 );
             }
-            (failed == 0).then_some(value)
+            value
+        }
+    };
+    ($(#[$doc:meta])* $name:ident, $at:ident, store $raw:ty, $width:literal, $offset:expr) => {
+        $(#[$doc])*
+        #[inline(always)]
+        unsafe fn $name<const $at: usize>(to: u64, value: $raw, failed: &mut u32) {
+            // SAFETY: by the caller; a fault is fixed up.
+            unsafe {
+                asm!(
+                    concat!("2: mov [{to} + {at}], {value", $width, "}"),
+                    "3:",
+                    ".pushsection .text.fixup, \"ax\"",
+                    "4: mov {failed:e}, 1",
+                    "jmp 3b",
+                    ".popsection",
+                    ".pushsection .fixups, \"a\"",
+                    ".long 2b - ., 4b - .",
+                    ".popsection",
+                    to = in(reg) to, at = const $offset, value = in(reg) value, failed = inout(reg) *failed,
+                    options(nostack, preserves_flags)
+                );
+            }
         }
     };
 }
 
-load!(load_u32, u32, ":e");
-load!(load_u64, u64, ":r");
+one_access!(
+    /// # Safety
+    /// `from` is a guest's address.
+    load64, AT, load u64, ":r"
+);
+one_access!(
+    /// # Safety
+    /// As [`load64`].
+    load32, AT, load u32, ":e"
+);
+one_access!(
+    /// # Safety
+    /// Writing there is sound where it does not fault.
+    store64, AT, store u64, ":r", AT
+);
+one_access!(
+    /// # Safety
+    /// As [`store64`].
+    store32, AT, store u32, ":e", AT
+);
+one_access!(
+    /// # Safety
+    /// As [`store64`], for the word that is `BELOW` words below the address.
+    store_below, BELOW, store u64, ":r", -8 * (BELOW as i64)
+);
 
 #[inline]
 fn outcome(len: usize, left: usize) -> Result<(), GuestFault> {

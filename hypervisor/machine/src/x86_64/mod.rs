@@ -9,6 +9,7 @@ mod percpu;
 mod secondary;
 mod traps;
 
+pub mod area;
 pub mod cpu;
 pub mod debugregs;
 pub mod fpu;

@@ -4,13 +4,13 @@
 //! their own, a page that is never mapped, the main stack, and at the very top a [`CpuInfo`]. Below that,
 //! at a fixed place, stands the frame of the guest that the CPU last left.
 
-use super::MAX_CPUS;
 use super::frame::GuestFrame;
 use super::layout::CPU_BLOCK;
 use alloc::boxed::Box;
 use core::arch::asm;
+use core::marker::PhantomData;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use ferroxen_words::CpuId;
 
 /// What stands at the top of each CPU's block.
@@ -33,9 +33,14 @@ pub struct CpuInfo {
     pub tsc_aux: u32,
     /// Whether CR0.TS is set.
     pub task_switched: bool,
+    /// This CPU's values of each [`PerCpu`]; the first is null and stays so.
+    values: [*mut (); PER_CPU_VALUES],
 }
 
 const _: () = assert!(size_of::<CpuInfo>() == 128);
+
+/// How many [`PerCpu`] there can be, and one more.
+const PER_CPU_VALUES: usize = 8;
 
 /// Bytes from the block's start to its [`CpuInfo`].
 pub const INFO_OFFSET: u64 = CPU_BLOCK - size_of::<CpuInfo>() as u64;
@@ -76,31 +81,60 @@ pub fn cpu_number() -> usize {
 /// `T` need not be `Sync`: code never moves to another CPU, nothing interrupts the hypervisor but NMIs and
 /// machine checks, and their handlers touch no value of this kind.
 pub struct PerCpu<T: 'static> {
-    slots: [AtomicPtr<T>; MAX_CPUS],
+    /// Which of [`CpuInfo::values`] is this one's alone; 0 before there is a value.
+    index: AtomicUsize,
+    of: PhantomData<AtomicPtr<T>>,
 }
+
+/// The next index to be given out.
+static NEXT_INDEX: AtomicUsize = AtomicUsize::new(1);
 
 impl<T: 'static> PerCpu<T> {
     /// Makes it with no CPU's value set.
     #[expect(clippy::new_without_default, reason = "only useful in a static")]
     pub const fn new() -> Self {
         PerCpu {
-            slots: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS],
+            index: AtomicUsize::new(0),
+            of: PhantomData,
         }
     }
 
     /// Sets this CPU's value. A value set before stays allocated, since someone may still hold it.
+    ///
+    /// # Panics
+    /// If there are too many of them.
     pub fn init(&self, value: T) {
         let value = Box::leak(Box::new(value));
-        self.slots[cpu_number()].store(value, Ordering::Relaxed);
+        let slot = self.slot_or_claim();
+        // SAFETY: this CPU's info, and the word that is this value's.
+        unsafe { slot.write(ptr::from_mut(value).cast()) };
+    }
+
+    fn slot_or_claim(&self) -> *mut *mut () {
+        if self.index.load(Ordering::Relaxed) == 0 {
+            let fresh = NEXT_INDEX.fetch_add(1, Ordering::Relaxed);
+            assert!(fresh < PER_CPU_VALUES, "too many per-CPU values");
+            // If another CPU was faster, its index is the one, and ours stays unused.
+            let _ = self
+                .index
+                .compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.slot()
+    }
+
+    #[inline(always)]
+    fn slot(&self) -> *mut *mut () {
+        let index = self.index.load(Ordering::Relaxed);
+        // SAFETY: this CPU's info; only indices below the length are ever given out.
+        unsafe { (&raw mut (*info()).values).cast::<*mut ()>().add(index) }
     }
 
     /// This CPU's value, if it has been set.
     #[inline(always)]
     pub fn try_get(&self) -> Option<&'static T> {
-        let value = self.slots[cpu_number()].load(Ordering::Relaxed);
-        // SAFETY: null or leaked by `init` on this same CPU; only this CPU's code ever gets a reference
-        // (passing one on to another CPU takes `T: Sync`).
-        unsafe { value.as_ref() }
+        // SAFETY: null, or a `T` that `init` leaked on this CPU, since no other value has this index. Only
+        // this CPU's code ever gets a reference (passing one on to another CPU takes `T: Sync`).
+        unsafe { self.slot().read().cast::<T>().as_ref() }
     }
 
     /// This CPU's value.
@@ -112,10 +146,17 @@ impl<T: 'static> PerCpu<T> {
     pub fn get(&self) -> &'static T {
         match self.try_get() {
             Some(value) => value,
-            None => panic!(
-                "a per-CPU value was used on {} before it was set",
-                CpuId(cpu_number() as u32)
-            ),
+            None => not_set(),
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn not_set() -> ! {
+    panic!(
+        "a per-CPU value was used on {} before it was set",
+        CpuId(cpu_number() as u32)
+    )
 }

@@ -3,7 +3,7 @@
 //! Each CPU has a window of 32 pages: the GDT, of which the guest's frames are pages 0 to 13 and ours page
 //! 14 (selectors from 0xe000), and the LDT. Loading another guest's tables means mapping its frames there.
 
-use super::layout::DIRECT_MAP;
+use super::layout::{DESCRIPTOR_WINDOW, DESCRIPTORS, DIRECT_MAP};
 use super::memory::Page;
 use super::paging::{self, Access};
 use super::{MAX_CPUS, gdt, heap, percpu};
@@ -126,7 +126,18 @@ pub fn map_ldt_page(index: usize, page: Option<Page>) {
 }
 
 /// Whether a faulting address lies in this CPU's LDT window: the byte within the LDT.
+#[inline(always)]
 pub fn ldt_window_offset(fault: Vaddr) -> Option<usize> {
+    let in_any_window = DESCRIPTORS..DESCRIPTORS + MAX_CPUS as u64 * DESCRIPTOR_WINDOW;
+    if in_any_window.contains(&fault.raw()) {
+        offset_in_own_ldt(fault)
+    } else {
+        None
+    }
+}
+
+#[cold]
+fn offset_in_own_ldt(fault: Vaddr) -> Option<usize> {
     let start = gdt::window(percpu::cpu_number()) + (LDT_FIRST * PAGE_SIZE) as u64;
     let offset = fault.raw().checked_sub(start)? as usize;
     (offset < LDT_PAGES * PAGE_SIZE).then_some(offset)

@@ -46,7 +46,7 @@ pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<
     if let Some(root) = &pv.kernel_root
         && root.mfn() == mfn
     {
-        if pv.in_kernel {
+        if vcpu.is_in_kernel() {
             paging::activate(root);
         }
         return Ok(());
@@ -57,7 +57,7 @@ pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<
     };
     pv = vcpu.pv.lock();
     let old = pv.kernel_root.replace(root);
-    if pv.in_kernel {
+    if vcpu.is_in_kernel() {
         paging::activate(&root);
     }
     drop(pv);
