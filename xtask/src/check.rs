@@ -33,15 +33,16 @@ fn host_lints() -> Result<()> {
 }
 
 fn bare_metal_lints() -> Result<()> {
-    let hypervisor = ["ferroxen-machine", "ferroxen-kernel", "ferroxen-image"];
+    let hypervisor: &[&str] = &["ferroxen-machine", "ferroxen-kernel", "ferroxen-image"];
     // Apart, because guests have no heap: together, a crate that both use would want one for the kernel's sake.
-    let guests = [
+    let guests: &[&str] = &[
         "ferroxen-pv-guest",
         "ferroxen-micro-guest",
         "ferroxen-conform-guest",
         "ferroxen-fuzz-guest",
+        "ferroxen-bench-guest",
     ];
-    for packages in [&hypervisor[..], &guests[..]] {
+    for packages in [hypervisor, guests] {
         let mut cargo = hypervisor::bare_metal_cargo(Verb::Clippy)?;
         cargo
             .args(["--release", "--quiet", "--target-dir"])

@@ -21,7 +21,7 @@ use crate::vcpu;
 /// `DOMID_SELF`
 pub const SELF: u16 = 0x7ff0;
 
-static SHARED: AtomicU64 = AtomicU64::new(0);
+pub(crate) static SHARED: AtomicU64 = AtomicU64::new(0);
 static UPCALLS: [AtomicU64; vcpu::COUNT] = [const { AtomicU64::new(0) }; vcpu::COUNT];
 static LAST_UPCALL: [AtomicU64; vcpu::COUNT] = [const { AtomicU64::new(0) }; vcpu::COUNT];
 /// Where a vcpu's `vcpu_info` is, if it moved.

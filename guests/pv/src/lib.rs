@@ -4,9 +4,9 @@
 //! measures one, or attacks one. This crate is what all of them would otherwise write again: the entry point
 //! and its ELF notes ([`main!`]), hypercalls ([`hypercall`]), traps that can be survived ([`trap`]), user mode
 //! ([`user`]), page tables ([`memory`], [`tables`]), a second vcpu ([`vcpu`]), event channels ([`event`]),
-//! grants ([`grant`]), a clock ([`time`]), xenstore ([`store`]), a console ([`console`]), and the instructions
-//! that Rust has no words for ([`insn`], [`code`]). It needs nothing but the public guest ABI, so what is built on it
-//! runs on any Xen.
+//! grants ([`grant`]), a clock ([`time`]), xenstore ([`store`]), a console ([`console`]), the instructions
+//! that Rust has no words for ([`insn`], [`code`]), and the shortest handlers for those that measure ([`brief`]). It
+//! needs nothing but the public guest ABI, so what is built on it runs on any Xen.
 //!
 //! **The address space** is the one the domain builder made: virtual address 0 is page 0 of the domain, the
 //! image lies at 1 MiB. Pages to play with come from a pool inside the image, so they are always mapped.
@@ -21,6 +21,7 @@
 #![no_std]
 #![expect(clippy::result_large_err, reason = "there is no heap to put a frame on")]
 
+pub mod brief;
 pub mod code;
 pub mod console;
 pub mod event;

@@ -1,17 +1,16 @@
 //! One guest, one boot: as Domain 0, on a machine with nothing in it.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ferroxen_stories::console;
 use ferroxen_stories::machine::CPU_MODEL;
 
 use crate::conform::transcript::Transcript;
 use crate::programs::clean_command;
+use crate::serial;
 
 /// How long a guest may take; most take a second, and a busy machine makes that many.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -88,7 +87,7 @@ impl Host {
             .stderr(Stdio::null())
             .spawn();
         let mut child = child.context("cannot start QEMU (qemu-system-x86_64, through setpriv)")?;
-        let heard = listen(&mut child);
+        let heard = serial::listen(&mut child, &DEATHS, PATIENCE);
         // Already gone is as good as killed.
         let _ = child.kill();
         let _ = child.wait();
@@ -98,26 +97,4 @@ impl Host {
         fs::write(&log, &said)?;
         Ok(said)
     }
-}
-
-/// Listens until the machine ends, or the guest is dead, or patience is over.
-fn listen(child: &mut Child) -> Result<String> {
-    let mut screen = child.stdout.take().context("QEMU has no stdout")?;
-    let said = console::Transcript::default();
-    let copy = said.clone();
-    std::thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        while let Ok(count @ 1..) = screen.read(&mut bytes) {
-            copy.add(bytes.get(..count).unwrap_or_default());
-        }
-        copy.close();
-    });
-    let end = Instant::now() + PATIENCE;
-    while !said.is_closed() && Instant::now() < end {
-        if DEATHS.iter().any(|death| said.text().contains(death)) {
-            break;
-        }
-        said.wait_for_change(Duration::from_secs(1));
-    }
-    Ok(said.text())
 }
