@@ -35,10 +35,12 @@ struct Start {
 
 /// What one hypervisor showed.
 struct Measured {
+    name: &'static str,
+    bench: Bench,
     /// Each timed, on a machine as fast as it can be.
     timed: Vec<Start>,
     /// One on a machine that counts instructions.
-    counted: Start,
+    counted: Option<Start>,
     kib_per_guest: u64,
     /// Bytes of the image in memory.
     loaded: u64,
@@ -49,54 +51,67 @@ struct Measured {
 /// Measures both hypervisors and prints the table.
 pub fn figures(runs: u32, yes: bool) -> Result<()> {
     let mut steps = Steps::new();
-    let choice = |stock| Choice {
-        stock,
-        toolstack: Toolstack::Ours,
-        yes,
-    };
-    let stock = Bench::prepare(choice(true), &mut steps)?;
-    let ours = Bench::prepare(choice(false), &mut steps)?;
-    let built = hypervisor::build()?;
-    let sizes = (built.loaded, built.packed);
-    let ours = steps.step("Ferroxen", ADVICE, |step| measure(&ours, "ours", sizes, runs, step))?;
-    let sizes = (
-        hypervisor::sizes(&fs::read(bench::stock_xen()?)?)?.0,
-        fs::metadata(bench::STOCK_XEN)?.len(),
-    );
-    let stock = steps.step("Debian's Xen", ADVICE, |step| {
-        measure(&stock, "stock", sizes, runs, step)
-    })?;
+    let mut both = [prepare(true, yes, &mut steps)?, prepare(false, yes, &mut steps)?];
+    // In turns, so that whatever else the host does is to the disadvantage of both.
+    for run in 1..=runs {
+        for one in &mut both {
+            steps.step(&format!("{}, run {run} of {runs}", one.name), ADVICE, |step| {
+                one.time(run, step)
+            })?;
+        }
+    }
+    for one in &mut both {
+        steps.step(&format!("{}, counted", one.name), ADVICE, |step| one.count(step))?;
+    }
+    let [stock, ours] = both;
     print!("\n{}", table(&ours, &stock));
     Ok(())
 }
 
-fn measure(bench: &Bench, name: &str, (loaded, packed): (u64, u64), runs: u32, step: &Step) -> Result<Measured> {
-    let mut timed = Vec::new();
-    for run in 1..=runs {
-        step.say(&format!("run {run} of {runs}, timed"));
-        let (dom0, start) = start(&bench.parts(&format!("figures-{name}-{run}")))?;
-        dom0.power_off(PATIENCE)?;
-        timed.push(start);
-    }
-    step.say("a run that counts instructions");
-    let mut parts = bench.parts(&format!("figures-{name}-counted"));
-    parts.accelerator = Accelerator::Counted;
-    let (mut dom0, counted) = start(&parts)?;
-    step.say(&format!("{GUESTS} idle guests"));
-    let kib_per_guest = kib_per_guest(&mut dom0)?;
-    dom0.power_off(PATIENCE)?;
+fn prepare(stock: bool, yes: bool, steps: &mut Steps) -> Result<Measured> {
+    let toolstack = Toolstack::Ours;
+    let bench = Bench::prepare(Choice { stock, toolstack, yes }, steps)?;
+    let (name, loaded, packed) = if stock {
+        let loaded = hypervisor::sizes(&fs::read(bench::stock_xen()?)?)?.0;
+        ("stock", loaded, fs::metadata(bench::STOCK_XEN)?.len())
+    } else {
+        let built = hypervisor::build()?;
+        ("ferroxen", built.loaded, built.packed)
+    };
     Ok(Measured {
-        timed,
-        counted,
-        kib_per_guest,
+        name,
+        bench,
+        timed: Vec::new(),
+        counted: None,
+        kib_per_guest: 0,
         loaded,
         packed,
     })
 }
 
+impl Measured {
+    fn time(&mut self, run: u32, step: &Step) -> Result<()> {
+        let parts = self.bench.parts(&format!("figures-{}-{run}", self.name));
+        let (dom0, start) = start(&parts, step)?;
+        dom0.power_off(PATIENCE)?;
+        self.timed.push(start);
+        Ok(())
+    }
+
+    fn count(&mut self, step: &Step) -> Result<()> {
+        let mut parts = self.bench.parts(&format!("figures-{}-counted", self.name));
+        parts.accelerator = Accelerator::Counted;
+        let (mut dom0, start) = start(&parts, step)?;
+        self.counted = Some(start);
+        step.say(&format!("{GUESTS} idle guests"));
+        self.kib_per_guest = kib_per_guest(&mut dom0)?;
+        dom0.power_off(PATIENCE)
+    }
+}
+
 /// Boots, and sees the demo guest come and go.
-fn start(parts: &Parts) -> Result<(Dom0, Start)> {
-    let mut dom0 = Dom0::boot(parts)?;
+fn start(parts: &Parts, step: &Step) -> Result<(Dom0, Start)> {
+    let mut dom0 = Dom0::boot_with_progress(parts, &mut |news| step.say(news))?;
     let (to_init, to_prompt) = (dom0.init_ran(), dom0.prompted());
     let began = dom0.machine().now()?;
     run::start_demo(&mut dom0)?;
@@ -166,7 +181,7 @@ fn seconds(measured: &Measured, which: Which) -> Figure {
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
 fn instructions(measured: &Measured, which: Which) -> Figure {
-    let counted = which(&measured.counted).instructions;
+    let counted = measured.counted.as_ref().map_or(0, |start| which(start).instructions);
     (format!("{} M", counted / 1_000_000), counted as f64)
 }
 
