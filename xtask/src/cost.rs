@@ -9,7 +9,7 @@ mod machine;
 mod table;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -20,12 +20,15 @@ use crate::cost::machine::{Figures, Machine};
 use crate::cost::table::{Row, Table};
 use crate::hypervisor;
 use crate::packages::{self, Need};
+use crate::places;
+use crate::programs::{clean_command, run};
 
 /// Runs all, prints the table, and fails when a row costs more on ours than on Debian's.
 pub fn bench(yes: bool) -> Result<()> {
     packages::require(&[Need::BareMetal, Need::Machine, Need::StockXen], yes)?;
     let kernel = hypervisor::build_guest("bench")?;
     let built = hypervisor::build()?;
+    let counter = counter()?;
     let stock = bench::stock_xen()?;
     let machines = [
         Machine::new("stock", &stock, ""),
@@ -34,12 +37,14 @@ pub fn bench(yes: bool) -> Result<()> {
     ];
     let mut heard = Vec::new();
     for machine in &machines {
-        heard.push(twice(machine, &kernel)?);
+        heard.push(twice(machine, &kernel, &counter)?);
     }
     let [stock_figures, unmitigated, ours] =
         <[Figures; 3]>::try_from(heard).map_err(|_| anyhow::anyhow!("three machines ran"))?;
-    for line in stock_figures.mitigations.iter().chain(&ours.mitigations) {
-        println!("{line}");
+    for (machine, figures) in machines.iter().zip([&stock_figures, &unmitigated, &ours]) {
+        for line in &figures.mitigations {
+            println!("{}: {line}", machine.name);
+        }
     }
     let mut table = Table::new();
     let names = ours.of.iter().map(|(name, _)| name.as_str());
@@ -82,11 +87,22 @@ pub fn bench(yes: bool) -> Result<()> {
     Ok(())
 }
 
+/// Builds the plugin that counts instructions. Whoever can link host programs has a C compiler.
+fn counter() -> Result<PathBuf> {
+    let source = places::root().join("xtask/src/cost/count.c");
+    let plugin = places::made().join("count.so");
+    run(clean_command("cc")
+        .args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o"])
+        .arg(&plugin)
+        .arg(source))?;
+    Ok(plugin)
+}
+
 /// Runs `kernel` twice at the same time, and insists on the same figures.
-fn twice(machine: &Machine, kernel: &Path) -> Result<Figures> {
+fn twice(machine: &Machine, kernel: &Path, counter: &Path) -> Result<Figures> {
     let (first, second) = thread::scope(|scope| {
-        let other = scope.spawn(|| machine.run(kernel, 1));
-        (machine.run(kernel, 0), other.join())
+        let other = scope.spawn(|| machine.run(kernel, counter, 1));
+        (machine.run(kernel, counter, 0), other.join())
     });
     let (first, second) = (first?, second.map_err(|_| anyhow::anyhow!("a run panicked"))??);
     for ((name, one), (_, two)) in first.of.iter().zip(&second.of) {

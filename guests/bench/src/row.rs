@@ -7,9 +7,6 @@ pub const SAMPLES: usize = 64;
 /// Runs before the first sample: the first time, entries are not yet accessed, and pages not yet dirty.
 const WARM_UP: usize = 4;
 
-/// The sample around which there are marks, for who watches from outside.
-const MARKED: usize = WARM_UP + SAMPLES / 2;
-
 /// How often to do what is timed: for `for` loops.
 pub fn rounds() -> impl Iterator<Item = usize> {
     0..WARM_UP + SAMPLES
@@ -45,16 +42,9 @@ impl Row {
     /// Times `act`.
     #[inline(always)]
     pub fn time<T>(&mut self, act: impl FnOnce() -> T) -> T {
-        let is_marked = self.taken == MARKED;
-        if is_marked {
-            insn::mark();
-        }
         let before = insn::rdtsc();
         let result = act();
         let after = insn::rdtsc();
-        if is_marked {
-            insn::mark();
-        }
         self.note((after - before).saturating_sub(overhead()));
         result
     }

@@ -19,6 +19,8 @@ const ENDS: [&str; 3] = ["[bench] end", "Domain 0 crashed", "Reboot in five seco
 /// Two vcpus on one CPU; messages of the hypervisor's cost time, so few.
 const OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=2 loglvl=warning guest_loglvl=none";
 
+/// The row of the second between the guest's two marks.
+pub const IDLE: &str = "one second, all asleep";
 /// The row of what an empty domain takes, and how many of them the guest makes.
 const PER_DOMAIN: &str = "bytes per empty domain";
 const EMPTY_DOMAINS: u64 = 16;
@@ -50,7 +52,7 @@ impl Figures {
     }
 
     /// Picks the figures out of everything that was said on the line.
-    fn heard(said: &str) -> Result<Self> {
+    fn heard(said: &str, marks: &str) -> Result<Self> {
         ensure!(said.contains(ENDS[0]), "the guest did not come to its end");
         let mut of = Vec::new();
         for line in said.lines().filter_map(|line| line.trim_end().strip_prefix("[bench] ")) {
@@ -59,6 +61,11 @@ impl Figures {
                 None if line == "end" => {}
                 _ => bail!("{line}"),
             }
+        }
+        let mut marks = marks.lines().map(str::parse::<u64>);
+        match (marks.next(), marks.next()) {
+            (Some(Ok(before)), Some(Ok(after))) => of.push((IDLE.to_owned(), after - before)),
+            _ => bail!("the guest's marks were not counted"),
         }
         if let (Some((_, figure)), Some(taken)) =
             (of.iter_mut().find(|(name, _)| name == PER_DOMAIN), taken_of_heap(said))
@@ -100,8 +107,12 @@ impl Machine {
         }
     }
 
-    /// Runs `kernel` as Domain 0.
-    pub fn run(&self, kernel: &Path, round: u32) -> Result<Figures> {
+    /// Runs `kernel` as Domain 0, with the plugin that counts.
+    pub fn run(&self, kernel: &Path, counter: &Path, round: u32) -> Result<Figures> {
+        let logs = places::made().join("logs");
+        fs::create_dir_all(&logs)?;
+        let log = logs.join(format!("bench-{}-{round}.log", self.name));
+        let marks = log.with_extension("marks");
         let mut qemu = clean_command("setpriv");
         qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -109,6 +120,8 @@ impl Machine {
         // The date is the same in every run, and goes on with the instructions.
         qemu.args(["-rtc", "base=2026-01-01,clock=vm"]);
         qemu.args(["-cpu", CPU_MODEL, "-smp", "1", "-m", "256M", "-serial", "stdio"]);
+        qemu.arg("-plugin")
+            .arg(format!("{},out={}", counter.display(), marks.display()));
         qemu.arg("-append").arg(format!("{OPTIONS} {}", self.option));
         qemu.arg("-kernel").arg(&self.hypervisor).arg("-initrd").arg(kernel);
         let child = qemu
@@ -122,12 +135,9 @@ impl Machine {
         let _ = child.kill();
         let _ = child.wait();
         let said = heard?;
-        let log = places::made()
-            .join("logs")
-            .join(format!("bench-{}-{round}.log", self.name));
-        fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
+        let marks = fs::read_to_string(&marks).with_context(|| format!("reading {}", marks.display()))?;
         fs::write(&log, &said)?;
-        Figures::heard(&said).with_context(|| format!("{}: see {}", self.name, log.display()))
+        Figures::heard(&said, &marks).with_context(|| format!("{}: see {}", self.name, log.display()))
     }
 }
 
@@ -135,20 +145,25 @@ impl Machine {
 mod tests {
     use super::*;
 
+    const MARKS: &str = "1000\n2234\n";
+
     #[test]
     fn what_domains_take_of_the_heap_counts() {
         let memory =
             |free: u32| format!("(XEN) memory: 1 of 2 pages free, 0 to scrub; heap {free} of 9999 bytes free\r\n");
         let said = memory(5000) + &memory(1800) + "[bench] bytes per empty domain: 4096\n[bench] end\n";
-        assert_eq!(Figures::heard(&said).unwrap().get(PER_DOMAIN).unwrap(), 4096 + 200);
+        assert_eq!(
+            Figures::heard(&said, MARKS).unwrap().get(PER_DOMAIN).unwrap(),
+            4096 + 200
+        );
     }
 
     #[test]
     fn only_the_guests_figures_count_and_a_failure_is_one() {
-        let heard = Figures::heard("(XEN) x: 1\r\n[bench] a, b: 12\r\n[bench] end\r\n").unwrap();
-        assert_eq!(heard.of, [("a, b".to_owned(), 12)]);
+        let heard = Figures::heard("(XEN) x: 1\r\n[bench] a, b: 12\r\n[bench] end\r\n", MARKS).unwrap();
+        assert_eq!(heard.of, [("a, b".to_owned(), 12), (IDLE.to_owned(), 1234)]);
         assert!(heard.get("c").is_err());
-        assert!(Figures::heard("[bench] a: FAIL wrong\n[bench] end\n").is_err());
-        assert!(Figures::heard("[bench] a: 1\n").is_err());
+        assert!(Figures::heard("[bench] a: FAIL wrong\n[bench] end\n", MARKS).is_err());
+        assert!(Figures::heard("[bench] a: 1\n", MARKS).is_err());
     }
 }
