@@ -40,6 +40,19 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// None at all.
+    pub const NONE: Limits = Limits {
+        nodes: 0,
+        node_size: 0,
+        watches: 0,
+        transactions: 0,
+        transaction_nodes: 0,
+        permissions: 0,
+        outstanding: 0,
+        ops_per_second: 0,
+        ops_burst: 0,
+    };
+
     /// Every limit's name and value.
     pub fn list(&self) -> [(&'static str, u32); 9] {
         [

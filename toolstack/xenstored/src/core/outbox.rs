@@ -74,6 +74,15 @@ impl Outbox {
         }
     }
 
+    /// Answers that wait, in wire form.
+    pub fn answers(&self) -> Vec<u8> {
+        let answers = self.queue.iter().filter_map(|waiting| match waiting {
+            Waiting::Reply(frame) => Some(frame.as_slice()),
+            Waiting::Event(..) => None,
+        });
+        answers.collect::<Vec<_>>().concat()
+    }
+
     /// Messages that wait.
     pub fn len(&self) -> usize {
         self.queue.len()

@@ -1,8 +1,10 @@
 //! Connections, requests and domains: the protocol itself.
 
 use super::budget::Budget;
+use super::journal::Record;
 use super::limits::{Limits, exceeds};
 use super::outbox::Outbox;
+use super::succession::watch_record;
 use super::transaction::Transaction;
 use super::tree::{Actor, Aspect, Change, Node, Op, Tree};
 use super::watches::{Watch, Watches};
@@ -53,37 +55,45 @@ pub enum DomainState {
 }
 
 #[derive(Debug)]
-struct Connection {
-    actor: Actor,
-    transactions: BTreeMap<u32, Transaction>,
-    next_transaction: u32,
-    outbox: Outbox,
+pub(super) struct Connection {
+    pub(super) actor: Actor,
+    pub(super) transactions: BTreeMap<u32, Transaction>,
+    pub(super) next_transaction: u32,
+    pub(super) outbox: Outbox,
     budget: Budget,
+    /// It was there before us, and may have transactions that we do not know.
+    pub(super) has_past: bool,
 }
 
 #[derive(Debug)]
-struct Domain {
+pub(super) struct Domain {
     /// Its ring, while it is introduced.
-    conn: Option<ConnId>,
+    pub(super) conn: Option<ConnId>,
     /// Its shutdown has been announced.
-    is_shut_down: bool,
+    pub(super) is_shut_down: bool,
+    /// The frame of its ring, and its port.
+    pub(super) ring: Option<(u64, u32)>,
 }
 
 /// The store and everybody connected to it.
 #[derive(Debug)]
 pub struct Xenstore {
     pub(super) tree: Tree,
-    clock: u64,
+    pub(super) clock: u64,
     /// When to look for old transactions again.
     next_sweep: u64,
-    conns: BTreeMap<ConnId, Connection>,
+    pub(super) conns: BTreeMap<ConnId, Connection>,
     next_conn: u64,
     pub(super) watches: Watches,
-    domains: BTreeMap<u16, Domain>,
+    pub(super) domains: BTreeMap<u16, Domain>,
+    /// Domain 0's kernel, which has a ring.
+    pub(super) kernel: Option<ConnId>,
+    /// What is to be noted for our successor.
+    pub(super) journal: Option<Vec<u8>>,
     /// Domains that we have forgotten, and of which the hypervisor still has something.
     husks: BTreeSet<u16>,
     /// Who may watch `@introduceDomain` and its like, where it is not just Domain 0.
-    special_perms: BTreeMap<String, Arc<[Permission]>>,
+    pub(super) special_perms: BTreeMap<String, Arc<[Permission]>>,
     pub(super) limits: Limits,
     /// Connections that have something to send.
     dirty: BTreeSet<ConnId>,
@@ -104,6 +114,8 @@ impl Xenstore {
             next_conn: 1,
             watches: Watches::default(),
             domains: BTreeMap::new(),
+            kernel: None,
+            journal: None,
             husks: BTreeSet::new(),
             special_perms: BTreeMap::new(),
             limits,
@@ -117,9 +129,16 @@ impl Xenstore {
         store
     }
 
-    /// Somebody privileged connects: a socket, or Domain 0's own kernel.
+    /// Somebody privileged connects, by a socket.
     pub fn connect(&mut self, now: Duration) -> ConnId {
         self.add_connection(Actor::PRIVILEGED, now)
+    }
+
+    /// Domain 0's own kernel, by its ring.
+    pub fn connect_kernel(&mut self, now: Duration) -> ConnId {
+        let conn = self.connect(now);
+        self.kernel = Some(conn);
+        conn
     }
 
     /// A connection ends: its watches and transactions go.
@@ -131,10 +150,17 @@ impl Xenstore {
 
     /// A connection starts afresh: watches, transactions and unsent messages go.
     pub fn reset(&mut self, conn: ConnId) {
-        self.watches.remove_all_of(conn);
+        self.remove_watches(conn);
         if let Some(connection) = self.conns.get_mut(&conn) {
             connection.transactions.clear();
             connection.outbox.clear();
+        }
+    }
+
+    fn remove_watches(&mut self, conn: ConnId) {
+        self.watches.remove_all_of(conn);
+        if let Some(domid) = self.owner_of_ring(conn) {
+            self.note(|| Record::ResetWatches { domid });
         }
     }
 
@@ -292,7 +318,7 @@ impl Xenstore {
         Ok(())
     }
 
-    fn add_connection(&mut self, actor: Actor, now: Duration) -> ConnId {
+    pub(super) fn add_connection(&mut self, actor: Actor, now: Duration) -> ConnId {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         let connection = Connection {
@@ -301,6 +327,7 @@ impl Xenstore {
             next_transaction: 1,
             outbox: Outbox::default(),
             budget: Budget::full(&self.limits, now),
+            has_past: false,
         };
         self.conns.insert(conn, connection);
         conn
@@ -349,7 +376,7 @@ impl Xenstore {
             MessageType::WATCH => self.watch(conn, who, payload, events),
             MessageType::UNWATCH => self.unwatch(conn, who, payload),
             MessageType::RESET_WATCHES => {
-                self.watches.remove_all_of(conn);
+                self.remove_watches(conn);
                 if let Some(connection) = self.conns.get_mut(&conn) {
                     connection.transactions.clear();
                 }
@@ -473,7 +500,12 @@ impl Xenstore {
             if !who.is_privileged() {
                 return Err(ErrorCode::EACCES);
             }
-            self.special_perms.insert(event.to_string(), perms);
+            let event = event.to_string();
+            self.note(|| Record::EventPerms {
+                event: event.clone(),
+                perms: perms.clone(),
+            });
+            self.special_perms.insert(event, perms);
             return ok();
         }
         let owner = perms.first().map_or(0, |owner| owner.domid);
@@ -489,7 +521,10 @@ impl Xenstore {
         let (clock, limits) = (self.clock, self.limits);
         match self.transaction(conn, tx)? {
             Some(transaction) => transaction.apply(op, who, &limits, clock)?,
-            None => events.changes.extend(self.tree.apply(&op, who, &limits, clock)?),
+            None => {
+                events.changes.extend(self.tree.apply(&op, who, &limits, clock)?);
+                self.note(|| Record::Change { who, op });
+            }
         }
         ok()
     }
@@ -499,7 +534,8 @@ impl Xenstore {
             return Ok(None);
         }
         let connection = self.conns.get_mut(&conn).ok_or(ErrorCode::EIO)?;
-        connection.transactions.get_mut(&tx).ok_or(ErrorCode::ENOENT).map(Some)
+        let stale = || Transaction::stale(&self.tree, self.clock);
+        connection.transaction(tx, self.limits.transactions, stale).map(Some)
     }
 
     fn start_transaction(&mut self, conn: ConnId, who: Actor, tx: u32) -> Answer {
@@ -528,10 +564,15 @@ impl Xenstore {
             _ => return Err(ErrorCode::EINVAL),
         };
         let connection = self.conns.get_mut(&conn).ok_or(ErrorCode::EIO)?;
+        connection.transaction(tx, self.limits.transactions, || {
+            Transaction::stale(&self.tree, self.clock)
+        })?;
         let transaction = connection.transactions.remove(&tx).ok_or(ErrorCode::ENOENT)?;
         if is_commit {
             self.clock += 1;
+            let ops = transaction.changes().to_vec();
             events.changes = transaction.commit(&mut self.tree, who, &self.limits, self.clock)?;
+            ops.into_iter().for_each(|op| self.note(|| Record::Change { who, op }));
         }
         ok()
     }
@@ -567,13 +608,17 @@ impl Xenstore {
         if !who.is_privileged() && exceeds(self.watches.of(conn).len() + 1, self.limits.watches) {
             return Err(ErrorCode::E2BIG);
         }
-        let id = self.watches.add(Watch {
+        let watch = Watch {
             conn,
             path: path.clone(),
             base_len,
             token: token.into(),
             depth,
-        });
+        };
+        if let Some(domid) = self.owner_of_ring(conn) {
+            self.note(|| watch_record(domid, &watch));
+        }
+        let id = self.watches.add(watch);
         events.first.push((id, path));
         ok()
     }
@@ -592,6 +637,10 @@ impl Xenstore {
         };
         let id = self.watches.find(conn, &path, token).ok_or(ErrorCode::ENOENT)?;
         self.watches.remove(id);
+        if let Some(domid) = self.owner_of_ring(conn) {
+            let token = token.into();
+            self.note(|| Record::Unwatch { domid, path, token });
+        }
         if let Some(connection) = self.conns.get_mut(&conn) {
             connection.outbox.drop_events_of(id);
         }
@@ -629,10 +678,15 @@ impl Xenstore {
                 Domain {
                     conn: Some(conn),
                     is_shut_down: false,
+                    ring: None,
                 },
             );
             events.special.push((INTRODUCE_DOMAIN, domid));
         }
+        if let Some(domain) = self.domains.get_mut(&domid) {
+            domain.ring = Some((gfn, port));
+        }
+        self.note(|| Record::Introduce { domid, gfn, port });
         ok()
     }
 
@@ -651,6 +705,7 @@ impl Xenstore {
             .and_then(|domain| domain.conn)
             .ok_or(ErrorCode::ENOENT)?;
         self.conns.get_mut(&conn).ok_or(ErrorCode::ENOENT)?.actor.target = Some(target);
+        self.note(|| Record::Target { domid, target });
         ok()
     }
 
@@ -686,6 +741,7 @@ impl Xenstore {
                 .collect();
         }
         self.clock += 1;
+        self.note(|| Record::Forget { domid });
         events.changes.extend(self.tree.forget_domain(domid, self.clock));
     }
 
@@ -699,7 +755,7 @@ impl Xenstore {
     }
 
     /// Puts events into the outboxes of those who watch and may know; says how many.
-    fn tell(&mut self, events: Events) -> usize {
+    pub(super) fn tell(&mut self, events: Events) -> usize {
         let mut told = 0;
         for (id, path) in events.first {
             told += self.push(id, &path, |_| true);
@@ -759,8 +815,8 @@ impl Xenstore {
 
 /// What a request made happen, to be told after it is answered.
 #[derive(Default)]
-struct Events {
-    first: Vec<(super::watches::WatchId, Arc<str>)>,
+pub(super) struct Events {
+    pub(super) first: Vec<(super::watches::WatchId, Arc<str>)>,
     changes: Vec<Change>,
     special: Vec<(&'static str, u16)>,
 }

@@ -520,12 +520,86 @@ fn request() -> impl Strategy<Value = (usize, u32, u32, Vec<u8>)> {
     (0usize..3, 0u32..24, 0u32..4, payload)
 }
 
+/// All that a guest could tell one store from another by: nodes, permissions, watches of rings, introductions.
+fn look_of(store: &Xenstore) -> Vec<String> {
+    fn walk(look: &mut Vec<String>, at: &str, node: &Node) {
+        look.push(format!("{at} {:?} {:?}", node.value, node.perms));
+        for (name, child) in node.children() {
+            walk(look, &format!("{at}/{name}"), child);
+        }
+    }
+    let mut look = vec![];
+    walk(&mut look, "", store.tree.get("/").unwrap());
+    let mut watches: Vec<String> = store
+        .conns
+        .keys()
+        .filter_map(|conn| Some((store.owner_of_ring(*conn)?, conn)))
+        .flat_map(|(domid, conn)| store.watches.of(*conn).iter().map(move |id| (domid, id)))
+        .map(|(domid, id)| format!("{:?}", watch_record(domid, store.watches.get(*id).unwrap())))
+        .collect();
+    watches.sort();
+    look.extend(watches);
+    look.push(format!("{:?}", store.special_perms));
+    for (domid, domain) in &store.domains {
+        look.push(format!("{domid} {:?} {}", domain.ring, domain.conn.is_some()));
+    }
+    look
+}
+
+fn successor(records: &[u8]) -> Bench {
+    let mut store = Xenstore::new(Limits::default());
+    let dom0 = store.connect_kernel(Duration::ZERO);
+    let mut world = Quiet::default();
+    store.restore(records, 1 << 20, &mut world);
+    Bench { store, world, dom0 }
+}
+
+#[test]
+fn a_successor_goes_on_where_its_predecessor_stopped() {
+    let mut bench = Bench::new();
+    bench.store.keep_journal();
+    let mut records = bench.store.snapshot();
+    let guest = bench.guest(3);
+    bench.ask(guest, T::WRITE, 0, "data/x\0before").unwrap();
+    bench.ask(guest, T::WATCH, 0, "data\0token\0").unwrap();
+    let tx = bench.ask(guest, T::TRANSACTION_START, 0, "\0").unwrap();
+    let tx: u32 = tx.trim_end_matches('\0').parse().unwrap();
+    records.extend(bench.store.take_journal());
+
+    let mut bench = successor(&records);
+    let guest = bench.world.attached[&3];
+    // What it was to hear of last may have been lost, so it hears of all.
+    assert_eq!(bench.events(guest), ["data"]);
+    assert_eq!(bench.ask(guest, T::READ, 0, "data/x\0").unwrap(), "before");
+    bench
+        .ask(bench.dom0, T::WRITE, 0, "/local/domain/3/data/y\0new")
+        .unwrap();
+    assert_eq!(bench.events(guest), ["data/y"]);
+    // Its transaction goes on, and has to be begun again.
+    bench.ask(guest, T::WRITE, tx, "data/x\0lost").unwrap();
+    assert_eq!(bench.ask(guest, T::TRANSACTION_END, tx, "T\0"), Err("EAGAIN".into()));
+    assert_eq!(bench.ask(guest, T::READ, 0, "data/x\0").unwrap(), "before");
+    let again = bench.ask(guest, T::TRANSACTION_START, 0, "\0").unwrap();
+    let again: u32 = again.trim_end_matches('\0').parse().unwrap();
+    assert!(again != tx);
+    bench.ask(guest, T::WRITE, again, "data/x\0after").unwrap();
+    bench.ask(guest, T::TRANSACTION_END, again, "T\0").unwrap();
+    assert_eq!(bench.ask(guest, T::READ, 0, "data/x\0").unwrap(), "after");
+    // No more transactions than any guest may have, begun or made up.
+    for made_up in 1..100 {
+        let _ = bench.ask(guest, T::READ, made_up, "data/x\0");
+    }
+    assert!(bench.store.conns[&guest].transactions.len() <= Limits::default().transactions as usize);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
     fn no_history_breaks_what_is_always_true(history in prop::collection::vec(request(), 1..60)) {
         let limits = Limits { nodes: 8, watches: 4, transactions: 2, node_size: 200, ..Limits::default() };
         let mut bench = Bench::with(limits);
+        bench.store.keep_journal();
+        let mut records = bench.store.snapshot();
         bench.guest(1);
         bench.guest(2);
         for (who, kind, tx, payload) in history {
@@ -548,6 +622,12 @@ proptest! {
                 let owned = bench.store.tree.owned_by(domid);
                 prop_assert!(who == 0 || owned <= limits.nodes || kind == T::TRANSACTION_END.0 || owned <= 16);
             }
+        }
+        records.extend(bench.store.take_journal());
+        for records in [records, bench.store.snapshot()] {
+            let heir = successor(&records);
+            prop_assert!(heir.store.audit().is_ok(), "{:?}", heir.store.audit());
+            prop_assert_eq!(look_of(&heir.store), look_of(&bench.store));
         }
         for domid in [1, 2] {
             bench.store.domain_is(domid, DomainState::Gone, &mut bench.world);

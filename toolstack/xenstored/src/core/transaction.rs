@@ -41,14 +41,24 @@ impl Transaction {
         }
     }
 
+    /// One that cannot be committed any more: whoever began it has to begin again.
+    pub fn stale(tree: &Tree, clock: u64) -> Transaction {
+        Transaction {
+            is_stale: true,
+            ..Transaction::new(tree, clock)
+        }
+    }
+
+    /// What it changes, in order.
+    pub fn changes(&self) -> &[Op] {
+        &self.log
+    }
+
     /// Lets go of an old snapshot, which keeps old versions of nodes in memory. The transaction goes on with a
     /// new one, and its commit will be `EAGAIN`.
     pub fn refresh_if_older(&mut self, than: u64, tree: &Tree, clock: u64) {
         if self.started < than {
-            *self = Transaction {
-                is_stale: true,
-                ..Transaction::new(tree, clock)
-            };
+            *self = Transaction::stale(tree, clock);
         }
     }
 

@@ -111,7 +111,7 @@ impl Node {
 }
 
 /// A change that one may ask for.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
     /// Set the value; make the node and its parents if they are missing.
     Write(Arc<str>, Arc<[u8]>),

@@ -1,6 +1,7 @@
 //! One connection's bytes: a socket or a ring, the message that is coming in, the one that is going out.
 
 use super::ring::{Ring, RingError};
+use crate::core::HalfWay;
 use ferroxen_xenstore_wire::{Decoder, Header, Message, PAYLOAD_MAX, TooLong, ring};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -28,6 +29,8 @@ pub struct Link {
     pub is_broken: bool,
     /// It may not ask more for now.
     pub is_held: bool,
+    /// What was last noted of its messages that were half-way.
+    pub noted: HalfWay,
 }
 
 /// Why a connection ends.
@@ -86,6 +89,7 @@ impl Link {
             sent: 0,
             is_broken: false,
             is_held: false,
+            noted: HalfWay::default(),
         }
     }
 
@@ -126,6 +130,17 @@ impl Link {
     /// Whether part of a message is still to be sent.
     pub fn is_mid_send(&self) -> bool {
         self.sent < self.out.len()
+    }
+
+    /// The part of a request that has come in, and of an answer that has not gone out.
+    pub fn half_way(&self) -> (&[u8], &[u8]) {
+        (self.decoder.pending(), self.out.get(self.sent..).unwrap_or_default())
+    }
+
+    /// Goes on where another has stopped.
+    pub fn take_up(&mut self, (input, output): HalfWay) {
+        self.decoder.push(&input);
+        (self.out, self.sent) = (output, 0);
     }
 
     /// Forgets what was coming in and going out.

@@ -5,9 +5,12 @@
 //!
 //! Always true:
 //! 1. Nothing here waits for a client: sockets do not block, and a ring is taken as it is.
-//! 2. Whatever a guest puts into its ring ends at worst its own connection.
+//! 2. Whenever we wait, the journal tells all that a successor needs: it can take our place at any time, and no guest
+//!    notices.
+//! 3. Whatever a guest puts into its ring ends at worst its own connection.
 
 mod hypervisor;
+mod journal;
 mod link;
 mod listener;
 mod log;

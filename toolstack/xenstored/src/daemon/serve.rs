@@ -1,10 +1,11 @@
 //! The poll loop.
 
 use super::hypervisor::Hypervisor;
+use super::journal::{self, Journal};
 use super::link::{Link, LinkError, Wire};
 use super::listener::listen;
 use super::log::Log;
-use crate::core::{ConnId, DomainState, Limits, World, Xenstore};
+use crate::core::{ConnId, DomainState, Limits, Record, World, Xenstore, write_record};
 use anyhow::{Context, Result};
 use ferroxen_words::{DomId, Gfn, Port};
 use ferroxen_xenstore_wire::{Decoder, ErrorCode};
@@ -12,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Requests that one connection gets answered before the next one's turn.
 const REQUESTS_PER_TURN: usize = 16;
@@ -35,6 +36,8 @@ pub struct Daemon {
     store: Xenstore,
     outside: Outside,
     listener: UnixListener,
+    /// None where there are no guests.
+    journal: Option<Journal>,
     started: Instant,
     /// Connections that may have more requests for us.
     ready: BTreeSet<ConnId>,
@@ -73,6 +76,7 @@ impl Daemon {
                 log,
             },
             listener,
+            journal: None,
             started: Instant::now(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -80,16 +84,85 @@ impl Daemon {
         if let Some(hypervisor) = &daemon.outside.hypervisor {
             let ring = hypervisor.own_ring()?;
             let port = ring.port;
-            let conn = daemon.store.connect(Duration::ZERO);
+            let conn = daemon.store.connect_kernel(Duration::ZERO);
             daemon.outside.ports.insert(port, conn);
             daemon
                 .outside
                 .links
                 .insert(conn, Link::new(Wire::Ring(ring), "d0".into()));
-            // The kernel waits for a first ring of the bell.
-            daemon.serve(conn);
+            daemon.succeed(&setup.socket_dir)?;
+            // The kernel waits for a first ring of the bell, and others may have rung ours meanwhile.
+            for conn in daemon.outside.links.keys().copied().collect::<Vec<_>>() {
+                daemon.serve(conn);
+            }
+            daemon.check_domains();
         }
         Ok(daemon)
+    }
+
+    /// Takes up what the one before us has left, and notes for the one after us.
+    fn succeed(&mut self, directory: &Path) -> Result<()> {
+        if let Some(records) = journal::left_behind(directory) {
+            // Numbers of transactions that the one before us is not likely to have given.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let first = (now.as_secs() as u32) << 8 | 1;
+            let half_way = self.store.restore(&records, first, &mut self.outside);
+            let line = format!("taking up {} rings of the xenstored before", half_way.len());
+            self.outside.log.line(&line);
+            for (domid, half_way) in half_way {
+                let conn = self.store.ring_of(domid);
+                if let Some(link) = conn.and_then(|conn| self.outside.links.get_mut(&conn)) {
+                    link.take_up(half_way);
+                }
+            }
+        }
+        self.store.keep_journal();
+        self.journal = Some(Journal::begin(directory, &self.store.snapshot())?);
+        Ok(())
+    }
+
+    /// Notes what has changed since the last time.
+    fn note(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        let records = self.store.take_journal();
+        let noted = match records.is_empty() {
+            true => Ok(()),
+            false => journal.add(&records),
+        };
+        if let Err(error) = noted {
+            // The store goes on; only its successor would know less.
+            self.outside.log.line(&format!("{error:#}"));
+        }
+    }
+
+    /// Notes the messages that are half-way, before waiting.
+    fn note_half_way(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        let mut bytes = Vec::new();
+        let is_long = journal.is_long();
+        if is_long {
+            bytes = self.store.snapshot();
+        }
+        for (conn, link) in &mut self.outside.links {
+            let Some(domid) = self.store.owner_of_ring(*conn) else {
+                continue;
+            };
+            let (input, output) = link.half_way();
+            let now = (input.to_vec(), [output, &self.store.waiting_answers(*conn)].concat());
+            if now != link.noted || (is_long && now != Default::default()) {
+                let (input, output) = now.clone();
+                write_record(&mut bytes, &Record::HalfWay { domid, input, output });
+                link.noted = now;
+            }
+        }
+        let noted = match (is_long, bytes.is_empty()) {
+            (true, _) => journal.shorten(&bytes),
+            (false, true) => Ok(()),
+            (false, false) => journal.add(&bytes),
+        };
+        if let Err(error) = noted {
+            self.outside.log.line(&format!("{error:#}"));
+        }
     }
 
     /// Serves for ever.
@@ -108,6 +181,8 @@ impl Daemon {
 
     /// Waits until somebody has something for us, and notes who.
     fn wait(&mut self) -> Result<()> {
+        self.note();
+        self.note_half_way();
         let timeout = self.timeout();
         let Outside { links, hypervisor, .. } = &self.outside;
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
@@ -284,6 +359,8 @@ impl Daemon {
     }
 
     fn flush(&mut self, conn: ConnId) -> Result<(), LinkError> {
+        // Before anybody hears that it is done.
+        self.note();
         let Some(link) = self.outside.links.get_mut(&conn) else {
             return Ok(());
         };
