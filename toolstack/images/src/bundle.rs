@@ -1,0 +1,136 @@
+//! Images that others have made, as jailtime.org gave them away: an archive with an image, its swap and a configuration.
+
+use crate::tools::{must, program, text};
+use crate::{Identity, Inside};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What an archive held, where it lies now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bundle {
+    /// File systems and swaps.
+    pub images: Vec<PathBuf>,
+    /// Configurations, with the images' paths as they are now.
+    pub configs: Vec<PathBuf>,
+}
+
+/// Unpacks an archive into `directory`. Nothing that is there is written over. Root's password, which everybody knows,
+/// has to be changed at the first login.
+pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
+    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    let directory = directory
+        .canonicalize()
+        .with_context(|| format!("finding {}", directory.display()))?;
+    let staging = tempfile::Builder::new()
+        .prefix(".import-")
+        .tempdir_in(&directory)
+        .context("making a folder to unpack in")?;
+    must(program(
+        "tar",
+        ["-xSf", text(archive)?, "--no-same-owner", "-C", text(staging.path())?],
+    ))
+    .with_context(|| format!("unpacking {}", archive.display()))?;
+    let mut found = Vec::new();
+    files(staging.path(), &mut found)?;
+    let kind = |path: &Path| {
+        path.extension()
+            .and_then(|kind| kind.to_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let images: Vec<_> = found
+        .iter()
+        .filter(|path| matches!(kind(path).as_str(), "img" | "swap"))
+        .collect();
+    let configs: Vec<_> = found
+        .iter()
+        .filter(|path| matches!(kind(path).as_str(), "cfg" | "hvm"))
+        .collect();
+    if images.is_empty() {
+        bail!("{} holds no image (*.img)", archive.display());
+    }
+    let place = |path: &PathBuf| directory.join(path.file_name().unwrap_or_default());
+    for path in images.iter().chain(&configs) {
+        if place(path).exists() {
+            bail!("{} is there already", place(path).display());
+        }
+    }
+    for image in &images {
+        let inside = Inside::of(image);
+        if inside.has("/etc/shadow") {
+            let identity = Identity {
+                expire_password: true,
+                ..Default::default()
+            };
+            inside.become_own(&identity)?;
+        }
+    }
+    let mut bundle = Bundle::default();
+    for config in configs {
+        let old = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;
+        fs::write(config, with_paths(&old, &images, &place))
+            .with_context(|| format!("writing {}", config.display()))?;
+        bundle.configs.push(place(config));
+        fs::rename(config, place(config)).context("moving a configuration")?;
+    }
+    for image in images {
+        bundle.images.push(place(image));
+        fs::rename(image, place(image)).context("moving an image")?;
+    }
+    Ok(bundle)
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files(&entry.path(), found)?,
+            Ok(kind) if kind.is_file() => found.push(entry.path()),
+            // A link could lead anywhere.
+            _ => {}
+        }
+    }
+    found.sort();
+    Ok(())
+}
+
+/// Wherever a configuration names one of the images, by whatever path, it names it where it is now.
+fn with_paths(text: &str, images: &[&PathBuf], place: &impl Fn(&PathBuf) -> PathBuf) -> String {
+    let mut text = text.to_owned();
+    for image in images {
+        let Some(name) = image.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let new = place(image).display().to_string();
+        let mut rest = std::mem::take(&mut text);
+        while let Some(at) = rest.find(name) {
+            let before = &rest[..at];
+            // The path ends where a quote, a colon or a comma stands before it.
+            let start = before
+                .rfind(['\'', '"', ':', ',', '=', ' '])
+                .map_or(0, |start| start + 1);
+            text.push_str(&before[..start]);
+            text.push_str(&new);
+            rest = rest[at + name.len()..].to_owned();
+        }
+        text.push_str(&rest);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_images_are_those_of_here() {
+        let old = "disk = [ 'file:/xen/centos/centos.img,sda1,w', 'file:centos.swap,sda2,w' ]\nname = 'centos'\n";
+        let (image, swap) = (PathBuf::from("/t/centos.img"), PathBuf::from("/t/centos.swap"));
+        let place = |path: &PathBuf| Path::new("/srv").join(path.file_name().unwrap());
+        assert_eq!(
+            with_paths(old, &[&image, &swap], &place),
+            "disk = [ 'file:/srv/centos.img,sda1,w', 'file:/srv/centos.swap,sda2,w' ]\nname = 'centos'\n"
+        );
+    }
+}

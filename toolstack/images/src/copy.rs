@@ -1,0 +1,69 @@
+//! Copies that cost what they differ by, where the host's file system can do that.
+
+use crate::{Identity, Inside, Unfinished};
+use anyhow::{Context, Result};
+use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// How a copy was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Both share their blocks until one writes (btrfs, xfs).
+    Shared,
+    /// All that is not empty was copied.
+    Copied,
+}
+
+/// Copies an image and makes the copy a machine of its own, if it holds a system.
+pub fn clone(source: &Path, target: &Path, identity: &Identity) -> Result<Way> {
+    let image = Unfinished::new(target);
+    let way = contents(source, &image.path)?;
+    let inside = Inside::of(&image.path);
+    if inside.has("/etc") {
+        inside.become_own(identity)?;
+    }
+    image.finish()?;
+    Ok(way)
+}
+
+/// Copies a file's bytes, and its holes as holes.
+pub(crate) fn contents(source: &Path, target: &Path) -> Result<Way> {
+    let from = File::open(source).with_context(|| format!("opening {}", source.display()))?;
+    let to = File::create(target).with_context(|| format!("making {}", target.display()))?;
+    if ioctl_ficlone(&to, &from).is_ok() {
+        return Ok(Way::Shared);
+    }
+    let doing = || format!("copying {} to {}", source.display(), target.display());
+    let len = from.metadata().with_context(doing)?.len();
+    to.set_len(len).with_context(doing)?;
+    let mut at = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while at < len {
+        let data = match seek(&from, SeekFrom::Data(at)) {
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => break,
+            // Holes cannot be told.
+            Err(Errno::INVAL) => at,
+            other => other.with_context(doing)?,
+        };
+        let end = seek(&from, SeekFrom::Hole(data)).unwrap_or(len);
+        at = data;
+        while at < end {
+            let want = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let got = from.read_at(&mut buffer[..want], at).with_context(doing)?;
+            if got == 0 {
+                break;
+            }
+            // What is only zeroes stays a hole.
+            if buffer[..got].iter().any(|byte| *byte != 0) {
+                to.write_all_at(&buffer[..got], at).with_context(doing)?;
+            }
+            at += got as u64;
+        }
+        at = at.max(end);
+    }
+    Ok(Way::Copied)
+}

@@ -1,0 +1,189 @@
+//! New images, and those that are to have another size.
+
+use crate::tools::{must, program, run, text};
+use crate::{Unfinished, copy};
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// What an image holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// Nothing yet.
+    None,
+    /// Linux' usual.
+    Ext4,
+    /// The same with an older layout.
+    Ext3,
+    /// The same without a journal.
+    Ext2,
+    /// Memory that was put aside.
+    Swap,
+}
+
+/// Where the files of a new image come from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A folder, as it stands.
+    Folder(PathBuf),
+    /// Debian packages, by mmdebstrap.
+    Debian {
+        /// The release, such as `bookworm`.
+        suite: String,
+        /// Where packages are: a URL, or `None` for the host's own sources.
+        mirror: Option<String>,
+        /// Packages beyond the smallest system.
+        include: Vec<String>,
+    },
+    /// The host itself, without what other file systems hold.
+    Host,
+}
+
+/// What a copied system must not take along: its identity, and what is only of the moment.
+const HOST_ONLY: [&str; 6] = [
+    "etc/machine-id",
+    "etc/udev/rules.d/70-persistent-net.rules",
+    "var/lib/dbus/machine-id",
+    "var/lib/xen",
+    "var/log/xen",
+    "var/cache/apt/archives",
+];
+/// What every root has and the copy makes anew.
+const EMPTY: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "mnt", "media", "srv"];
+
+/// Makes an image of `size` bytes that takes no room until it is written to.
+pub fn create(target: &Path, size: u64, file_system: FileSystem) -> Result<()> {
+    let image = sparse(target, size)?;
+    format(&image.path, file_system, None)?;
+    image.finish()
+}
+
+fn sparse(target: &Path, size: u64) -> Result<Unfinished> {
+    let image = Unfinished::new(target);
+    let file = File::create(&image.path).with_context(|| format!("making {}", image.path.display()))?;
+    file.set_len(size)
+        .with_context(|| format!("giving {} its size", image.path.display()))?;
+    Ok(image)
+}
+
+fn format(path: &Path, file_system: FileSystem, folder: Option<&Path>) -> Result<()> {
+    let name = match file_system {
+        FileSystem::None => return Ok(()),
+        FileSystem::Swap => {
+            return must(program("mkswap", [text(path)?])).map(drop);
+        }
+        FileSystem::Ext4 => "mkfs.ext4",
+        FileSystem::Ext3 => "mkfs.ext3",
+        FileSystem::Ext2 => "mkfs.ext2",
+    };
+    let mut arguments = vec!["-q", "-F"];
+    if let Some(folder) = folder {
+        arguments.extend(["-d", text(folder)?]);
+    }
+    arguments.push(text(path)?);
+    must(program(name, arguments)).map(drop)
+}
+
+/// Makes an image with files in it.
+pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut(&str)) -> Result<()> {
+    let image = sparse(target, size)?;
+    let beside = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    // Beside the image, where there is room for it.
+    let staging = tempfile::Builder::new()
+        .prefix(".image-")
+        .tempdir_in(beside.unwrap_or(Path::new(".")))
+        .context("making a folder to collect the files in")?;
+    let folder = match origin {
+        Origin::Folder(folder) => folder.clone(),
+        Origin::Debian { suite, mirror, include } => {
+            progress("fetching and unpacking packages");
+            let root = staging.path().join("root");
+            let mut arguments = vec!["--variant=minbase".to_owned()];
+            if !include.is_empty() {
+                arguments.push(format!("--include={}", include.join(",")));
+            }
+            arguments.extend([suite.clone(), text(&root)?.to_owned()]);
+            arguments.extend(mirror.clone());
+            must(program("mmdebstrap", arguments))?;
+            root
+        }
+        Origin::Host => {
+            progress("copying the host");
+            let root = staging.path().join("root");
+            copy_host(&root)?;
+            root
+        }
+    };
+    progress("writing the image");
+    format(&image.path, FileSystem::Ext4, Some(&folder))?;
+    image.finish()
+}
+
+/// As the how-to has it: `cp -ax` of all but what is made at boot.
+fn copy_host(root: &Path) -> Result<()> {
+    fs::create_dir(root).context("making a folder for the copy")?;
+    let mut sources = Vec::new();
+    for entry in fs::read_dir("/").context("reading the host's root")?.flatten() {
+        let name = entry.file_name();
+        if !EMPTY.iter().any(|empty| name == *empty) && name != "lost+found" {
+            sources.push(entry.path());
+        }
+    }
+    let mut command = program("cp", ["-ax", "--sparse=always"]);
+    command.args(sources).arg(root);
+    must(command)?;
+    for empty in EMPTY {
+        fs::create_dir_all(root.join(empty)).with_context(|| format!("making /{empty}"))?;
+    }
+    for own in HOST_ONLY {
+        let path = root.join(own);
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => Ok(()),
+        };
+        removed.with_context(|| format!("leaving /{own} out"))?;
+    }
+    Ok(())
+}
+
+/// Looks for mistakes in an image's file system and leaves them alone. Gives what was found; `Err` if there are any.
+pub fn check(image: &Path) -> Result<String> {
+    must(program("e2fsck", ["-f", "-n", text(image)?])).with_context(|| format!("checking {}", image.display()))
+}
+
+/// Gives an image another size, by the how-to's steps, on a copy that takes the image's place once it is whole:
+/// checked, grown or shrunk, and its file system with it.
+pub fn resize(target: &Path, size: u64, mut progress: impl FnMut(&str)) -> Result<()> {
+    let now = fs::metadata(target)
+        .with_context(|| format!("looking at {}", target.display()))?
+        .len();
+    let image = Unfinished::new(target);
+    progress("copying");
+    copy::contents(target, &image.path)?;
+    let path = text(&image.path)?.to_owned();
+    progress("checking the file system");
+    // 1: there were mistakes, and they were mended.
+    run(program("e2fsck", ["-f", "-p", &path]), |code| code <= 1)?;
+    let set_len = |size: u64| {
+        let file = File::options().write(true).open(&image.path);
+        file.and_then(|file| file.set_len(size))
+            .with_context(|| format!("giving {path} its size"))
+    };
+    if size >= now {
+        progress("growing");
+        set_len(size)?;
+        must(program("resize2fs", [&path]))?;
+    } else {
+        progress("shrinking");
+        let kib = format!("{}K", size / 1024);
+        must(program("resize2fs", [path.as_str(), &kib])).context("its files need more room than that")?;
+        set_len(size / 1024 * 1024)?;
+    }
+    progress("checking the file system again");
+    check(&image.path)?;
+    if fs::metadata(target).map(|meta| meta.len()).unwrap_or(now) != now {
+        bail!("{} has changed meanwhile: nothing was done to it", target.display());
+    }
+    image.finish()
+}
