@@ -57,6 +57,8 @@ struct Packages {
     #[serde(default)]
     modules: Vec<String>,
     #[serde(default)]
+    on_demand: Vec<String>,
+    #[serde(default)]
     disk_mib: u64,
 }
 
@@ -159,7 +161,8 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         .add(names(&packages));
     inputs
         .add_dir(&recipes().join("overlay"))?
-        .add_dir(&recipes().join("overlay-stock"))?;
+        .add_dir(&recipes().join("overlay-stock"))?
+        .add_dir(&recipes().join("system"))?;
     for (_, bytes) in &programs {
         inputs.add(bytes);
     }
@@ -171,6 +174,8 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         }
         common(&mut tree)?;
         let order = kernel.add_modules(&mut tree, &recipe.dom0.modules)?;
+        // The last list is the one that `modprobe` finds.
+        kernel.add_modules(&mut tree, &[&recipe.dom0.modules[..], &recipe.dom0.on_demand].concat())?;
         tree.file("etc/modules-order", 0o644, order.join("\n").into_bytes());
         tree.link("sbin/init", "/usr/bin/busybox");
         tree.overlay(&recipes().join("overlay"))?;
@@ -179,6 +184,7 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         }
         match toolstack {
             Toolstack::Ours => {
+                tree.overlay(&recipes().join("system"))?;
                 for program in &recipe.program {
                     for link in &program.links {
                         tree.link(link, &format!("/{}", program.to));

@@ -4,8 +4,11 @@
 //! costs time.
 
 mod boot;
+mod bridges;
 mod commands;
 mod console;
+mod daemons;
+mod devices;
 mod disk;
 mod handover;
 mod kernels;
@@ -91,6 +94,24 @@ pub const STORIES: &[Story] = &[
         claim: "a guest asks the LAN for an address and fetches a file; two cards; 64 MiB both ways arrive intact",
         rows: &["M030", "M033", "M038", "M066"],
         tell: network::carries_data,
+    },
+    Story {
+        name: "bridges",
+        claim: "the how-tos' two bridges come and go with the cards' addresses; a route, NAT, and no forged address",
+        rows: &["M031", "M032", "M033", "M034", "M035", "M036", "M042"],
+        tell: bridges::as_in_the_how_tos,
+    },
+    Story {
+        name: "devices",
+        claim: "disks and cards come, grow and go while a guest runs, under every name and in every way of writing",
+        rows: &["M103", "M106", "M115"],
+        tell: devices::come_and_go,
+    },
+    Story {
+        name: "daemons",
+        claim: "xenstored and xenconsoled are killed and replaced, and no guest notices; domains come and go with the host",
+        rows: &["M011", "M163"],
+        tell: daemons::are_replaced,
     },
     Story {
         name: "kernels",

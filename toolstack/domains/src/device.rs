@@ -7,6 +7,7 @@ use crate::{Toolstack, block, network, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Result as StoreResult, Store};
 use ferroxen_xlconfig::{Disk, Vif};
+use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -107,6 +108,34 @@ impl Toolstack {
             .and_then(|()| self.let_go(&device))
             .map_err(|error| error.in_step(doing()))?;
         self.store.rm(&nodes::note(domid, kind, &id)).doing(doing)
+    }
+
+    /// Lets a disk grow while its guest uses it: to `size` bytes, or to what stands behind it by now. The backend
+    /// sees the new size at the guest's next request, and tells the guest.
+    pub fn grow_disk(&self, domid: DomId, id: u32, size: Option<u64>) -> Result<()> {
+        let doing = || format!("growing vbd {id} of domain {}", domid.raw());
+        let back = nodes::backend(domid, "vbd", id);
+        let read = |name: &str| self.store.read_opt(&format!("{back}/{name}")).doing(doing);
+        let Some(params) = read("params")? else {
+            return Err(Error::new(doing(), "it has no such disk"));
+        };
+        let image = Path::new(&params);
+        let Some(node) = read("node")? else {
+            return match size {
+                // A device's backend asks it for its size by itself.
+                None => Ok(()),
+                Some(_) => Err(Error::new(doing(), format!("{params} is a device, not an image"))
+                    .way_out(format!("grow the device itself (`lvextend -L SIZE {params}`)"))),
+            };
+        };
+        let now = std::fs::metadata(image).doing(doing)?.len();
+        if let Some(size) = size.filter(|size| *size < now) {
+            return Err(
+                Error::new(doing(), format!("{params} has {now} bytes, and {size} are less"))
+                    .way_out("a disk that is in use can only grow"),
+            );
+        }
+        self.host.grow(image, size, Path::new(&node)).doing(doing)
     }
 
     /// Lets the guest say goodbye: its backend closes once it has.

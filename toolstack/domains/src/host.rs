@@ -19,6 +19,9 @@ pub trait Host: Debug {
     /// Lets go of the image behind a loop device.
     fn detach_loop(&self, device: &Path) -> io::Result<()>;
 
+    /// Lets an image (if a size is given) and the loop device over it grow.
+    fn grow(&self, image: &Path, size: Option<u64>, device: &Path) -> io::Result<()>;
+
     /// A network device's number, if there is one of that name.
     fn link(&self, name: &str) -> io::Result<Option<u32>>;
 
@@ -57,6 +60,13 @@ impl Host for Linux {
 
     fn detach_loop(&self, device: &Path) -> io::Result<()> {
         loopdev::detach(device)
+    }
+
+    fn grow(&self, image: &Path, size: Option<u64>, device: &Path) -> io::Result<()> {
+        if let Some(size) = size {
+            std::fs::OpenOptions::new().write(true).open(image)?.set_len(size)?;
+        }
+        loopdev::resize(device)
     }
 
     fn link(&self, name: &str) -> io::Result<Option<u32>> {

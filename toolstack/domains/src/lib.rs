@@ -40,6 +40,11 @@ pub mod xen;
 
 pub use error::{Error, Result};
 
+/// Who on this host has an image: a mount, or a loop device, which is what a guest's disk is too.
+pub fn image_user(image: &std::path::Path) -> Option<String> {
+    mounts::user_of(image)
+}
+
 use error::Doing;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Client;
@@ -62,8 +67,19 @@ pub struct Toolstack {
 impl Toolstack {
     /// Connects to the hypervisor and to xenstore.
     pub fn open() -> Result<Toolstack> {
+        Toolstack::over(Client::connect().doing(|| "reaching xenstore".to_owned())?)
+    }
+
+    /// The same for whoever stays: through the kernel, whose ring outlives a xenstored that is replaced.
+    pub fn open_to_stay() -> Result<Toolstack> {
+        match Client::connect_kernel() {
+            Ok(store) => Toolstack::over(store),
+            Err(_) => Toolstack::open(),
+        }
+    }
+
+    fn over(store: Client) -> Result<Toolstack> {
         let hypervisor = xen::Xen::open()?;
-        let store = Client::connect().doing(|| "reaching xenstore".to_owned())?;
         nodes::ensure_dom0(&store)?;
         Ok(Toolstack {
             hypervisor: Box::new(hypervisor),

@@ -25,6 +25,16 @@ pub fn of(target: &Path) -> Option<Mount> {
     })
 }
 
+/// How the host or one of its guests uses an image right now.
+pub fn user_of(image: &Path) -> Option<String> {
+    let looped = || {
+        loops_of(image)
+            .first()
+            .map(|device| format!("by /dev/loop{}", rustix::fs::minor(*device)))
+    };
+    of(image).map(|mount| mount.place).or_else(looped)
+}
+
 /// The first mount of the device `major:minor` (proc(5), "mountinfo").
 fn mounted(mountinfo: &str, device: &str) -> Option<Mount> {
     let line = mountinfo

@@ -12,6 +12,7 @@ use crate::netlink::{LinkChange, PORT_MAC};
 use crate::nodes;
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Mac, Vif};
+use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SCRIPT: &str = "/etc/xen/scripts/vif-bridge";
 /// The script that we need not run.
 const BUILT_IN: &str = "vif-bridge";
+/// While this exists (`network-bridge start antispoof=yes` makes it), the script filters what guests send.
+const ANTISPOOF: &str = "/run/xen/antispoof";
 
 /// A card's address: as given, else one of Xen's range that follows from the domain's UUID, so that a domain
 /// keeps its addresses over a reboot.
@@ -64,7 +67,9 @@ pub(crate) fn check(tools: &Toolstack, vif: &Vif, index: u32) -> Result<()> {
 
 /// The script that connects a card, if we do not.
 fn by_whom(vif: &Vif) -> Option<&str> {
-    vif.script.as_deref().filter(|name| *name != BUILT_IN)
+    let filters = Path::new(ANTISPOOF).exists();
+    let script = vif.script.as_deref().unwrap_or(BUILT_IN);
+    (script != BUILT_IN || filters).then_some(script)
 }
 
 /// Gives a card to a domain.
@@ -87,7 +92,16 @@ fn by_script(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, m
     script
         .variables
         .extend(vif.gatewaydev.clone().map(|device| ("netdev", device)));
-    write_nodes(tools, domid, uuid, vif, id, vif.bridge.as_deref(), &script.path())?;
+    let usual = (name == BUILT_IN).then_some(DEFAULT_BRIDGE);
+    write_nodes(
+        tools,
+        domid,
+        uuid,
+        vif,
+        id,
+        vif.bridge.as_deref().or(usual),
+        &script.path(),
+    )?;
     script
         .note(&tools.store, domid, id)
         .doing(|| "noting the script".to_owned())?;

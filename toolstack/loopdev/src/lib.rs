@@ -1,9 +1,9 @@
 //! Linux' loop devices: an image file as a block device.
 //!
 //! [`attach`] finds a free device and binds a file to it; [`detach`] undoes that, at the latest when the last
-//! user closes the device. Nothing here has heard of Xen.
+//! user closes the device; [`resize`] takes notice of a file that has grown. Nothing here has heard of Xen.
 //!
-//! UNSAFETY: three `ioctl`s that take a number or a pointer to one structure. (The published crates for
+//! UNSAFETY: four `ioctl`s that take a number or a pointer to one structure. (The published crates for
 //! loop devices generate their bindings at build time, which needs libclang.)
 
 use std::fs::{File, OpenOptions};
@@ -44,6 +44,7 @@ const _: () = assert!(size_of::<LoopInfo64>() == 232 && size_of::<LoopConfig>() 
 const _: () = assert!(offset_of!(LoopInfo64, file_name) == 56 && offset_of!(LoopConfig, info) == 8);
 
 const LOOP_CLR_FD: u64 = 0x4c01;
+const LOOP_SET_CAPACITY: u64 = 0x4c07;
 const LOOP_CONFIGURE: u64 = 0x4c0a;
 const LOOP_CTL_GET_FREE: u64 = 0x4c82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
@@ -98,6 +99,13 @@ pub fn detach(device: &Path) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Takes notice of the size that the file behind a loop device has now.
+pub fn resize(device: &Path) -> io::Result<()> {
+    let device = open_device(device, Access::ReadOnly)?;
+    // SAFETY: the request takes no argument.
+    unsafe { ioctl(&device, LOOP_SET_CAPACITY, 0) }.map(drop)
 }
 
 fn open_device(path: &Path, access: Access) -> io::Result<File> {

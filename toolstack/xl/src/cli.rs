@@ -1,7 +1,7 @@
 //! The commands, under xl's names. What a command takes stands with what it does.
 
 use crate::json::Format;
-use crate::{console, create, devices, domids, help, host, lifecycle, list, pools, sched, time, tune};
+use crate::{console, create, devices, domids, help, host, image, lifecycle, list, network, pools, sched, time, tune};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Manages domains on Ferroxen and on Xen.
@@ -102,6 +102,12 @@ pub enum Command {
     BlockList(Some_),
     /// Destroy a domain's virtual block device
     BlockDetach(devices::BlockDetach),
+    /// Make, fill, copy, grow and check disk images
+    Image(image::Image),
+    /// Set up the host's network by the script that xend's configuration names
+    NetworkScript(network::NetworkScript),
+    /// Let a virtual block device grow while its domain uses it
+    BlockResize(devices::BlockResize),
     /// Print uptime for all/some domains
     Uptime(time::Uptime),
     /// List outstanding claim information about all domains

@@ -296,7 +296,7 @@ pub fn monitor(args: &Monitor) -> anyhow::Result<()> {
     // Fails only for one that leads a session already, which is as good.
     let _ = rustix::process::setsid();
     let domid = DomId::new(args.domid).context("no such domain id")?;
-    let tools = Toolstack::open()?;
+    let tools = Toolstack::open_to_stay()?;
     let loaded = tools
         .keep
         .load(domid, &args.uuid)

@@ -2,6 +2,7 @@
 
 use crate::cli::Some_;
 use crate::json::{self, Format};
+use crate::tune::Amount;
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_domains::device::Manner;
@@ -43,6 +44,23 @@ pub struct BlockDetach {
     /// Do not wait for the domain to release the device
     #[arg(short = 'f', long = "force")]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A disk can only grow. Without a size, the guest learns of the size that an image has by now;\n\
+                        a device (`lvextend`) tells by itself. The guest sees it at its next request to the disk."
+)]
+pub struct BlockResize {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// The disk: `xvdb`, or its number
+    #[arg(value_name = "DevId")]
+    pub device: String,
+    /// The image's new size: MiB, or with a suffix b, k, m, g or t
+    #[arg(value_name = "Size")]
+    pub size: Option<Amount>,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +160,14 @@ pub fn attach_disk(args: &BlockAttach, dry: bool) -> anyhow::Result<()> {
     let domid = guest(&tools, &args.domain)?;
     tools.attach_disk(domid, &disk)?;
     keep(&tools, domid, "disk", |items| items.push(Value::Text(spec)))
+}
+
+/// `xl block-resize`
+pub fn resize_disk(tools: &Toolstack, args: &BlockResize) -> anyhow::Result<()> {
+    let domid = guest(tools, &args.domain)?;
+    let number = VirtualDisk::parse(&args.device).map_err(anyhow::Error::msg)?.number;
+    let size = args.size.map(|size| size.kib() * 1024);
+    Ok(tools.grow_disk(domid, number, size)?)
 }
 
 /// `xl block-detach`

@@ -12,9 +12,11 @@ mod devices;
 mod domids;
 mod help;
 mod host;
+mod image;
 mod json;
 mod lifecycle;
 mod list;
+mod network;
 mod pools;
 mod sched;
 mod time;
@@ -79,10 +81,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sharing(args) => list::sharing(&tools()?, &args)?,
         Command::BlockAttach(args) => devices::attach_disk(&args, dry)?,
         Command::BlockList(args) => return devices::disks(&tools()?, &args),
+        Command::BlockResize(args) => devices::resize_disk(&tools()?, &args)?,
         Command::BlockDetach(args) => devices::detach_disk(&tools()?, &args)?,
         Command::NetworkAttach(args) => devices::attach_card(&args, dry)?,
         Command::NetworkList(args) => return devices::cards(&tools()?, &args),
         Command::NetworkDetach(args) => devices::detach_card(&tools()?, &args)?,
+        Command::Image(args) => image::run(&args)?,
+        Command::NetworkScript(args) => return network::run(&args),
         Command::Info(args) => host::info(&args)?,
         Command::Dmesg(args) => host::dmesg(&args)?,
         Command::DebugKeys(args) => host::debug_keys(&args)?,

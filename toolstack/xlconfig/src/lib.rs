@@ -22,6 +22,7 @@ mod plain;
 mod render;
 mod script;
 mod source;
+mod sxp;
 mod value;
 mod vif;
 
@@ -29,6 +30,7 @@ pub use cpus::{CpuList, parse_cpu_list};
 pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, VirtualDisk};
 pub use model::{Action, DomainConfig, DomainType, TscMode, check_name};
 pub use source::{Notice, Problem, Source};
+pub use sxp::HostConfig;
 pub use value::Value;
 pub use vif::{Mac, Rate, Vif, VifType};
 
@@ -222,6 +224,11 @@ pub fn parse_disk(spec: &str) -> Result<Disk, Problem> {
 pub fn parse_vif(spec: &str) -> Result<Vif, Problem> {
     let source = Source::new("vif", spec);
     vif::parse(spec).map_err(|error| Problem::at(source.at(error.range), error.message))
+}
+
+/// Reads xend's configuration of the host.
+pub fn load_host(path: &Path) -> Result<(HostConfig, Vec<Notice>), Problem> {
+    sxp::parse(&read(path)?)
 }
 
 /// Where configurations are that are named without a directory and are not here.

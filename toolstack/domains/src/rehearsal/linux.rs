@@ -30,6 +30,10 @@ impl Host for Rehearsed {
         Ok(())
     }
 
+    fn grow(&self, _image: &Path, _size: Option<u64>, _device: &Path) -> io::Result<()> {
+        self.0.call("grow").map(drop)
+    }
+
     fn link(&self, name: &str) -> io::Result<Option<u32>> {
         Ok(self.0.call("link")?.links.get(name).copied())
     }

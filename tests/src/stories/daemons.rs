@@ -1,0 +1,100 @@
+//! The daemons end, by hand and by force, and others take their place under a running guest; domains come and go with
+//! the host.
+
+use anyhow::{Result, ensure};
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::{DEBIAN_PATIENCE, Tiny, micro};
+use crate::machine::Parts;
+
+const NAME: &str = "calm";
+const STOP_AND_START: &str = "/etc/init.d/xen restart";
+
+pub(super) fn are_replaced(parts: &Parts) -> Result<()> {
+    let mut dom0 = Dom0::boot(parts)?;
+    dom0.run("dd if=/dev/zero of=/tmp/d.img bs=1M count=0 seek=16 2>/dev/null")?;
+    dom0.start_tiny(&Tiny::new(NAME).at("10.0.2.60").setting("on_reboot = \"restart\""))?;
+    for (daemon, end) in [
+        ("xenstored", format!("{STOP_AND_START} xenstored")),
+        ("xenconsoled", format!("{STOP_AND_START} xenconsoled")),
+        ("xenstored", killed("xenstored")),
+        ("xenconsoled", killed("xenconsoled")),
+    ] {
+        let before = pid_of(&mut dom0, daemon)?;
+        dom0.run(&end)?;
+        let after = pid_of(&mut dom0, daemon)?;
+        ensure!(before != after, "{daemon} was to be replaced, and is still {before}");
+        goes_on(&mut dom0)?;
+    }
+    consoles_are_logged(&mut dom0)?;
+    reboots_after_all_that(&mut dom0)?;
+    come_and_go_with_the_host(&mut dom0)?;
+    dom0.power_off(PATIENCE)
+}
+
+/// Without a chance to say goodbye.
+fn killed(daemon: &str) -> String {
+    format!("kill -9 $(cat /run/{daemon}.pid) && /etc/init.d/xen start {daemon}")
+}
+
+fn pid_of(dom0: &mut Dom0, daemon: &str) -> Result<String> {
+    dom0.run(&format!("cat /run/{daemon}.pid"))
+}
+
+/// The guest is reached, hears of what is written for it, gets a disk and gives it back: its own end of the store works
+/// in both directions.
+fn goes_on(dom0: &mut Dom0) -> Result<()> {
+    dom0.run("ping -c 2 -W 5 10.0.2.60")?;
+    dom0.run("xl list calm && xl block-attach calm file:/tmp/d.img,xvdb,w")?;
+    let size = dom0.in_guest(
+        NAME,
+        "for _ in $(seq 50); do [ -b /dev/xvdb ] && break; usleep 100000; done; cat /sys/block/xvdb/size",
+        PATIENCE,
+    )?;
+    ensure!(size == "32768", "the guest's new disk has {size} sectors");
+    dom0.run("xl block-detach calm xvdb")?;
+    Ok(())
+}
+
+/// What a guest says is in its log, and after the log has been moved away, in a new one.
+fn consoles_are_logged(dom0: &mut Dom0) -> Result<()> {
+    const LOG: &str = "/var/log/xen/console/guest-calm.log";
+    dom0.in_guest(NAME, "echo first-$((40 + 2))", PATIENCE)?;
+    dom0.run(&format!("grep -q first-42 {LOG}"))?;
+    dom0.run(&format!("mv {LOG} {LOG}.1 && kill -HUP $(cat /run/xenconsoled.pid)"))?;
+    dom0.in_guest(NAME, "echo second-$((40 + 2))", PATIENCE)?;
+    dom0.run(&format!("grep -q second-42 {LOG} && ! grep -q second-42 {LOG}.1"))?;
+    Ok(())
+}
+
+/// Whoever stays with the domain has connected again.
+fn reboots_after_all_that(dom0: &mut Dom0) -> Result<()> {
+    let before = dom0.run("xl domid calm")?;
+    dom0.in_guest(NAME, "{ (sleep 1; reboot -f) >/dev/null 2>&1 & }", PATIENCE)?;
+    let renewed = format!(
+        "(for _ in $(seq 120); do new=$(xl domid calm 2>/dev/null); [ -n \"$new\" ] && [ \"$new\" != {before} ] && \
+         exit 0; sleep 1; done; cat /var/log/xen/xl-calm.log; exit 1)"
+    );
+    dom0.run_within(&renewed, DEBIAN_PATIENCE)?;
+    dom0.destroy(NAME)
+}
+
+fn come_and_go_with_the_host(dom0: &mut Dom0) -> Result<()> {
+    dom0.write_config("a", &micro("auto-a", "idle"))?;
+    dom0.write_config("b", &Tiny::new("auto-b").config())?;
+    dom0.run("mkdir -p /etc/xen/auto && mv /tmp/a.cfg /tmp/b.cfg /etc/xen/auto")?;
+    dom0.run_within("/etc/init.d/xendomains start", DEBIAN_PATIENCE)?;
+    dom0.run("xl domid auto-a && xl domid auto-b && /etc/init.d/xendomains status")?;
+    let again = dom0.run("/etc/init.d/xendomains start")?;
+    ensure!(
+        again.matches("runs already").count() == 2,
+        "the second start says:\n{again}"
+    );
+    // These do not know how to shut down.
+    dom0.run("echo XENDOMAINS_STOP_MAXWAIT=5 >/etc/default/xendomains")?;
+    let said = dom0.run_within("/etc/init.d/xendomains stop 2>&1", DEBIAN_PATIENCE)?;
+    ensure!(said.matches("did not shut down").count() == 2, "the stop says:\n{said}");
+    let left = dom0.run("xl list | awk 'NR > 2'")?;
+    ensure!(left.is_empty(), "these are left:\n{left}");
+    Ok(())
+}

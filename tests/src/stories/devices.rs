@@ -1,0 +1,152 @@
+//! Disks and network cards of a running guest.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::{Tiny, micro};
+use crate::machine::Parts;
+
+const NAME: &str = "dev";
+
+pub(super) fn come_and_go(parts: &Parts) -> Result<()> {
+    let mut dom0 = Dom0::boot(parts)?;
+    dom0.run("for n in 1 2 3; do dd if=/dev/zero of=/tmp/d$n.img bs=1M count=0 seek=16 2>/dev/null; done")?;
+    dom0.start_tiny(&Tiny::new(NAME).disk("file:/tmp/d1.img,xvda,w"))?;
+    a_disk_comes_and_goes(&mut dom0)?;
+    a_disk_grows(&mut dom0)?;
+    a_disk_cannot_be_taken_twice(&mut dom0)?;
+    a_card_comes_and_goes(&mut dom0)?;
+    dom0.destroy(NAME)?;
+    every_way_of_writing(&mut dom0)?;
+    let loops = dom0.run("losetup -a | grep -c /tmp/d || true")?;
+    ensure!(loops == "0", "{loops} loop devices are left");
+    dom0.power_off(PATIENCE)
+}
+
+fn a_disk_comes_and_goes(dom0: &mut Dom0) -> Result<()> {
+    for (spec, device) in [
+        ("file:/tmp/d2.img,xvdb,w", "xvdb"),
+        ("tap:aio:/tmp/d2.img,xvdc,w", "xvdc"),
+        ("'format=raw, vdev=xvdd, access=rw, target=/tmp/d2.img'", "xvdd"),
+        ("file:/tmp/d2.img xvde w", "xvde"),
+    ] {
+        dom0.run(&format!("xl block-attach {NAME} {spec}"))?;
+        let written = format!(
+            "for _ in $(seq 50); do [ -b /dev/{device} ] && break; usleep 100000; done; \
+             echo hello-{device} | dd of=/dev/{device} conv=fsync 2>/dev/null && cat /sys/block/{device}/size"
+        );
+        let sectors = dom0.in_guest(NAME, &written, PATIENCE)?;
+        ensure!(sectors == "32768", "{device} has {sectors} sectors in the guest");
+        let list = dom0.run(&format!("xl block-list --json {NAME}"))?;
+        let list: Value = serde_json::from_str(&list)?;
+        let found = list
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|disk| disk["name"] == device);
+        ensure!(
+            found.is_some_and(|disk| disk["state"] == 4 && disk["target"] == "/tmp/d2.img"),
+            "the list says of {device}: {list}"
+        );
+        dom0.run(&format!("xl block-detach {NAME} {device}"))?;
+        let gone = dom0.in_guest(NAME, &format!("[ -b /dev/{device} ] || echo gone"), PATIENCE)?;
+        ensure!(gone == "gone", "{device} is still in the guest");
+        let kept = dom0.run("head -c 16 /tmp/d2.img | tr -d '\\0'")?;
+        ensure!(kept.trim() == format!("hello-{device}"), "the image holds {kept}");
+    }
+    let (code, said) = dom0.ask(&format!("xl block-detach {NAME} xvdb 2>&1"), PATIENCE)?;
+    ensure!(
+        code == 1 && said.contains("not connected"),
+        "detaching twice: {code}, {said}"
+    );
+    Ok(())
+}
+
+/// The guest sees more without a reboot, and what it had is still there.
+fn a_disk_grows(dom0: &mut Dom0) -> Result<()> {
+    dom0.in_guest(NAME, "echo before | dd of=/dev/xvda conv=fsync 2>/dev/null", PATIENCE)?;
+    dom0.run(&format!("xl block-resize {NAME} xvda 24m"))?;
+    let look = "for _ in $(seq 50); do dd if=/dev/xvda of=/dev/null bs=512 count=1 iflag=direct 2>/dev/null; \
+                now=$(cat /sys/block/xvda/size); [ $now = 49152 ] && break; usleep 100000; done; echo $now";
+    let sectors = dom0.in_guest(NAME, look, PATIENCE)?;
+    ensure!(sectors == "49152", "the grown disk has {sectors} sectors in the guest");
+    // As an administrator would by hand.
+    dom0.run(&format!("truncate -s 32M /tmp/d1.img && xl block-resize {NAME} xvda"))?;
+    let sectors = dom0.in_guest(NAME, &look.replace("49152", "65536"), PATIENCE)?;
+    ensure!(
+        sectors == "65536",
+        "the disk that was grown by hand has {sectors} sectors"
+    );
+    let first = dom0.in_guest(NAME, "head -c 6 /dev/xvda", PATIENCE)?;
+    ensure!(first == "before", "the grown disk begins with {first:?}");
+    let (code, said) = dom0.ask(&format!("xl block-resize {NAME} xvda 8m 2>&1"), PATIENCE)?;
+    ensure!(code == 1 && said.contains("can only grow"), "shrinking: {code}, {said}");
+    Ok(())
+}
+
+fn a_disk_cannot_be_taken_twice(dom0: &mut Dom0) -> Result<()> {
+    for (spec, reason) in [
+        ("file:/tmp/d1.img,xvdb,w", "is in use by"),
+        ("file:/tmp/d3.img,xvda,w", "already"),
+        ("file:/tmp/nothing.img,xvdb,w", "No such file"),
+        ("phy:/tmp/d3.img,xvdb,w", "file:/tmp/d3.img"),
+    ] {
+        let (code, said) = dom0.ask(&format!("xl block-attach {NAME} {spec} 2>&1"), PATIENCE)?;
+        ensure!(code == 1 && said.contains(reason), "{spec}: {code}, {said}");
+    }
+    let list = dom0.run(&format!("xl block-list {NAME} | wc -l"))?;
+    ensure!(list == "2", "a refused disk is in the list");
+    Ok(())
+}
+
+fn a_card_comes_and_goes(dom0: &mut Dom0) -> Result<()> {
+    const MAC: &str = "00:16:3e:01:02:03";
+    dom0.run(&format!("xl network-attach {NAME} bridge=xenbr0 mac={MAC} rate=10Mb/s"))?;
+    let rate = dom0.run(&format!(
+        "xenstore-read /local/domain/0/backend/vif/$(xl domid {NAME})/0/rate"
+    ))?;
+    ensure!(rate == "62500,50000", "10 Mb/s are {rate}");
+    dom0.in_guest(
+        NAME,
+        "for _ in $(seq 50); do [ -e /sys/class/net/eth0 ] && break; usleep 100000; done; \
+         ip addr add 10.0.2.50/24 dev eth0; ip link set eth0 up",
+        PATIENCE,
+    )?;
+    dom0.run("ping -c 2 -W 5 10.0.2.50")?;
+    let listed = dom0.run(&format!("xl network-list {NAME}"))?;
+    ensure!(listed.contains(MAC), "the list is:\n{listed}");
+    dom0.run(&format!("xl network-detach {NAME} {MAC}"))?;
+    let gone = dom0.in_guest(NAME, "[ -e /sys/class/net/eth0 ] || echo gone", PATIENCE)?;
+    let links = dom0.run("ip -br link")?;
+    ensure!(
+        gone == "gone" && !links.contains("vif"),
+        "the card is still there: {gone}\n{links}"
+    );
+    Ok(())
+}
+
+/// Numbers as in xen-vbd-interface(7), and NetBSD's.
+fn every_way_of_writing(dom0: &mut Dom0) -> Result<()> {
+    const DISKS: [(&str, u32); 5] = [
+        ("file:/tmp/d1.img,0x3,r", 3),
+        ("file:/tmp/d1.img,cd0a,r", 1536),
+        ("tap:aio:/tmp/d1.img,hdc,r", 5632),
+        ("file:/tmp/d1.img,ioemu:hdd,r", 5696),
+        ("/tmp/d1.img,raw,xvdq,ro", 268_439_552),
+    ];
+    let list = DISKS.map(|(spec, _)| format!("'{spec}'")).join(", ");
+    dom0.write_config("many", &format!("{}disk = [ {list} ]\n", micro("many", "idle")))?;
+    dom0.run("xl create -p /tmp/many.cfg")?;
+    let numbers = dom0.run("xl block-list many | awk 'NR > 1 { print $1 }' | sort -n | xargs")?;
+    let expected = DISKS.map(|(_, number)| number);
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    let expected: Vec<String> = expected.iter().map(u32::to_string).collect();
+    ensure!(
+        numbers == expected.join(" "),
+        "the disks are {numbers}, not {}",
+        expected.join(" ")
+    );
+    dom0.destroy("many")
+}

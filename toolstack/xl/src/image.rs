@@ -1,0 +1,294 @@
+//! `xl image`: disk images for guests.
+
+use crate::tune::Amount;
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use ferroxen_images::{FileSystem, Identity, Inside, Network, Origin, Way};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub struct Image {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make an empty image, which takes no room until it is written to
+    Create {
+        file: PathBuf,
+        /// Its size: MiB, or with a suffix b, k, m, g or t
+        #[arg(short, long)]
+        size: Amount,
+        /// What to format it as
+        #[arg(short, long, value_enum, default_value_t = Format::Ext4)]
+        fs: Format,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Make an image with a system in it: Debian's packages, or a folder
+    Build {
+        file: PathBuf,
+        /// Its size: MiB, or with a suffix b, k, m, g or t
+        #[arg(short, long)]
+        size: Amount,
+        /// The files of this folder
+        #[arg(long, conflicts_with_all = ["suite", "mirror", "include"])]
+        folder: Option<PathBuf>,
+        /// Debian's release
+        #[arg(long, visible_alias = "debootstrap", default_value = "bookworm")]
+        suite: String,
+        /// Where the packages are, such as `http://deb.debian.org/debian` or `file:///srv/mirror`
+        #[arg(long)]
+        mirror: Option<String>,
+        /// Packages beyond the smallest system
+        #[arg(long, value_delimiter = ',')]
+        include: Vec<String>,
+        #[command(flatten)]
+        set: Set,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Make an image of this host's own system
+    FromHost {
+        file: PathBuf,
+        /// Its size: MiB, or with a suffix b, k, m, g or t
+        #[arg(short, long)]
+        size: Amount,
+        #[command(flatten)]
+        set: Set,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Copy an image, and make the copy a machine of its own: id, SSH keys, name
+    Clone {
+        template: PathBuf,
+        file: PathBuf,
+        #[command(flatten)]
+        set: Set,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Unpack an archive with an image, its swap and its configuration
+    Import {
+        archive: PathBuf,
+        /// Where to
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+    },
+    /// Give an image another size, and its file system with it (of one that no guest uses; else see block-resize)
+    Resize {
+        file: PathBuf,
+        /// The new size: MiB, or with a suffix b, k, m, g or t
+        size: Amount,
+        #[command(flatten)]
+        sure: Sure,
+    },
+    /// Look for mistakes in an image's file system
+    Check { file: PathBuf },
+    /// Change name, network, keys or fstab inside of an image
+    Set {
+        file: PathBuf,
+        #[command(flatten)]
+        set: Set,
+    },
+}
+
+/// A file system.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    None,
+    Ext2,
+    Ext3,
+    Ext4,
+    Swap,
+}
+
+#[derive(Debug, Args)]
+pub struct Sure {
+    /// Do not ask before something is written over
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Set {
+    /// The guest's name
+    #[arg(long)]
+    pub hostname: Option<String>,
+    /// `dhcp`, or an address such as `192.0.2.10/24` or `192.0.2.10/24,192.0.2.1` (with the gateway)
+    #[arg(long, value_parser = network)]
+    pub network: Option<Network>,
+    /// A line of /etc/fstab, such as `/dev/sda1 / ext4 defaults 0 1`
+    #[arg(long, value_name = "LINE")]
+    pub fstab: Vec<String>,
+    /// A file of public keys that may log in as root
+    #[arg(long, value_name = "FILE")]
+    pub ssh_keys: Option<PathBuf>,
+    /// Root's password has to be changed at the first login
+    #[arg(long)]
+    pub expire_password: bool,
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    if text == "dhcp" {
+        return Ok(Network::Dhcp);
+    }
+    let (address, gateway) = match text.split_once(',') {
+        Some((address, gateway)) => (address, Some(gateway)),
+        None => (text, None),
+    };
+    let wrong = || format!("`{text}` is neither `dhcp` nor an address such as 192.0.2.10/24,192.0.2.1");
+    let (host, width) = address.split_once('/').ok_or_else(wrong)?;
+    let is_address = |text: &str| text.parse::<std::net::IpAddr>().is_ok();
+    let fits =
+        is_address(host) && width.parse::<u8>().is_ok_and(|width| width <= 128) && gateway.is_none_or(is_address);
+    match fits {
+        true => Ok(Network::Static(address.to_owned(), gateway.map(str::to_owned))),
+        false => Err(wrong()),
+    }
+}
+
+impl Set {
+    fn identity(&self) -> anyhow::Result<Identity> {
+        let keys = self
+            .ssh_keys
+            .as_ref()
+            .map(|file| std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display())));
+        Ok(Identity {
+            hostname: self.hostname.clone(),
+            network: self.network.clone(),
+            fstab: (!self.fstab.is_empty()).then(|| self.fstab.join("\n")),
+            keys: keys.transpose()?,
+            expire_password: self.expire_password,
+        })
+    }
+}
+
+/// `xl image`
+pub fn run(args: &Image) -> anyhow::Result<()> {
+    match &args.verb {
+        Verb::Create { file, size, fs, sure } => {
+            may_write(file, sure)?;
+            ferroxen_images::create(file, bytes(*size), file_system(*fs))
+        }
+        Verb::Build {
+            file,
+            size,
+            folder,
+            suite,
+            mirror,
+            include,
+            set,
+            sure,
+        } => {
+            let origin = match folder {
+                Some(folder) => Origin::Folder(folder.clone()),
+                None => Origin::Debian {
+                    suite: suite.clone(),
+                    mirror: mirror.clone(),
+                    include: include.clone(),
+                },
+            };
+            build(file, *size, &origin, set, sure)
+        }
+        Verb::FromHost { file, size, set, sure } => build(file, *size, &Origin::Host, set, sure),
+        Verb::Clone {
+            template,
+            file,
+            set,
+            sure,
+        } => {
+            may_write(file, sure)?;
+            is_at_rest(template)?;
+            let way = match ferroxen_images::clone(template, file, &set.identity()?)? {
+                Way::Shared => "shares its blocks with",
+                Way::Copied => "is a copy of",
+            };
+            crate::show(&format!("{} {way} {}\n", file.display(), template.display()))
+        }
+        Verb::Import { archive, directory } => {
+            let bundle = ferroxen_images::import(archive, directory)?;
+            for path in bundle.images.iter().chain(&bundle.configs) {
+                crate::show(&format!("{}\n", path.display()))?;
+            }
+            Ok(())
+        }
+        Verb::Resize { file, size, sure } => {
+            is_at_rest(file)?;
+            let now = std::fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?;
+            if bytes(*size) < now.len() && !sure.yes {
+                ask(&format!("{} gets smaller", file.display()))?;
+            }
+            ferroxen_images::resize(file, bytes(*size), progress)
+        }
+        Verb::Check { file } => crate::show(&ferroxen_images::check(file)?),
+        Verb::Set { file, set } => {
+            is_at_rest(file)?;
+            Inside::of(file).apply(&set.identity()?)
+        }
+    }
+}
+
+fn build(file: &Path, size: Amount, origin: &Origin, set: &Set, sure: &Sure) -> anyhow::Result<()> {
+    may_write(file, sure)?;
+    let identity = set.identity()?;
+    ferroxen_images::build(file, bytes(size), origin, progress)?;
+    let inside = Inside::of(file);
+    match inside.has("/etc") {
+        true => inside.become_own(&identity),
+        false => Ok(()),
+    }
+}
+
+fn progress(step: &str) {
+    eprintln!("image: {step} ...");
+}
+
+fn bytes(size: Amount) -> u64 {
+    size.kib().saturating_mul(1024)
+}
+
+fn file_system(format: Format) -> FileSystem {
+    match format {
+        Format::None => FileSystem::None,
+        Format::Ext2 => FileSystem::Ext2,
+        Format::Ext3 => FileSystem::Ext3,
+        Format::Ext4 => FileSystem::Ext4,
+        Format::Swap => FileSystem::Swap,
+    }
+}
+
+/// Nothing is written over without a word.
+fn may_write(file: &Path, sure: &Sure) -> anyhow::Result<()> {
+    is_at_rest(file)?;
+    match file.exists() && !sure.yes {
+        true => ask(&format!("{} is there already", file.display())),
+        false => Ok(()),
+    }
+}
+
+/// An image that somebody writes to is no file of ours to change.
+fn is_at_rest(file: &Path) -> anyhow::Result<()> {
+    if let Some(place) = ferroxen_domains::image_user(file) {
+        bail!("{} is in use: {place}", file.display());
+    }
+    Ok(())
+}
+
+fn ask(what: &str) -> anyhow::Result<()> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        bail!("{what}: say -y if that is meant");
+    }
+    eprint!("{what}. Go on? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing was done"),
+    }
+}
