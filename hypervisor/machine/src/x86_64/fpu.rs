@@ -195,13 +195,18 @@ pub fn clear_task_switched() {
 /// Sets XCR0 for the guest that runs next: a subset of the host's that the processor takes.
 ///
 /// `false`, with nothing changed, if it is not.
+#[inline]
 #[must_use]
 pub fn set_xcr0(states: u64) -> bool {
+    features().xsave && set_known_xcr0(states)
+}
+
+fn set_known_xcr0(states: u64) -> bool {
     let known = states & !features().xcr0 == 0 && states & 1 != 0;
     let avx_needs_sse = states & 4 == 0 || states & 2 != 0;
     let wide = states & 0b1110_0000;
     let wide_is_whole = wide == 0 || (wide == 0b1110_0000 && states & 4 != 0);
-    let takes_it = features().xsave && known && avx_needs_sse && wide_is_whole;
+    let takes_it = known && avx_needs_sse && wide_is_whole;
     if !takes_it {
         return false;
     }

@@ -9,7 +9,7 @@ use super::paging::{self, Access};
 use super::{MAX_CPUS, gdt, heap, percpu};
 use core::arch::asm;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use ferroxen_words::{PAGE_SIZE, Vaddr};
 
 /// Pages of a guest's GDT.
@@ -30,8 +30,29 @@ pub const FLAT_RING3_SS32: u16 = 0xe02b;
 
 const LDT_FIRST: usize = 16;
 
-/// Each CPU's 32 entries, as [`AtomicU64`]s that only that CPU writes.
-static ENTRIES: [AtomicPtr<AtomicU64>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
+/// What a CPU knows of its window; only that CPU uses it.
+struct Window {
+    /// The 32 entries that map it.
+    entries: AtomicPtr<AtomicU64>,
+    /// How many pages of the GDT are a guest's: the first ones.
+    gdt_pages: AtomicUsize,
+    /// Which pages of the LDT are mapped, a bit for each.
+    ldt_pages: AtomicU16,
+}
+
+static WINDOWS: [Window; MAX_CPUS] = [const {
+    Window {
+        entries: AtomicPtr::new(ptr::null_mut()),
+        gdt_pages: AtomicUsize::new(0),
+        ldt_pages: AtomicU16::new(0),
+    }
+}; MAX_CPUS];
+
+/// This CPU's.
+#[inline(always)]
+fn own_window() -> &'static Window {
+    &WINDOWS[percpu::cpu_number()]
+}
 
 /// A page of zeroes, for what a guest's GDT leaves out: descriptors that fault when used.
 static ZEROES: spin::Once<u64> = spin::Once::new();
@@ -39,7 +60,7 @@ static ZEROES: spin::Once<u64> = spin::Once::new();
 /// Sets a CPU's window up: zeroes, and our page.
 pub(super) fn init_window(cpu: usize, entries: *mut u64, our_page: u64) {
     let zeroes = *ZEROES.call_once(|| heap::take_pages(1, PAGE_SIZE).expect("no memory for descriptor tables"));
-    ENTRIES[cpu].store(entries.cast(), Ordering::Relaxed);
+    WINDOWS[cpu].entries.store(entries.cast(), Ordering::Relaxed);
     for index in 0..LDT_FIRST {
         // SAFETY: the CPU's own window, which nobody uses yet.
         unsafe {
@@ -55,7 +76,7 @@ pub(super) fn init_window(cpu: usize, entries: *mut u64, our_page: u64) {
 #[inline]
 fn entry(index: usize) -> &'static AtomicU64 {
     debug_assert!(index < 32);
-    let entries = ENTRIES[percpu::cpu_number()].load(Ordering::Relaxed);
+    let entries = own_window().entries.load(Ordering::Relaxed);
     // SAFETY: set up for this CPU before it runs any of the kernel; 32 entries.
     unsafe { &*entries.add(index) }
 }
@@ -78,15 +99,16 @@ fn set_entry(index: usize, value: u64) {
 /// The frames' descriptors have been checked by the caller, and stay so while they are loaded. More frames
 /// than [`GUEST_GDT_PAGES`] are ignored.
 pub fn load_gdt_frames(frames: &[Page]) {
-    let zeroes = ZEROES.get().copied().unwrap_or(0) | Access::DESCRIPTORS_EMPTY.bits();
+    let used = frames.len().min(GUEST_GDT_PAGES);
+    let used_before = own_window().gdt_pages.load(Ordering::Relaxed);
+    own_window().gdt_pages.store(used, Ordering::Relaxed);
     let flags = Access::DESCRIPTORS.bits();
-    for index in 0..GUEST_GDT_PAGES {
-        set_entry(
-            index,
-            frames
-                .get(index)
-                .map_or(zeroes, |page| page.mfn().maddr().raw() | flags),
-        );
+    for (index, page) in frames.iter().take(used).enumerate() {
+        set_entry(index, page.mfn().maddr().raw() | flags);
+    }
+    for index in used..used_before {
+        let zeroes = ZEROES.get().copied().unwrap_or(0);
+        set_entry(index, zeroes | Access::DESCRIPTORS_EMPTY.bits());
     }
 }
 
@@ -94,8 +116,10 @@ pub fn load_gdt_frames(frames: &[Page]) {
 ///
 /// More than [`LDT_ENTRIES`] count as that many.
 pub fn load_ldt(entries: u32) {
-    for index in LDT_FIRST..LDT_FIRST + LDT_PAGES {
-        set_entry(index, 0);
+    let mut mapped = own_window().ldt_pages.load(Ordering::Relaxed);
+    while mapped != 0 {
+        map_ldt_page(mapped.trailing_zeros() as usize, None);
+        mapped &= mapped - 1;
     }
     let mut selector = 0u16;
     if entries != 0 {
@@ -118,6 +142,9 @@ pub fn load_ldt(entries: u32) {
 /// If there is no such page.
 pub fn map_ldt_page(index: usize, page: Option<Page>) {
     assert!(index < LDT_PAGES, "an LDT has 16 pages");
+    let mapped = own_window().ldt_pages.load(Ordering::Relaxed) & !(1 << index);
+    let bit = u16::from(page.is_some()) << index;
+    own_window().ldt_pages.store(mapped | bit, Ordering::Relaxed);
     let flags = Access::DESCRIPTORS.bits();
     set_entry(
         LDT_FIRST + index,
