@@ -139,7 +139,7 @@ where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
     let [list, count, done_at, ..] = call.args();
-    let requests = GuestPtr::<T>::new(list);
+    let mut at = GuestPtr::<T>::new(list);
     let done_at = GuestPtr::<u32>::new(done_at);
     let mut count = count as u32;
     let mut before = 0;
@@ -155,20 +155,20 @@ where
         let halt = if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && time::entry_budget_spent() {
             Err(Halt::Again)
         } else {
-            requests
-                .read_element(done.into())
-                .map_err(Halt::Refused)
-                .and_then(&mut one)
+            at.read().map_err(Halt::Refused).and_then(&mut one)
         };
         match halt {
-            Ok(()) => done += 1,
+            Ok(()) => {
+                done += 1;
+                // One beyond the last address: there is no next one, and reading it is refused.
+                at = at.element(1).unwrap_or(GuestPtr::new(u64::MAX));
+            }
             Err(Halt::Refused(why)) => {
                 answer = Err(why);
                 break;
             }
             Err(Halt::Again) => {
-                let at = requests.element(done.into())?.raw();
-                answer = call.again([at, u64::from((count - done) | PREEMPTED)]);
+                answer = call.again([at.raw(), u64::from((count - done) | PREEMPTED)]);
                 break;
             }
         }

@@ -39,15 +39,15 @@ pub struct Call<'a> {
     /// The caller's registers (for the few calls that change them).
     pub frame: &'a mut GuestFrame,
     /// Where the arguments are.
-    pub from: Arguments<'a>,
+    pub from: Arguments,
 }
 
 /// Where the arguments of a hypercall are.
-pub enum Arguments<'a> {
+pub enum Arguments {
     /// In `rdi, rsi, rdx, r10, r8, r9`.
     Registers,
     /// In our copy of a multicall's entry.
-    Entry(&'a mut [u64; 6]),
+    Entry([u64; 6]),
 }
 
 impl Call<'_> {
@@ -57,7 +57,7 @@ impl Call<'_> {
         let frame = &*self.frame;
         match &self.from {
             Arguments::Registers => [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9],
-            Arguments::Entry(args) => **args,
+            Arguments::Entry(args) => *args,
         }
     }
 
