@@ -24,6 +24,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod plain;
 pub mod privileged;
 mod registers;
 pub mod store;
@@ -108,21 +109,45 @@ pub fn prepare() {
 const LONGEST: usize = 15;
 const PAGE: u64 = 4096;
 
-/// Fetches and decodes the instruction at `rip`; the following page is touched only if it is needed.
-fn decode(registers: &Registers, space: &mut impl Space) -> Result<Instruction, Outcome> {
+/// The code at `rip`, as far as its page goes.
+struct Code {
+    bits: u32,
+    at: u64,
+    bytes: [u8; LONGEST],
+    fetched: usize,
+}
+
+fn fetch(registers: &Registers, space: &mut impl Space) -> Result<Code, Outcome> {
     let (bits, base) = match space.is_64_bit() {
         true => (64, 0),
         false => (32, space.segment_base(Segment::Cs).ok_or(Outcome::NotOurs)?),
     };
     let at = base.wrapping_add(registers.rip);
     let mut bytes = [0; LONGEST];
-    let here = (PAGE - at % PAGE).min(LONGEST as u64) as usize;
-    let (first, second) = bytes.split_at_mut(here);
+    let fetched = (PAGE - at % PAGE).min(LONGEST as u64) as usize;
+    let (first, _) = bytes.split_at_mut(fetched);
     space.fetch(at, first).map_err(Outcome::Exception)?;
+    Ok(Code {
+        bits,
+        at,
+        bytes,
+        fetched,
+    })
+}
+
+/// Decodes the instruction; the following page is touched only if it is needed.
+fn decode(code: Code, registers: &Registers, space: &mut impl Space) -> Result<Instruction, Outcome> {
+    let Code {
+        bits,
+        at,
+        mut bytes,
+        fetched,
+    } = code;
+    let (first, second) = bytes.split_at_mut(fetched);
     let mut instruction = decode_bytes(bits, first, registers.rip);
-    if instruction == Err(DecoderError::NoMoreBytes) && here < LONGEST {
+    if instruction == Err(DecoderError::NoMoreBytes) && fetched < LONGEST {
         space
-            .fetch(at.wrapping_add(here as u64), second)
+            .fetch(at.wrapping_add(fetched as u64), second)
             .map_err(Outcome::Exception)?;
         instruction = decode_bytes(bits, &bytes, registers.rip);
     }
@@ -163,7 +188,11 @@ fn address(instruction: &Instruction, operand: u32, registers: &Registers, space
 
 /// Moves past the instruction.
 fn retire(registers: &mut Registers, instruction: &Instruction) -> Outcome {
-    registers.rip = instruction.next_ip();
+    advance(registers, instruction.next_ip())
+}
+
+fn advance(registers: &mut Registers, next_ip: u64) -> Outcome {
+    registers.rip = next_ip;
     registers.rflags &= !flag::RF;
     Outcome::Done {
         single_step: registers.rflags & flag::TF != 0,

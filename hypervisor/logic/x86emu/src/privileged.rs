@@ -3,7 +3,7 @@
 //! What a guest's user code may do is little: ports that its kernel's I/O privilege or bitmap opens, and
 //! what faults at CPL 3 only because we arranged it (CPUID, RDTSC). All else needs the guest's kernel mode.
 
-use super::{Exception, Outcome, Space, address, decode, retire};
+use super::{Exception, Outcome, Space, address, decode, fetch, retire};
 use crate::registers::{Registers, control, debug, flag, gpr, mask};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -94,7 +94,7 @@ pub fn forced_cpuid(registers: &mut Registers, vcpu: &mut impl Vcpu) -> Outcome 
 
 /// Handles #GP with error code 0 (and #UD, #NM where the caller likes): a privileged instruction.
 pub fn privileged(registers: &mut Registers, vcpu: &mut impl Vcpu) -> Outcome {
-    let instruction = match decode(registers, vcpu) {
+    let instruction = match fetch(registers, vcpu).and_then(|code| decode(code, registers, vcpu)) {
         Ok(instruction) => instruction,
         Err(outcome) => return outcome,
     };

@@ -4,8 +4,9 @@
 //! every kernel does now and then). The processor refuses, since tables are mapped read-only; the
 //! instruction is then done here, and its effect goes through a [`Door`] that validates every entry.
 
+use super::plain::{self, PlainStore};
 use super::privileged::StringOp;
-use super::{Exception, Outcome, PAGE, Space, address, decode, retire};
+use super::{Exception, Outcome, PAGE, Space, address, advance, decode, fetch, retire};
 use crate::registers::{ARITHMETIC, Registers, add, flag, gpr, mask, result_flags, subtract};
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind};
 
@@ -45,7 +46,20 @@ const ATTEMPTS: usize = 8;
 
 /// Does the instruction at `rip`, which faulted writing to `fault_at`.
 pub fn store(registers: &mut Registers, door: &mut impl Door, fault_at: u64) -> Outcome {
-    let instruction = match decode(registers, door) {
+    let code = match fetch(registers, door) {
+        Ok(code) => code,
+        Err(outcome) => return outcome,
+    };
+    if let Some(PlainStore { at, value, next_ip }) = plain::decode(&code, registers) {
+        if !at.is_multiple_of(8) || at / PAGE != fault_at / PAGE {
+            return Outcome::NotOurs;
+        }
+        return match door.store(at, 8, value) {
+            Ok(()) => advance(registers, next_ip),
+            Err(rejected) => rejected.into(),
+        };
+    }
+    let instruction = match decode(code, registers, door) {
         Ok(instruction) => instruction,
         Err(outcome) => return outcome,
     };

@@ -532,3 +532,40 @@ proptest! {
         }
     }
 }
+
+/// What is recognised without the decoder of all instructions is what that would make of it.
+#[test]
+fn a_plain_store_is_what_the_decoder_says() {
+    let mut recognised = 0;
+    for (rex, modrm) in (0x40..=0x4f_u8).flat_map(|rex| (0..=255_u8).map(move |modrm| (rex, modrm))) {
+        let mut guest = Guest::new(&[rex, 0x89, modrm, 0xf1, 0x82, 0x93, 0xa4]);
+        let registers = Registers {
+            gpr: core::array::from_fn(|number| (number as u64 + 1) << 32),
+            ..guest.registers()
+        };
+        let code = fetch(&registers, &mut guest).unwrap();
+        let Some(plain) = plain::decode(&code, &registers) else {
+            continue;
+        };
+        recognised += 1;
+        let instruction = decode(code, &registers, &mut guest).unwrap();
+        assert_eq!(instruction.mnemonic(), iced_x86::Mnemonic::Mov);
+        assert_eq!(instruction.memory_size(), iced_x86::MemorySize::UInt64);
+        assert_eq!(plain.next_ip, instruction.next_ip());
+        assert_eq!(address(&instruction, 0, &registers, &guest), Some(plain.at));
+        assert_eq!(registers.get(instruction.op1_register()), Some(plain.value));
+    }
+    // REX.W with R, X and B; a source; a base but rsp and r12; no distance (but of rbp and r13), a short, a long one.
+    assert_eq!(recognised, 8 * 8 * (6 + 7 + 7));
+}
+
+#[test]
+fn a_plain_store_at_the_end_of_a_page_is_left_to_the_decoder() {
+    let mut guest = Guest::new(&[0x48, 0x89, 0x07]);
+    let registers = Registers {
+        rip: CODE + 4096 - 3,
+        ..guest.registers()
+    };
+    let code = fetch(&registers, &mut guest).unwrap();
+    assert_eq!(plain::decode(&code, &registers), None);
+}
