@@ -287,6 +287,11 @@ impl Vcpu {
         self.info_hold.lock().is_some()
     }
 
+    /// The page of the guest's that holds its `vcpu_info`, if it was moved there.
+    pub fn info_frame(&self) -> Option<Mfn> {
+        self.info_hold.lock().as_ref().map(|held| held.page().mfn())
+    }
+
     /// Moves its `vcpu_info` to a page that is held; false if it was moved before.
     pub fn register_info(&self, area: InfoArea, held: Held) -> bool {
         let mut hold = self.info_hold.lock();

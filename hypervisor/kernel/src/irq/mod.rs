@@ -420,6 +420,11 @@ pub(crate) fn unmap(subject: &Domain, pirq: Pirq) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The page in which a domain reads which pirqs need an EOI, if it has one.
+pub(crate) fn eoi_frame(domain: &Domain) -> Option<Mfn> {
+    domain.pirqs.lock().eoi_page.as_ref().map(|page| page.held.page().mfn())
+}
+
 /// Takes a page of the domain's in which it wants to read which pirqs need an EOI (`PHYSDEVOP_pirq_eoi_gmfn`).
 pub(crate) fn set_eoi_page(domain: &Domain, frame: Mfn, unmasks: bool) -> Result<(), Errno> {
     if domain.pirqs.lock().eoi_page.is_some() {

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use ferroxen_frames::entry::{ENTRIES, Entry, is_own_slot};
 use ferroxen_frames::{Frame, Kind};
+use ferroxen_grants::Access;
 use ferroxen_machine::memory::Page;
 use ferroxen_words::Mfn;
 
@@ -21,7 +22,7 @@ pub struct Findings {
     pub tables: [u64; 4],
     /// Frames held for writing.
     pub writable: u64,
-    /// References that neither tables nor vcpus explain: grants, info areas, and what a bug leaks.
+    /// References that nothing explains: calls that other CPUs are in the middle of, and what a bug leaks.
     pub unexplained: u64,
 }
 
@@ -63,6 +64,7 @@ pub fn audit(domains: &[Arc<Domain>]) -> Option<Findings> {
     }
     for domain in domains {
         count_vcpus(domain, &mut counts);
+        count_holds(domain, &mut counts);
     }
     for (index, of) in frames().iter().enumerate() {
         compare(index, of, &counts, &mut findings);
@@ -131,6 +133,17 @@ fn count_vcpus(domain: &Arc<Domain>, counts: &mut Counts) {
     crate::pv::mm::ldt_frames(domain)
         .iter()
         .for_each(|mfn| counts.add(*mfn, true));
+}
+
+/// Counts what is held to be written to, or lent to a device. What is lent to be mapped is counted in the tables.
+fn count_holds(domain: &Arc<Domain>, counts: &mut Counts) {
+    let infos = VcpuRef::all(domain).filter_map(|vcpu| vcpu.info_frame());
+    infos
+        .chain(crate::irq::eoi_frame(domain))
+        .for_each(|mfn| counts.add(mfn.raw(), true));
+    let grants = domain.grants.lock();
+    let lent = grants.maps.live().filter(|mapping| mapping.uses.device);
+    lent.for_each(|mapping| counts.add(mapping.frame.raw(), mapping.access == Access::ReadWrite));
 }
 
 fn compare(index: usize, of: &Frame, counts: &Counts, findings: &mut Findings) {

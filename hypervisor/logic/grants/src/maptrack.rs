@@ -151,6 +151,14 @@ impl<O> MapTrack<O> {
             .map(|mapping| (Handle::new(at), mapping))
     }
 
+    /// The mappings that nobody is at work on.
+    pub fn live(&self) -> impl Iterator<Item = &Mapping<O>> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Live(mapping) => Some(mapping),
+            Slot::Free { .. } | Slot::Busy => None,
+        })
+    }
+
     /// Checks that the free list is exactly the free slots.
     pub fn audit(&self) -> Result<(), &'static str> {
         let free = self
