@@ -1,11 +1,13 @@
 //! `cargo xtask conform`: the same small kernels on Debian's Xen and on ours, and what they saw compared.
 //!
 //! Debian's Xen is the oracle. What a guest saw there is recorded in `guests/transcripts`, so that the tests need
-//! only ours; `--record` asks the oracle again. A line in which ours differs is a failure, unless
+//! only ours; `--record` asks the oracle again. With `--domu` the guests are not Domain 0 but beside one. A line in
+//! which ours differs is a failure, unless
 //! `guests/differences.toml` has it with a reason.
 
 pub mod boot;
 mod differences;
+mod domu;
 mod transcript;
 
 use std::collections::BTreeMap;
@@ -30,29 +32,90 @@ use crate::places;
 pub struct Selection {
     /// Guests by name; all when empty.
     pub names: Vec<String>,
-    /// Write down anew what the oracle says.
-    pub record: bool,
+    /// Where the oracle's word comes from.
+    pub oracle: Oracle,
+    /// What the guests are.
+    pub place: Place,
     /// Install what is missing without asking.
     pub yes: bool,
 }
 
-/// Where the oracle's transcripts are.
-fn recordings() -> PathBuf {
-    places::root().join("guests/transcripts")
+/// Where the oracle's word comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oracle {
+    /// It is asked, and must say what is recorded.
+    Compare,
+    /// It is asked, and what it says is written down anew.
+    Record,
+    /// What is recorded is enough.
+    Recorded,
 }
 
-/// Runs guests on both hypervisors, prints the table, and fails when ours differs.
+/// What the guests are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The first domain, on a machine with nothing in it.
+    Dom0,
+    /// Domains that a toolstack makes, beside a Linux.
+    DomU,
+}
+
+impl Place {
+    /// Where the oracle's transcripts are.
+    fn recordings(self) -> PathBuf {
+        let all = places::root().join("guests/transcripts");
+        match self {
+            Self::Dom0 => all,
+            Self::DomU => all.join("domu"),
+        }
+    }
+
+    fn recording(self, name: &str) -> PathBuf {
+        self.recordings().join(name).with_extension("txt")
+    }
+
+    fn recorded(self, name: &str) -> Result<Transcript> {
+        let text = fs::read_to_string(self.recording(name));
+        let text = text.with_context(|| format!("no recording of {name}; `cargo xtask conform --record {name}`"))?;
+        Ok(Transcript::recorded(&text))
+    }
+
+    fn record(self, name: &str, transcript: &Transcript) -> Result<()> {
+        fs::create_dir_all(self.recordings())?;
+        let path = self.recording(name);
+        fs::write(&path, transcript.to_string()).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// Runs guests on both hypervisors, or on ours alone, prints the table, and fails when ours differs.
 pub fn conform(selection: &Selection) -> Result<()> {
-    packages::require(&[Need::BareMetal, Need::Machine, Need::StockXen], selection.yes)?;
+    let mut needs = vec![Need::BareMetal, Need::Machine];
+    if selection.oracle != Oracle::Recorded {
+        needs.push(Need::StockXen);
+    }
+    packages::require(&needs, selection.yes)?;
     let bench = Bench::prepare()?;
-    let names = bench.chosen(&selection.names)?;
-    let stock = bench.run_all(&Host::stock(bench::stock_xen()?), &names)?;
-    if selection.record {
+    let place = selection.place;
+    let names = match place {
+        Place::Dom0 => bench.chosen(&selection.names)?,
+        Place::DomU => bench.chosen(&domu::chosen(&selection.names))?,
+    };
+    let stock = match selection.oracle {
+        Oracle::Recorded => names
+            .iter()
+            .map(|name| Ok((name.clone(), place.recorded(name)?)))
+            .collect::<Result<_>>()?,
+        Oracle::Compare | Oracle::Record => match place {
+            Place::Dom0 => bench.run_all(&Host::stock(bench::stock_xen()?), &names)?,
+            Place::DomU => domu::run_all(true, &names)?,
+        },
+    };
+    if selection.oracle == Oracle::Record {
         for (name, transcript) in &stock {
-            record(name, transcript)?;
+            place.record(name, transcript)?;
         }
     } else {
-        let stale = |name: &&String| recorded(name).ok().as_ref() != stock.get(*name);
+        let stale = |name: &&String| place.recorded(name).ok().as_ref() != stock.get(*name);
         let stale: Vec<&str> = names.iter().filter(stale).map(String::as_str).collect();
         ensure!(
             stale.is_empty(),
@@ -60,32 +123,21 @@ pub fn conform(selection: &Selection) -> Result<()> {
             stale.join(", ")
         );
     }
-    bench.judge(&names, &stock)
+    let ours = match place {
+        Place::Dom0 => bench.run_all(&bench.ours, &names)?,
+        Place::DomU => domu::run_all(false, &names)?,
+    };
+    judge(place, &names, &stock, &ours)
 }
 
-/// Runs guests, or all of them, on ours alone, against what is recorded of the oracle.
-pub fn check(names: &[String], yes: bool) -> Result<()> {
-    packages::require(&[Need::BareMetal, Need::Machine], yes)?;
-    let bench = Bench::prepare()?;
-    let names = bench.chosen(names)?;
-    let stock = names
-        .iter()
-        .map(|name| Ok((name.clone(), recorded(name)?)))
-        .collect::<Result<_>>()?;
-    bench.judge(&names, &stock)
-}
-
-fn recorded(name: &str) -> Result<Transcript> {
-    let path = recordings().join(name).with_extension("txt");
-    let text = fs::read_to_string(&path);
-    let text = text.with_context(|| format!("no recording of {name}; `cargo xtask conform --record {name}`"))?;
-    Ok(Transcript::recorded(&text))
-}
-
-fn record(name: &str, transcript: &Transcript) -> Result<()> {
-    fs::create_dir_all(recordings())?;
-    let path = recordings().join(name).with_extension("txt");
-    fs::write(&path, transcript.to_string()).with_context(|| format!("writing {}", path.display()))
+/// Runs all guests on ours alone, against what is recorded of the oracle.
+pub fn check() -> Result<()> {
+    conform(&Selection {
+        names: Vec::new(),
+        oracle: Oracle::Recorded,
+        place: Place::Dom0,
+        yes: true,
+    })
 }
 
 type Transcripts = BTreeMap<String, Transcript>;
@@ -140,39 +192,42 @@ impl Bench {
         });
         done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
 
-    /// Runs the guests on ours, prints the table and judges.
-    fn judge(&self, names: &[String], stock: &Transcripts) -> Result<()> {
-        let ours = self.run_all(&self.ours, names)?;
-        let mut differences = Differences::read(&places::root().join("guests/differences.toml"))?;
-        let width = names.iter().map(String::len).max().unwrap_or(0).max("guest".len());
-        println!("{:width$}  stock  ours   first differing line", "guest");
-        let mut wrong = 0;
-        for name in names {
-            let (Some(stock), Some(ours)) = (stock.get(name), ours.get(name)) else {
-                bail!("{name} did not run");
-            };
-            let verdict = differences.judge(name, stock, ours);
-            println!(
-                "{name:width$}  {:5}  {:5}  {verdict}",
-                stock.verdict().word(),
-                ours.verdict().word()
-            );
-            wrong += usize::from(!verdict.is_fine());
-        }
-        ensure!(
-            wrong == 0,
-            "{wrong} of {} guests see another hypervisor than Xen",
-            names.len()
+/// Prints the table and judges.
+fn judge(place: Place, names: &[String], stock: &Transcripts, ours: &Transcripts) -> Result<()> {
+    let mut differences = Differences::read(&places::root().join("guests/differences.toml"))?;
+    let width = names.iter().map(String::len).max().unwrap_or(0).max("guest".len());
+    println!("{:width$}  stock  ours   first differing line", "guest");
+    let mut wrong = 0;
+    for name in names {
+        let (Some(stock), Some(ours)) = (stock.get(name), ours.get(name)) else {
+            bail!("{name} did not run");
+        };
+        let verdict = differences.judge(name, stock, ours);
+        println!(
+            "{name:width$}  {:5}  {:5}  {verdict}",
+            stock.verdict().word(),
+            ours.verdict().word()
         );
-        // Known only now: behind a first difference nobody has looked.
-        let stale = differences.unused(names);
-        for difference in &stale {
-            println!("listed, but not there any more: {difference}");
-        }
-        ensure!(stale.is_empty(), "guests/differences.toml lists what no longer differs");
-        Ok(())
+        wrong += usize::from(!verdict.is_fine());
     }
+    ensure!(
+        wrong == 0,
+        "{wrong} of {} guests see another hypervisor than Xen",
+        names.len()
+    );
+    // Known only now: behind a first difference nobody has looked.
+    let stale = match place {
+        Place::Dom0 => differences.unused(names),
+        // The list is of what Domain 0 sees, which is more.
+        Place::DomU => Vec::new(),
+    };
+    for difference in &stale {
+        println!("listed, but not there any more: {difference}");
+    }
+    ensure!(stale.is_empty(), "guests/differences.toml lists what no longer differs");
+    Ok(())
 }
 
 /// Returns where a boot's serial line is written down.

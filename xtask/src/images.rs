@@ -111,8 +111,9 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     let initrd = debian_guest_initrd(&recipe, &kernel)?;
     progress("the Debian guest's disk");
     let demo = debian_guest_disk(&recipe)?;
-    progress("the micro guest");
-    let micro = micro_guest()?;
+    progress("our own guest kernels");
+    let [micro, conform, fuzz] = ["micro", "conform", "fuzz"].map(own_guest);
+    let (micro, conform, fuzz) = (micro?, conform?, fuzz?);
     let grub = grub_guest()?;
     progress("Debian's kernel, packed in other ways");
     let gzip = packed_kernel(&kernel, Packer::GZIP)?;
@@ -128,6 +129,8 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
         ("tiny.img", &tiny),
         ("demo.img", &demo),
         ("micro", &micro),
+        ("conform", &conform),
+        ("fuzz", &fuzz),
         ("grub", &grub),
     ])?;
     progress("the Domain 0 image");
@@ -239,12 +242,10 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     recipe.program.iter().map(read).collect()
 }
 
-/// The guest kernel of ours that the stories start.
-fn micro_guest() -> Result<PathBuf> {
-    let built = fs::read(crate::hypervisor::build_guest("micro")?)?;
-    Inputs::new()
-        .add(&built)
-        .make("micro", |out| Ok(fs::write(out, &built)?))
+/// A guest kernel of ours.
+fn own_guest(name: &str) -> Result<PathBuf> {
+    let built = fs::read(crate::hypervisor::build_guest(name)?)?;
+    Inputs::new().add(&built).make(name, |out| Ok(fs::write(out, &built)?))
 }
 
 /// A bzImage whose payload `packer` has packed.

@@ -34,6 +34,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::Choice;
+use crate::conform::{Oracle, Place};
 use crate::images::Toolstack;
 use crate::packages::Need;
 use crate::run::Machinery;
@@ -91,6 +92,9 @@ enum Verb {
         /// Compares ours with what is recorded, as the tests do, without running Debian's Xen.
         #[arg(long, conflicts_with = "record")]
         recorded: bool,
+        /// Runs them as domUs beside a Linux Domain 0, not as Domain 0.
+        #[arg(long)]
+        domu: bool,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -214,11 +218,20 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Figures { runs, yes } => figures::figures(runs, yes),
         Verb::Conform {
             names,
-            recorded: true,
+            record,
+            recorded,
+            domu,
             yes,
-            ..
-        } => conform::check(&names, yes),
-        Verb::Conform { names, record, yes, .. } => conform::conform(&conform::Selection { names, record, yes }),
+        } => conform::conform(&conform::Selection {
+            names,
+            oracle: match (record, recorded) {
+                (true, _) => Oracle::Record,
+                (_, true) => Oracle::Recorded,
+                _ => Oracle::Compare,
+            },
+            place: if domu { Place::DomU } else { Place::Dom0 },
+            yes,
+        }),
         Verb::FuzzGuest { seed, steps, yes } => {
             packages::require(&[Need::BareMetal, Need::Machine], yes)?;
             fuzz_guest::fuzz(seed, steps)

@@ -32,6 +32,11 @@ pub fn act(report: &mut Report) -> Verdict {
     report.saw("get_cpu_version", answer);
     report.saw_all("settime to the epoch, mbz set", [platform(62, &[0, 1]).0]);
     report.saw_all("firmware_info: each type", (0..8).map(|kind| platform(50, &[kind]).0));
+    // A sleep that is none (the word flags: legacy registers; state 9), power tables of no processor, no type.
+    report.saw("enter_acpi_sleep to a state that is none", platform(51, &[0, 9, 0]).0);
+    report.saw_all("set_processor_pminfo: of CPU 99, of no type", [platform(54, &[99 | 1 << 32, 0]).0, platform(54, &[0, 9]).0]);
+    report.saw_all("cpu_online, offline, hotadd: CPU 99", [56, 57, 58].map(|command| platform(command, &[99, 0, 0]).0));
+    report.saw_all("memory types: add, delete, read", [31, 32, 33].map(|command| platform(command, &[0, 0, 9]).0));
     report.saw("getidletime", platform(53, &[0, 0, 0, 0]).0);
     report.saw("get_symbol", platform(63, &[0, 0, 0, 0]).0);
 
