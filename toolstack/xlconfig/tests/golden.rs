@@ -38,6 +38,7 @@ fn files_of_2006_parse_as_they_stand() {
         "testvm.hvm",
         "centos4.4.hvm",
         "winxp.hvm",
+        "winxp-2.hvm",
         "debian1",
         "netbsd",
         "freebsd",
