@@ -38,6 +38,8 @@ pub struct Daemon {
     listener: UnixListener,
     /// None where there are no guests.
     journal: Option<Journal>,
+    /// Connections that we have heard from or sent to since the last note.
+    touched: BTreeSet<ConnId>,
     started: Instant,
     /// Connections that may have more requests for us.
     ready: BTreeSet<ConnId>,
@@ -77,6 +79,7 @@ impl Daemon {
             },
             listener,
             journal: None,
+            touched: BTreeSet::new(),
             started: Instant::now(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -143,12 +146,16 @@ impl Daemon {
         if is_long {
             bytes = self.store.snapshot();
         }
-        for (conn, link) in &mut self.outside.links {
-            let Some(domid) = self.store.owner_of_ring(*conn) else {
+        let mut touched = std::mem::take(&mut self.touched);
+        if is_long {
+            touched.extend(self.outside.links.keys());
+        }
+        for conn in touched {
+            let (Some(domid), Some(link)) = (self.store.owner_of_ring(conn), self.outside.links.get_mut(&conn)) else {
                 continue;
             };
             let (input, output) = link.half_way();
-            let now = (input.to_vec(), [output, &self.store.waiting_answers(*conn)].concat());
+            let now = (input.to_vec(), [output, &self.store.waiting_answers(conn)].concat());
             if now != link.noted || (is_long && now != Default::default()) {
                 let (input, output) = now.clone();
                 write_record(&mut bytes, &Record::HalfWay { domid, input, output });
@@ -361,6 +368,7 @@ impl Daemon {
     fn flush(&mut self, conn: ConnId) -> Result<(), LinkError> {
         // Before anybody hears that it is done.
         self.note();
+        self.touched.insert(conn);
         let Some(link) = self.outside.links.get_mut(&conn) else {
             return Ok(());
         };
