@@ -16,6 +16,7 @@ mod life;
 mod load;
 mod network;
 mod refusals;
+mod tutorials;
 
 use anyhow::Result;
 
@@ -112,6 +113,14 @@ pub const STORIES: &[Story] = &[
         claim: "xenstored and xenconsoled are killed and replaced, and no guest notices; domains come and go with the host",
         rows: &["M011", "M163"],
         tell: daemons::are_replaced,
+    },
+    Story {
+        name: "tutorial-2007",
+        claim: "who follows the how-to of 2007 succeeds at every step, with today's Debian",
+        rows: &[
+            "M032", "M037", "M041", "M071", "M102", "M107", "M108", "M109", "M114", "M208",
+        ],
+        tell: tutorials::of_2007,
     },
     Story {
         name: "kernels",
