@@ -101,6 +101,8 @@ pub struct Parts {
     pub kernel_options: String,
     /// The Domain 0 ramdisk.
     pub ramdisk: PathBuf,
+    /// The same with Debian's toolstack in place of ours.
+    pub debian_ramdisk: Option<PathBuf>,
     /// A disk for Domain 0; writes are dropped at the end.
     pub disk: PathBuf,
     /// Which devices it has.

@@ -92,6 +92,7 @@ impl Bench {
             packed_kernel: self.images.kernel.bzimage.clone(),
             kernel_options: KERNEL_OPTIONS.to_owned(),
             ramdisk: self.images.dom0.clone(),
+            debian_ramdisk: None,
             disk: self.images.guests.clone(),
             devices: Devices::Virtio,
             cpus: 1,

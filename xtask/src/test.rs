@@ -12,6 +12,7 @@ use crate::bench::{Bench, Choice};
 use crate::check::JUDGEMENTS;
 use crate::conform;
 use crate::fuzz_guest;
+use crate::images::{self, Toolstack};
 use crate::iso;
 use crate::packages::{self, Need};
 use crate::places;
@@ -129,7 +130,14 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     let prepared = Bench::prepare(selection.choice, &mut Steps::new());
-    let (bench, medium) = match prepared.and_then(|bench| Ok((bench, medium_for(&wanted, selection.choice)?))) {
+    let more = |bench| {
+        Ok((
+            bench,
+            medium_for(&wanted, selection.choice)?,
+            debian_ramdisk_for(&wanted)?,
+        ))
+    };
+    let (bench, medium, debian_ramdisk) = match prepared.and_then(more) {
         Ok(prepared) => prepared,
         Err(error) => {
             tally.judge("images for the stories", || Err(error));
@@ -139,6 +147,7 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
     for story in wanted {
         let mut parts = bench.parts(&format!("story-{}", story.name));
         parts.medium.clone_from(&medium);
+        parts.debian_ramdisk.clone_from(&debian_ramdisk);
         tally.judge(&line_of(story), || (story.tell)(&parts));
     }
     Ok(())
@@ -151,6 +160,14 @@ fn medium_for(wanted: &[&Story], choice: Choice) -> Result<Option<PathBuf>> {
     }
     packages::require(&[Need::Iso], choice.yes)?;
     iso::make().map(Some)
+}
+
+/// Only one story needs Debian's toolstack.
+fn debian_ramdisk_for(wanted: &[&Story]) -> Result<Option<PathBuf>> {
+    if !wanted.iter().any(|story| story.name == "debian-xl") {
+        return Ok(None);
+    }
+    Ok(Some(images::make(Toolstack::Debian, &mut |_| ())?.dom0))
 }
 
 fn line_of(story: &Story) -> String {

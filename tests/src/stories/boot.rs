@@ -76,7 +76,7 @@ fn domain0_knows_where_it_is(dom0: &mut Dom0, expected: &str) -> Result<()> {
     Ok(())
 }
 
-fn info_has_its_fields(dom0: &mut Dom0) -> Result<()> {
+pub(super) fn info_has_its_fields(dom0: &mut Dom0) -> Result<()> {
     let info = dom0.run("xl info")?;
     let field = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(&format!("{name:<23}:")));

@@ -206,7 +206,7 @@ fn every_state_has_its_letter(dom0: &mut Dom0) -> Result<()> {
     wait_for_state(dom0, "oops", "---sc-")
 }
 
-fn wait_for_state(dom0: &mut Dom0, name: &str, state: &str) -> Result<()> {
+pub(super) fn wait_for_state(dom0: &mut Dom0, name: &str, state: &str) -> Result<()> {
     let wait = format!(
         "for _ in $(seq 300); do now=$(xl list {name} | awk 'END {{ print $5 }}'); [ \"$now\" = {state} ] && break; \
          usleep 100000; done; echo $now"

@@ -8,6 +8,7 @@ mod bridges;
 mod commands;
 mod console;
 mod daemons;
+mod debian_xl;
 mod devices;
 mod disk;
 mod handover;
@@ -77,6 +78,12 @@ pub const STORIES: &[Story] = &[
         claim: "xl and xm list, name, number, explain, refuse and let go as stock xl does",
         rows: &["M074", "M101", "M133", "M134", "M139", "M140"],
         tell: commands::told_at_the_prompt,
+    },
+    Story {
+        name: "debian-xl",
+        claim: "Debian's own xl, xenstored and xenconsoled work on our hypervisor: info, list, a guest's short life",
+        rows: &["M010"],
+        tell: debian_xl::works,
     },
     Story {
         name: "console",
