@@ -96,7 +96,10 @@ impl Transcript {
             if let Some(at) = find(fresh, wanted.as_bytes()) {
                 return Ok(searched + at + wanted.len());
             }
-            if let Some(word) = doom.iter().find(|word| find(fresh, word.as_bytes()).is_some()) {
+            let doomed = |word: &&str| find(fresh, word.as_bytes()).map(|at| (word.to_string(), searched + at));
+            if let Some((word, at)) = doom.iter().find_map(doomed) {
+                drop(said);
+                self.wait_for_line_end(at);
                 bail!("the machine said {word:?} instead of {wanted:?}");
             }
             if said.is_closed {
@@ -113,6 +116,16 @@ impl Transcript {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
+    }
+}
+
+impl Transcript {
+    /// Lets the line around byte `at` be said to its end: whoever reports it wants the reason, too.
+    fn wait_for_line_end(&self, at: usize) {
+        const LINE_PATIENCE: Duration = Duration::from_secs(2);
+        let said = self.said();
+        let is_open = |now: &mut Said| !now.bytes.get(at..).unwrap_or_default().contains(&b'\n') && !now.is_closed;
+        let _ = self.shared.1.wait_timeout_while(said, LINE_PATIENCE, is_open);
     }
 }
 
@@ -177,9 +190,23 @@ mod tests {
     #[test]
     fn a_panic_ends_the_wait_at_once() {
         let transcript = Transcript::default();
-        transcript.add(b"Kernel panic - not syncing");
+        transcript.add(b"Kernel panic - not syncing\n");
         let wait = transcript.wait_for("login:", 0, &["Kernel panic"], Duration::from_secs(60));
         assert!(wait.unwrap_err().to_string().contains("Kernel panic"));
+    }
+
+    #[test]
+    fn a_panic_is_heard_out_to_the_end_of_its_line() {
+        let transcript = Transcript::default();
+        let late = transcript.clone();
+        transcript.add(b"Kernel panic");
+        let speaker = std::thread::spawn(move || {
+            late.add(b" - not");
+            late.add(b" syncing\r\n");
+        });
+        let wait = transcript.wait_for("login:", 0, &["Kernel panic"], Duration::from_secs(60));
+        assert!(wait.is_err() && transcript.text().contains("syncing\r\n"));
+        speaker.join().unwrap();
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
@@ -18,6 +19,8 @@ use crate::machine::Parts;
 
 /// How long a whole run may take.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How often something that tells nobody of its end is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to answer a key.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -25,7 +28,8 @@ pub(super) fn told_three_ways(parts: &Parts) -> Result<()> {
     without_a_terminal(parts).context("with no terminal")?;
     makes_the_same_again(parts).context("making images again")?;
     at_a_terminal(parts).context("at a terminal")?;
-    with_a_broken_image(parts).context("with a Domain 0 image of noise")
+    with_a_broken_image(parts).context("with a Domain 0 image of noise")?;
+    takes_its_machine_along(parts).context("interrupted")
 }
 
 /// Everything is shown and switched off; the times are printed.
@@ -147,6 +151,58 @@ fn with_a_broken_image(parts: &Parts) -> Result<()> {
     Ok(())
 }
 
+/// Ctrl-C while the machine starts: nothing is left running.
+fn takes_its_machine_along(parts: &Parts) -> Result<()> {
+    let (screen, theirs) = std::io::pipe()?;
+    let mut command = run(parts, &["--no-demo"]);
+    let mut child = command.stdout(theirs).spawn()?;
+    drop(command);
+    let transcript = heard(screen);
+    transcript.wait_for("the hypervisor speaks", 0, &["error: "], PATIENCE)?;
+    let machines = children_of(child.id())?;
+    ensure!(!machines.is_empty(), "it runs no machine");
+    kill_process(Pid::from_child(&child), Signal::INT)?;
+    let status = wait(&mut child, ANSWER)?;
+    ensure!(!status.success(), "interrupted, it ended with {status}");
+    let end = Instant::now() + ANSWER;
+    for machine in machines {
+        while machine.exists() {
+            ensure!(Instant::now() < end, "{} still runs", machine.display());
+            thread::sleep(LOOK);
+        }
+    }
+    Ok(())
+}
+
+/// The directories in /proc of a process' children.
+fn children_of(parent: u32) -> Result<Vec<PathBuf>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let process = entry?.path();
+        // What ends while we look is no child of theirs.
+        let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        if after_name.split_whitespace().nth(1) == Some(&parent.to_string()) {
+            children.push(process);
+        }
+    }
+    Ok(children)
+}
+
+/// What comes out of `screen`, as it comes; ends with it.
+fn heard(mut screen: impl Read + Send + 'static) -> Transcript {
+    let transcript = Transcript::default();
+    let copy = transcript.clone();
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            copy.add(bytes.get(..count).unwrap_or_default());
+        }
+        copy.close();
+    });
+    transcript
+}
+
 fn run(parts: &Parts, arguments: &[&str]) -> Command {
     let mut command = Command::new(&parts.xtask);
     command.args(["run", "--yes"]).args(arguments).stdin(Stdio::null());
@@ -186,7 +242,6 @@ fn ended(mut command: Command) -> Result<(ExitStatus, String)> {
 }
 
 fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
-    const LOOK: Duration = Duration::from_millis(50);
     let end = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -215,16 +270,7 @@ impl Terminal {
         let name = ptsname(&ours, Vec::new())?;
         let theirs = rustix::fs::open(&name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
         let ours = File::from(ours);
-        let transcript = Transcript::default();
-        let (mut screen, copy) = (ours.try_clone()?, transcript.clone());
-        // Ends with the terminal.
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count) = screen.read(&mut bytes) {
-                copy.add(bytes.get(..count).unwrap_or_default());
-            }
-            copy.close();
-        });
+        let transcript = heard(ours.try_clone()?);
         Ok(Self {
             ours,
             theirs: theirs.into(),
