@@ -47,7 +47,7 @@ pub enum Verb {
         #[arg(long, value_delimiter = ',')]
         include: Vec<String>,
         #[command(flatten)]
-        set: Set,
+        set: Changes,
         #[command(flatten)]
         sure: Sure,
     },
@@ -58,7 +58,7 @@ pub enum Verb {
         #[arg(short, long)]
         size: Amount,
         #[command(flatten)]
-        set: Set,
+        set: Changes,
         #[command(flatten)]
         sure: Sure,
     },
@@ -67,7 +67,7 @@ pub enum Verb {
         template: PathBuf,
         file: PathBuf,
         #[command(flatten)]
-        set: Set,
+        set: Changes,
         #[command(flatten)]
         sure: Sure,
     },
@@ -92,7 +92,7 @@ pub enum Verb {
     Set {
         file: PathBuf,
         #[command(flatten)]
-        set: Set,
+        set: Changes,
     },
 }
 
@@ -114,7 +114,7 @@ pub struct Sure {
 }
 
 #[derive(Debug, Args)]
-pub struct Set {
+pub struct Changes {
     /// The guest's name
     #[arg(long)]
     pub hostname: Option<String>,
@@ -151,7 +151,7 @@ fn network(text: &str) -> Result<Network, String> {
     }
 }
 
-impl Set {
+impl Changes {
     fn identity(&self) -> anyhow::Result<Identity> {
         let keys = self
             .ssh_keys
@@ -232,7 +232,7 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
     }
 }
 
-fn build(file: &Path, size: Amount, origin: &Origin, set: &Set, sure: &Sure) -> anyhow::Result<()> {
+fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure) -> anyhow::Result<()> {
     may_write(file, sure)?;
     let identity = set.identity()?;
     ferroxen_images::build(file, bytes(size), origin, progress)?;
