@@ -39,6 +39,9 @@ pub struct Choice {
     pub yes: bool,
 }
 
+/// Makes images, and says what it is about.
+type ImageMaker = fn(Toolstack, &mut dyn FnMut(&str)) -> Result<Images>;
+
 /// Everything that is ready to be started.
 pub struct Bench {
     hypervisor: PathBuf,
@@ -49,6 +52,15 @@ pub struct Bench {
 impl Bench {
     /// Installs, fetches and builds whatever is missing.
     pub fn prepare(choice: Choice, steps: &mut Steps) -> Result<Self> {
+        Self::prepare_with(choice, images::make, steps)
+    }
+
+    /// As [`Self::prepare`], for who starts no guests but our own kernels.
+    pub fn prepare_bare(choice: Choice, steps: &mut Steps) -> Result<Self> {
+        Self::prepare_with(choice, images::make_bare, steps)
+    }
+
+    fn prepare_with(choice: Choice, make: ImageMaker, steps: &mut Steps) -> Result<Self> {
         let mut needs = vec![Need::Images, Need::Machine];
         needs.push(if choice.stock { Need::StockXen } else { Need::BareMetal });
         steps.step("tools", "install these packages by hand", |_| {
@@ -64,7 +76,7 @@ impl Bench {
         })?;
         let remake = "remove target/images to make all of them anew; apt must be able to download packages";
         let images = steps.step("images", remake, |step| {
-            images::make(choice.toolstack, &mut |part| step.say(part))
+            make(choice.toolstack, &mut |part| step.say(part))
         })?;
         let accelerator = steps.step("accelerator", "this step cannot fail", |step| {
             let accelerator = choose_accelerator(&images);

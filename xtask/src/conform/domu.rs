@@ -91,7 +91,7 @@ pub fn run_all(stock: bool, names: &[String]) -> Result<Transcripts> {
         toolstack: Toolstack::Ours,
         yes: true,
     };
-    let bench = Bench::prepare(choice, &mut Steps::new())?;
+    let bench = Bench::prepare_bare(choice, &mut Steps::new())?;
     let mut parts = bench.parts(if stock {
         "conform-domu-stock"
     } else {

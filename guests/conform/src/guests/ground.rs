@@ -53,7 +53,8 @@ pub fn act(report: &mut Report) -> Verdict {
     event::set_mask(port, false);
     event::enable();
     event::send(port).ok()?;
-    report.expect("upcalls", event::upcalls(0), 1);
+    // A domU also hears of its console and its store.
+    report.check("an upcall came", event::upcalls(0) > 0);
     report.check("the port is pending", event::take(port));
 
     let before = time::now();
