@@ -13,6 +13,7 @@ use crate::guest::GuestPtr;
 use crate::memory::{self, Held};
 use crate::pv::mm::{GrantPlace, NotMapped, flush_after_unmap, map_grant, unmap_grant};
 use alloc::sync::Arc;
+use core::ops::Deref;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::grant_table::{self as abi, GrantStatus, gntcopy, gntmap, gnttabop};
 use ferroxen_grants::{Access, Mapping, Refused, SharedEntries, Use};
@@ -129,6 +130,9 @@ pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
     }
 }
 
+/// How many elements of an array are done between looks at the clock.
+const LOOK_AT_CLOCK: u32 = 4;
+
 /// Carries an operation out on each element of an array, and gives way in between if it takes long.
 #[inline]
 fn each<T: FromBytes + IntoBytes + Immutable>(
@@ -139,7 +143,7 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
 ) -> Answer {
     let array = GuestPtr::<T>::new(at);
     for index in 0..count {
-        if index != 0 && time::entry_budget_spent() {
+        if index != 0 && index.is_multiple_of(LOOK_AT_CLOCK) && time::entry_budget_spent() {
             return again(call, array, index, count);
         }
         let element = array.element(u64::from(index))?;
@@ -213,47 +217,37 @@ impl SharedEntries for SharedPages {
 }
 
 /// A use of another domain's grant: the entry is pinned until this is dropped, or for longer by [`Pin::keep`].
-struct Pin {
-    owner: Arc<Domain>,
+struct Pin<O: Deref<Target = Domain>> {
+    owner: O,
     gref: Gref,
     access: Access,
-    is_kept: bool,
 }
 
-impl Pin {
-    #[inline]
-    fn new(owner: Arc<Domain>, gref: Gref, by: DomId, access: Access) -> Result<(Pin, Mfn), GrantStatus> {
+impl<O: Deref<Target = Domain>> Pin<O> {
+    #[inline(always)]
+    fn new(owner: O, gref: Gref, by: DomId, access: Access) -> Result<(Self, Mfn), GrantStatus> {
         let mut grants = owner.grants.lock();
         if owner.life() != Life::Alive {
             return Err(GrantStatus::BAD_DOMAIN);
         }
         let frame = grants.pin(&SharedPages, gref, by, access).map_err(status)?.frame;
         drop(grants);
-        Ok((
-            Pin {
-                owner,
-                gref,
-                access,
-                is_kept: false,
-            },
-            frame,
-        ))
-    }
-
-    /// Leaves the pin to a mapping, which gives it back by [`unpin`].
-    #[inline]
-    fn keep(mut self) -> Arc<Domain> {
-        self.is_kept = true;
-        self.owner.clone()
+        Ok((Pin { owner, gref, access }, frame))
     }
 }
 
-impl Drop for Pin {
+impl Pin<&Domain> {
+    /// Leaves the pin to a mapping, which gives it back by [`unpin`].
+    #[inline(always)]
+    fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<O: Deref<Target = Domain>> Drop for Pin<O> {
     #[inline]
     fn drop(&mut self) {
-        if !self.is_kept {
-            self.owner.grants.lock().unpin(&SharedPages, self.gref, self.access);
-        }
+        self.owner.grants.lock().unpin(&SharedPages, self.gref, self.access);
     }
 }
 
@@ -313,13 +307,13 @@ fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), St
 #[inline]
 fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses: Use) -> Result<Borrowed, Stop> {
     let (gref, access) = (Gref::new(request.gref), access_of(request.flags));
-    let (pin, frame) = Pin::new(owner, gref, caller.domain().id, access)?;
+    let (pin, frame) = Pin::new(&*owner, gref, caller.domain().id, access)?;
     // Device memory is not the owner's to lend, whoever may map it otherwise.
     if memory::frame(frame.raw()).is_none() {
         return Err(GrantStatus::BAD_PAGE.into());
     }
     let held = if uses.device {
-        Some(hold(&pin.owner, frame, access)?)
+        Some(hold(&owner, frame, access)?)
     } else {
         None
     };
@@ -328,14 +322,15 @@ fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses
         map_grant(
             caller,
             place(request.host_addr, names_entry),
-            pin.owner.id,
+            owner.id,
             frame,
             request.flags,
         )?;
     }
     core::mem::forget(held);
+    pin.keep();
     Ok(Mapping {
-        owner: pin.keep(),
+        owner,
         gref,
         frame,
         access,
@@ -528,7 +523,7 @@ struct End {
     page: Page,
     // In this order: the page is given back before its owner is told so.
     _held: Held,
-    _pin: Option<Pin>,
+    _pin: Option<Pin<Arc<Domain>>>,
 }
 
 #[inline]

@@ -94,6 +94,7 @@ pub fn flush_after_unmap(caller: &VcpuRef) {
 }
 
 /// The entry's table, which the lock keeps what it is, and the index.
+#[inline(always)]
 fn find(tables: &Tables<'_>, caller: &VcpuRef, place: GrantPlace) -> Result<(Page, usize), NotMapped> {
     let (mfn, index) = match place {
         GrantPlace::Address(at) => {
