@@ -6,6 +6,7 @@ use crate::hypervisor::{self, Verb};
 use crate::places;
 use crate::programs::{clean_command, run};
 use crate::signs;
+use crate::toolchain::{self, Toolchain};
 
 /// One judgement: its name, and how to come by it.
 pub type Judgement = (&'static str, fn() -> Result<()>);
@@ -50,8 +51,12 @@ fn bare_metal_lints() -> Result<()> {
         for package in packages {
             cargo.args(["--package", package]);
         }
-        // The separator is what clippy-driver splits its arguments at.
-        run(cargo.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"))?;
+        match toolchain::chosen() {
+            Toolchain::Own => cargo.args(["--", "-D", "warnings"]),
+            // The separator is what clippy-driver splits its arguments at.
+            Toolchain::Debian => cargo.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"),
+        };
+        run(&mut cargo)?;
     }
     Ok(())
 }

@@ -17,7 +17,6 @@
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
-#![expect(clippy::result_large_err, reason = "there is no heap to put a frame on")]
 
 mod calls;
 mod dice;

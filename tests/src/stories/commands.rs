@@ -147,7 +147,8 @@ fn a_key_ends_a_wait(dom0: &mut Dom0) -> Result<()> {
     dom0.start_tiny(&Tiny::new("keys"))?;
     let from = dom0.machine().transcript().len();
     dom0.type_line("xl console keys")?;
-    dom0.type_line("echo be''gun; sleep 1000")?;
+    // It is the program itself that speaks: when it does, it is in the foreground.
+    dom0.type_line("sh -c 'echo be\"\"gun; exec sleep 1000'")?;
     let begun = dom0.wait_while_held("begun", from, PATIENCE)?;
     dom0.machine().type_bytes(CTRL_C)?;
     dom0.type_line("echo over af''ter all")?;

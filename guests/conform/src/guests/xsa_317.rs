@@ -8,6 +8,9 @@ use pv::event::{self, SELF};
 
 use crate::report::{Report, Verdict};
 
+/// A call that opens a port.
+type Open<'a> = dyn Fn() -> Result<u32, pv::Answer> + 'a;
+
 /// See the module.
 pub fn act(report: &mut Report) -> Verdict {
     let first = event::alloc_unbound(SELF, SELF)?;
@@ -19,7 +22,7 @@ pub fn act(report: &mut Report) -> Verdict {
     }
     report.saw("ports", count);
     let code = |made: Result<u32, pv::Answer>| made.map_or_else(|refused| refused, |_| pv::Answer::OK);
-    let calls: [(&str, &dyn Fn() -> Result<u32, pv::Answer>); 4] = [
+    let calls: [(&str, &Open<'_>); 4] = [
         ("alloc_unbound", &|| event::alloc_unbound(SELF, SELF)),
         ("bind_interdomain", &|| event::bind_interdomain(SELF, first)),
         ("bind_virq", &|| event::bind_virq(0, 0)),
