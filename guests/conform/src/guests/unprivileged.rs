@@ -63,7 +63,7 @@ pub fn act(report: &mut Report) -> Verdict {
     let platform: [Answer; 32] = core::array::from_fn(|cmd| {
         // The interface version, and a union of zeros.
         let mut request = [0_u64; 40];
-        request[0] = 0x0300_0000 << 32 | (cmd as u64 + 31);
+        request[0] = 0x0300_0001 << 32 | (cmd as u64 + 31);
         call(number::PLATFORM_OP, [address(&mut request)])
     });
     refused(report, "platform_op", &platform);

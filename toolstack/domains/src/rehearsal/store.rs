@@ -190,8 +190,12 @@ fn answer_for_backends(kernel: &Client) {
         let Some(path) = event.map(|event| event.path).filter(|path| path.ends_with("/state")) else {
             continue;
         };
-        if kernel.read_opt(&path).ok().flatten().as_deref() == Some("1") {
-            let _ = kernel.write(&path, "2");
-        }
+        // In a transaction, as Linux does: a state that goes meanwhile is not made anew.
+        let _ = kernel.transaction(|transaction| {
+            if transaction.read_opt(&path)?.as_deref() == Some("1") {
+                transaction.write(&path, "2")?;
+            }
+            Ok(())
+        });
     }
 }
