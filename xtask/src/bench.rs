@@ -26,7 +26,9 @@ const KVM_PATIENCE: Duration = Duration::from_secs(20);
 /// The hypervisor's options.
 pub const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=512M loglvl=info guest_loglvl=warning";
 /// The options of Domain 0's kernel.
-pub const KERNEL_OPTIONS: &str = "console=hvc0 loglevel=6 rdinit=/init";
+///
+/// A tmpfs as root would hold half of the memory that is free at boot at most, and end files short without a word.
+pub const KERNEL_OPTIONS: &str = "console=hvc0 loglevel=6 rdinit=/init rootfstype=ramfs";
 
 /// What to run, as the command line chose it.
 #[derive(Debug, Clone, Copy)]

@@ -731,6 +731,14 @@ impl Xenstore {
                 connection.actor.target = None;
             }
         }
+        self.forget_in_event_perms(domid);
+        self.clock += 1;
+        self.note(|| Record::Forget { domid });
+        events.changes.extend(self.tree.forget_domain(domid, self.clock));
+    }
+
+    /// Strikes a domain that is gone from the permissions of events.
+    pub(super) fn forget_in_event_perms(&mut self, domid: u16) {
         for perms in self.special_perms.values_mut() {
             let is_kept = |(i, entry): &(usize, &Permission)| *i == 0 || entry.domid != domid;
             *perms = perms
@@ -740,9 +748,6 @@ impl Xenstore {
                 .map(|(_, entry)| *entry)
                 .collect();
         }
-        self.clock += 1;
-        self.note(|| Record::Forget { domid });
-        events.changes.extend(self.tree.forget_domain(domid, self.clock));
     }
 
     fn special_perms(&self, event: &str) -> Arc<[Permission]> {

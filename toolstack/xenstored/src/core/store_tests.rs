@@ -592,6 +592,20 @@ fn a_successor_goes_on_where_its_predecessor_stopped() {
     assert!(bench.store.conns[&guest].transactions.len() <= Limits::default().transactions as usize);
 }
 
+#[test]
+fn a_successor_knows_who_was_struck_from_an_events_permissions() {
+    let mut bench = Bench::new();
+    bench.store.keep_journal();
+    let mut records = bench.store.snapshot();
+    bench.guest(1);
+    bench
+        .ask(bench.dom0, T::SET_PERMS, 0, "@releaseDomain\0n2\0r1\0b3\0")
+        .unwrap();
+    bench.store.domain_is(1, DomainState::Gone, &mut bench.world);
+    records.extend(bench.store.take_journal());
+    assert_eq!(look_of(&successor(&records).store), look_of(&bench.store));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]

@@ -166,6 +166,7 @@ impl Xenstore {
                 for heir in heirs.values_mut().filter(|heir| heir.target == Some(domid)) {
                     heir.target = None;
                 }
+                self.forget_in_event_perms(domid);
                 self.clock += 1;
                 self.tree.forget_domain(domid, self.clock);
             }
