@@ -13,6 +13,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// What `interface_version` must say (`XEN_SYSCTL_INTERFACE_VERSION`).
 pub const SYSCTL_INTERFACE_VERSION: u32 = 0x15;
 
+/// Sets all counters to 0 (`XEN_SYSCTL_PERFCOP_reset`).
+pub const PERFCOP_RESET: u32 = 1;
+/// Reads them (`XEN_SYSCTL_PERFCOP_query`).
+pub const PERFCOP_QUERY: u32 = 2;
+
 codes! {
     /// Which sysctl (`XEN_SYSCTL_*`).
     SysctlCmd(u32) {
@@ -94,6 +99,12 @@ shapes! {
         pub pad: u32,
         pub desc: u64,
         pub val: u64,
+    }
+
+    /// `xen_sysctl_perfc_desc`: a counter's name, ended by a zero byte, and how many values it has.
+    pub struct PerfcDesc: 84 {
+        pub name: [u8; 80],
+        pub nr_vals: u32,
     }
 
     /// `XEN_SYSCTL_getdomaininfolist`.

@@ -2,6 +2,7 @@
 
 use crate::domain::{InfoArea, VcpuRef};
 use crate::guest::GuestPtr;
+use crate::hypercall::counts::Counts;
 use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
@@ -26,7 +27,6 @@ pub mod work {
 }
 
 /// One CPU's own state.
-#[derive(Default)]
 pub struct CpuLocal {
     /// The vcpu whose registers are in the CPU; `None` while idle.
     pub current: RefCell<Option<VcpuRef>>,
@@ -34,13 +34,20 @@ pub struct CpuLocal {
     pub info: Cell<Option<InfoArea>>,
     /// Bits of [`work`].
     pub work: Cell<u32>,
+    /// The hypercalls that were made here.
+    pub hypercalls: &'static Counts,
 }
 
 static LOCAL: PerCpu<CpuLocal> = PerCpu::new();
 
 /// Prepares this CPU's slot; called once on each CPU before anything else here.
 pub fn init_this() {
-    LOCAL.init(CpuLocal::default());
+    LOCAL.init(CpuLocal {
+        current: RefCell::new(None),
+        info: Cell::new(None),
+        work: Cell::new(0),
+        hypercalls: Counts::of_this_cpu(),
+    });
 }
 
 /// This CPU's state.

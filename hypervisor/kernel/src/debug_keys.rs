@@ -5,7 +5,7 @@
 //! machine, and what it prints should be of one moment.
 
 use crate::domain::{self, Domain, VcpuRef};
-use crate::hypercall::{event_channel, grant_table};
+use crate::hypercall::{NUMBER_OF_CALLS, counts, event_channel, grant_table};
 use crate::{irq, memory, sched, time};
 use alloc::sync::Arc;
 use ferroxen_machine::{GuestFrame, cpu, heap, power};
@@ -29,6 +29,7 @@ const KEYS: &[Key] = &[
     key(b'g', "grants", || domains().for_each(|of| grant_table::print(&of))),
     key(b'h', "this list", help),
     key(b'm', "memory", memory_in_use),
+    key(b'p', "hypercalls since the start", hypercalls),
     key(b'q', "domains", || domains().for_each(|of| describe(&of))),
     key(b'r', "vcpus and where they run", vcpus),
     key(b't', "clocks", clocks),
@@ -55,6 +56,13 @@ pub fn press(letter: u8) {
 fn help() {
     for key in KEYS {
         crate::info!("  {}  {}", key.letter as char, key.title);
+    }
+}
+
+fn hypercalls() {
+    crate::info!("{NUMBER_OF_CALLS} numbers have a call; those that were made:");
+    for (number, count) in counts::made() {
+        crate::info!("hypercall {number}: {count}");
     }
 }
 

@@ -21,7 +21,7 @@ pub fn syscall64(frame: &mut GuestFrame) {
     let entered = local.current.borrow();
     let Some(vcpu) = entered.as_ref() else { nobody_runs() };
     if vcpu.is_in_kernel() {
-        hypercall(vcpu, frame);
+        hypercall(local, vcpu, frame);
     } else {
         trap::system_call(vcpu, frame);
     }
@@ -46,8 +46,9 @@ fn nobody_runs() -> ! {
 }
 
 #[inline(always)]
-fn hypercall(vcpu: &VcpuRef, frame: &mut GuestFrame) {
+fn hypercall(local: &CpuLocal, vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let number = frame.rax as u32;
+    local.hypercalls.note(number);
     let mut call = Call {
         caller: vcpu,
         frame,

@@ -22,6 +22,7 @@ pub(super) fn on_one_cpu(parts: &Parts) -> Result<()> {
     real_devices_work(&mut dom0)?;
     guests_devices_are_virtual(&mut dom0)?;
     guests_rights_are_few(&mut dom0)?;
+    hypercalls_are_counted(&mut dom0)?;
     // Without `noreboot`, a host that finds itself broken starts again.
     dom0.machine().monitor("inject-nmi", &Value::Null)?;
     dom0.machine().wait_for_report("NMI", "Starting again.")?;
@@ -206,6 +207,23 @@ fn guests_rights_are_few(dom0: &mut Dom0) -> Result<()> {
         );
     }
     dom0.destroy("rights")
+}
+
+/// What kernels ask for instead of executing privileged instructions.
+fn hypercalls_are_counted(dom0: &mut Dom0) -> Result<()> {
+    let said = dom0.run("xl debug-keys p; xl dmesg | sed -n 's/^(XEN) hypercall //p'")?;
+    for (number, name) in [(1, "mmu_update"), (13, "multicall"), (23, "iret"), (26, "mmuext_op")] {
+        let count = said
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix(&format!("{number}: ")));
+        let count: u32 = count
+            .with_context(|| format!("{name} is not counted:\n{said}"))?
+            .trim()
+            .parse()?;
+        ensure!(count > 100, "{name} was called {count} times");
+    }
+    Ok(())
 }
 
 pub(super) fn on_four_cpus(parts: &Parts) -> Result<()> {

@@ -21,6 +21,11 @@ pub(super) fn works(parts: &Parts) -> Result<()> {
         list.contains("\nDomain-0 ") || list.starts_with("Domain-0 "),
         "the list is:\n{list}"
     );
+    let counts = dom0.run("PATH=$PATH:/usr/lib/xen-4.17/bin xenperf -p")?;
+    ensure!(
+        counts.contains("hypercalls") && counts.contains("multicall"),
+        "xenperf says:\n{counts}"
+    );
     dom0.create("life", &micro("life", "idle"))?;
     wait_for_state(&mut dom0, "life", "-b----")?;
     dom0.run("xl pause life")?;

@@ -6,6 +6,7 @@
 
 pub mod callback;
 pub mod console_io;
+pub mod counts;
 mod cpu_policy;
 pub mod domctl;
 pub mod event_channel;
@@ -98,43 +99,48 @@ fn no_such_call(_: &mut Call<'_>) -> Answer {
     Err(Errno::ENOSYS)
 }
 
+/// Every hypercall there is.
+const CALLS: [(u32, Handler); 34] = [
+    (nr::SET_TRAP_TABLE, traps::set_trap_table),
+    (nr::MMU_UPDATE, mmu::mmu_update),
+    (nr::SET_GDT, mmu::set_gdt),
+    (nr::STACK_SWITCH, traps::stack_switch),
+    (nr::SET_CALLBACKS, callback::set_callbacks),
+    (nr::FPU_TASKSWITCH, traps::fpu_taskswitch),
+    (nr::PLATFORM_OP, platform::platform_op),
+    (nr::SET_DEBUGREG, traps::set_debugreg),
+    (nr::GET_DEBUGREG, traps::get_debugreg),
+    (nr::UPDATE_DESCRIPTOR, mmu::update_descriptor),
+    (nr::MEMORY_OP, memory_op::memory_op),
+    (nr::MULTICALL, multicall::multicall),
+    (nr::UPDATE_VA_MAPPING, mmu::update_va_mapping),
+    (nr::SET_TIMER_OP, sched_op::set_timer_op),
+    (nr::XEN_VERSION, version::xen_version),
+    (nr::CONSOLE_IO, console_io::console_io),
+    (nr::GRANT_TABLE_OP, grant_table::grant_table_op),
+    (nr::VM_ASSIST, traps::vm_assist),
+    (nr::UPDATE_VA_MAPPING_OTHERDOMAIN, mmu::update_va_mapping_otherdomain),
+    (nr::IRET, traps::iret),
+    (nr::VCPU_OP, vcpu_op::vcpu_op),
+    (nr::SET_SEGMENT_BASE, traps::set_segment_base),
+    (nr::MMUEXT_OP, mmu::mmuext_op),
+    (nr::NMI_OP, callback::nmi_op),
+    (nr::SCHED_OP, sched_op::sched_op),
+    (nr::SCHED_OP_COMPAT, sched_op::sched_op_compat),
+    (nr::CALLBACK_OP, callback::callback_op),
+    (nr::EVENT_CHANNEL_OP, event_channel::event_channel_op),
+    (nr::EVENT_CHANNEL_OP_COMPAT, event_channel::event_channel_op_compat),
+    (nr::PHYSDEV_OP, physdev::physdev_op),
+    (nr::PHYSDEV_OP_COMPAT, physdev::physdev_op_compat),
+    (nr::SYSCTL, sysctl::sysctl),
+    (nr::MCA, mca::mca),
+    (nr::DOMCTL, domctl::domctl),
+];
+
+/// How many numbers have a call behind them.
+pub const NUMBER_OF_CALLS: usize = CALLS.len();
+
 static HANDLERS: [Handler; 64] = {
-    const CALLS: [(u32, Handler); 34] = [
-        (nr::SET_TRAP_TABLE, traps::set_trap_table),
-        (nr::MMU_UPDATE, mmu::mmu_update),
-        (nr::SET_GDT, mmu::set_gdt),
-        (nr::STACK_SWITCH, traps::stack_switch),
-        (nr::SET_CALLBACKS, callback::set_callbacks),
-        (nr::FPU_TASKSWITCH, traps::fpu_taskswitch),
-        (nr::PLATFORM_OP, platform::platform_op),
-        (nr::SET_DEBUGREG, traps::set_debugreg),
-        (nr::GET_DEBUGREG, traps::get_debugreg),
-        (nr::UPDATE_DESCRIPTOR, mmu::update_descriptor),
-        (nr::MEMORY_OP, memory_op::memory_op),
-        (nr::MULTICALL, multicall::multicall),
-        (nr::UPDATE_VA_MAPPING, mmu::update_va_mapping),
-        (nr::SET_TIMER_OP, sched_op::set_timer_op),
-        (nr::XEN_VERSION, version::xen_version),
-        (nr::CONSOLE_IO, console_io::console_io),
-        (nr::GRANT_TABLE_OP, grant_table::grant_table_op),
-        (nr::VM_ASSIST, traps::vm_assist),
-        (nr::UPDATE_VA_MAPPING_OTHERDOMAIN, mmu::update_va_mapping_otherdomain),
-        (nr::IRET, traps::iret),
-        (nr::VCPU_OP, vcpu_op::vcpu_op),
-        (nr::SET_SEGMENT_BASE, traps::set_segment_base),
-        (nr::MMUEXT_OP, mmu::mmuext_op),
-        (nr::NMI_OP, callback::nmi_op),
-        (nr::SCHED_OP, sched_op::sched_op),
-        (nr::SCHED_OP_COMPAT, sched_op::sched_op_compat),
-        (nr::CALLBACK_OP, callback::callback_op),
-        (nr::EVENT_CHANNEL_OP, event_channel::event_channel_op),
-        (nr::EVENT_CHANNEL_OP_COMPAT, event_channel::event_channel_op_compat),
-        (nr::PHYSDEV_OP, physdev::physdev_op),
-        (nr::PHYSDEV_OP_COMPAT, physdev::physdev_op_compat),
-        (nr::SYSCTL, sysctl::sysctl),
-        (nr::MCA, mca::mca),
-        (nr::DOMCTL, domctl::domctl),
-    ];
     let mut table = [no_such_call as Handler; 64];
     let mut index = 0;
     while index < CALLS.len() {

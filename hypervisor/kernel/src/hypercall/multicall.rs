@@ -21,11 +21,13 @@ pub fn multicall(call: &mut Call<'_>) -> Answer {
         frame: call.frame,
         from: Arguments::Registers,
     };
+    let counts = crate::cpu::local().hypercalls;
     for index in 0..count {
         if index != 0 && index.is_multiple_of(LOOK_AT_CLOCK) && ferroxen_machine::time::entry_budget_spent() {
             return call.again([at.raw(), u64::from(count - index)]);
         }
         let MulticallEntry { op, args, .. } = at.read()?;
+        counts.note(op as u32);
         part.from = Arguments::Entry(args);
         let answer = match u32::try_from(op) {
             Ok(nr::MULTICALL) => Err(Errno::EINVAL),

@@ -39,6 +39,12 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             });
             Ok(())
         }
+        SysctlCmd::PERFC_OP => {
+            let mut wanted: abi::PerfcOp = request.payload();
+            super::counts::perfc_op(&mut wanted)?;
+            request.set_payload(&wanted);
+            Ok(())
+        }
         SysctlCmd::GETDOMAININFOLIST => list_domains(request),
         SysctlCmd::DEBUG_KEYS => {
             let wanted: abi::DebugKeys = request.payload();
