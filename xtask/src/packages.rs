@@ -40,8 +40,7 @@ pub enum Need {
 }
 
 impl Need {
-    /// What it takes with `toolchain` for bare metal.
-    fn tools(self, toolchain: Toolchain) -> &'static [Tool] {
+    fn tools(self) -> &'static [Tool] {
         const fn tool(proof: &'static str, package: &'static str) -> Tool {
             Tool { proof, package }
         }
@@ -57,13 +56,13 @@ impl Need {
                     tool(toolchain::DEBIAN_CARGO, "cargo-web"),
                     tool(toolchain::DEBIAN_SOURCES, "rust-web-src"),
                 ];
-                match toolchain {
+                match toolchain::chosen() {
                     Toolchain::Own => TOOLS.split_at(OWN).0,
                     Toolchain::Debian => TOOLS,
                 }
             }
             // rustup's clippy comes with rustup's default profile.
-            Self::Lint if toolchain == Toolchain::Own => &[],
+            Self::Lint if toolchain::chosen() == Toolchain::Own => &[],
             Self::Lint => {
                 const TOOLS: &[Tool] = &[tool(toolchain::DEBIAN_CLIPPY, "rust-web-clippy")];
                 TOOLS
@@ -104,15 +103,9 @@ impl Need {
 ///
 /// Does not ask when `yes`, or when nobody can answer because stdin is no terminal.
 pub fn require(needs: &[Need], yes: bool) -> Result<()> {
-    let needs_compiler = needs.iter().any(|need| matches!(need, Need::BareMetal | Need::Lint));
-    let toolchain = if needs_compiler {
-        toolchain::chosen()
-    } else {
-        Toolchain::Own
-    };
     let missing: BTreeSet<&str> = needs
         .iter()
-        .flat_map(|need| need.tools(toolchain))
+        .flat_map(|need| need.tools())
         .filter(|tool| !Path::new(tool.proof).exists())
         .map(|tool| tool.package)
         .collect();

@@ -3,7 +3,7 @@
 use ferroxen_abi::xen::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MmuUpdate, MmuextOp};
 
 use crate::hypercall::{self, Answer, address, number};
-use crate::memory::{self, Page, pte};
+use crate::memory::{self, ORDINARY, Page, pte};
 use crate::start;
 
 /// `DOMID_SELF`, as `mmu_update` and `mmuext_op` want it.
@@ -147,6 +147,16 @@ pub fn copy_of_root() -> Page {
         copy.set_word(index, root().word(index));
     }
     copy
+}
+
+/// Makes a sealed level-1 table, every entry of which maps `data` for writing, and hangs it into `directory`, which is
+/// not sealed yet.
+pub fn hang_leaf(directory: Page, index: usize, data: Page) -> Result<Page, Answer> {
+    let leaf = Page::new();
+    leaf.fill(data.mfn() << 12 | ORDINARY);
+    leaf.seal()?;
+    directory.set_word(index, leaf.mfn() << 12 | ORDINARY);
+    Ok(leaf)
 }
 
 fn slot_of(address: u64) -> usize {

@@ -8,7 +8,7 @@ use ferroxen_abi::sysctl::{self, Sysctl, SysctlCmd};
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_abi::xen::MmuextOp;
 use ferroxen_words::{DomId, Gfn, Mfn, Port, RawDomId};
-use ferroxen_xenctl::{Access, ForeignPages, Privcmd};
+use ferroxen_xenctl::{Access, ForeignPages, HypercallBuffer, Privcmd};
 use std::collections::BTreeSet;
 use std::io;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -171,19 +171,7 @@ impl Hypervisor for Xen {
             None => vec![0xff; (self.physinfo()?.max_cpu_id as usize + 1).div_ceil(8)],
         };
         let buffer = self.privcmd.buffer_of(&bytes)?;
-        let map = XenctlBitmap {
-            bitmap: buffer.handle(),
-            nr_bits: bytes.len() as u32 * 8,
-            pad: 0,
-        };
-        let mut request = domctl::Vcpuaffinity {
-            vcpu,
-            ..Default::default()
-        };
-        match kind {
-            Affinity::Hard => (request.flags, request.cpumap_hard) = (domctl::VCPUAFFINITY_HARD, map),
-            Affinity::Soft => (request.flags, request.cpumap_soft) = (domctl::VCPUAFFINITY_SOFT, map),
-        }
+        let request = affinity_request(vcpu, kind, &buffer, bytes.len());
         self.tell(DomctlCmd::SETVCPUAFFINITY, domid, &request)
     }
 
@@ -191,19 +179,7 @@ impl Hypervisor for Xen {
         let cpus = self.physinfo()?.max_cpu_id as usize + 1;
         let len = cpus.div_ceil(8);
         let buffer = self.privcmd.buffer(len)?;
-        let map = XenctlBitmap {
-            bitmap: buffer.handle(),
-            nr_bits: len as u32 * 8,
-            pad: 0,
-        };
-        let mut request = domctl::Vcpuaffinity {
-            vcpu,
-            ..Default::default()
-        };
-        match kind {
-            Affinity::Hard => (request.flags, request.cpumap_hard) = (domctl::VCPUAFFINITY_HARD, map),
-            Affinity::Soft => (request.flags, request.cpumap_soft) = (domctl::VCPUAFFINITY_SOFT, map),
-        }
+        let request = affinity_request(vcpu, kind, &buffer, len);
         self.tell(DomctlCmd::GETVCPUAFFINITY, domid, &request)?;
         let bytes: Vec<u8> = buffer.get_many(0, len)?;
         Ok((0..cpus).map(|cpu| bytes[cpu / 8] >> (cpu % 8) & 1 != 0).collect())
@@ -341,6 +317,24 @@ impl Hypervisor for Xen {
         }
         self.map(domid, &[Gfn::new(frames.get(0)?)])
     }
+}
+
+/// Asks about the CPUs in `map`, which has `bytes`.
+fn affinity_request(vcpu: u32, kind: Affinity, map: &HypercallBuffer, bytes: usize) -> domctl::Vcpuaffinity {
+    let map = XenctlBitmap {
+        bitmap: map.handle(),
+        nr_bits: bytes as u32 * 8,
+        pad: 0,
+    };
+    let mut request = domctl::Vcpuaffinity {
+        vcpu,
+        ..Default::default()
+    };
+    match kind {
+        Affinity::Hard => (request.flags, request.cpumap_hard) = (domctl::VCPUAFFINITY_HARD, map),
+        Affinity::Soft => (request.flags, request.cpumap_soft) = (domctl::VCPUAFFINITY_SOFT, map),
+    }
+    request
 }
 
 /// One bit per CPU, in whole bytes.

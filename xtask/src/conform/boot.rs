@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use ferroxen_stories::machine::CPU_MODEL;
 
 use crate::conform::transcript::Transcript;
-use crate::programs::clean_command;
 use crate::serial;
 
 /// How long a guest may take; most take a second, and a busy machine makes that many.
@@ -68,9 +66,7 @@ impl Host {
 
     /// Boots with `words` on the guest's command line, and returns all that the serial line said.
     pub fn boot(&self, kernel: &Path, words: &str) -> Result<String> {
-        let mut qemu = clean_command("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        let mut qemu = serial::machine();
         qemu.args(["-cpu", CPU_MODEL, "-m", "128M"]);
         if COUNTED.contains(&words) {
             qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
@@ -78,20 +74,9 @@ impl Host {
         } else {
             qemu.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
         }
-        qemu.args(["-serial", "stdio", "-append", OPTIONS, "-kernel"])
-            .arg(&self.hypervisor);
+        qemu.args(["-append", OPTIONS, "-kernel"]).arg(&self.hypervisor);
         qemu.arg("-initrd").arg(format!("{} {words}", kernel.display()));
-        let child = qemu
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut child = child.context("cannot start QEMU (qemu-system-x86_64, through setpriv)")?;
-        let heard = serial::listen(&mut child, &DEATHS, PATIENCE);
-        // Already gone is as good as killed.
-        let _ = child.kill();
-        let _ = child.wait();
-        let said = heard?;
+        let said = serial::hear(&mut qemu, &DEATHS, PATIENCE)?;
         let log = super::log(self.name, words);
         fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
         fs::write(&log, &said)?;

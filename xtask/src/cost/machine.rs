@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ferroxen_stories::machine::CPU_MODEL;
 
 use crate::places;
-use crate::programs::clean_command;
 use crate::serial;
 
 /// How long a run may take; most is done in a minute.
@@ -113,28 +111,16 @@ impl Machine {
         fs::create_dir_all(&logs)?;
         let log = logs.join(format!("bench-{}-{round}.log", self.name));
         let marks = log.with_extension("marks");
-        let mut qemu = clean_command("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        let mut qemu = serial::machine();
         qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
         // The date is the same in every run, and goes on with the instructions.
         qemu.args(["-rtc", "base=2026-01-01,clock=vm"]);
-        qemu.args(["-cpu", CPU_MODEL, "-smp", "1", "-m", "256M", "-serial", "stdio"]);
+        qemu.args(["-cpu", CPU_MODEL, "-smp", "1", "-m", "256M"]);
         qemu.arg("-plugin")
             .arg(format!("{},out={}", counter.display(), marks.display()));
         qemu.arg("-append").arg(format!("{OPTIONS} {}", self.option));
         qemu.arg("-kernel").arg(&self.hypervisor).arg("-initrd").arg(kernel);
-        let child = qemu
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut child = child.context("cannot start QEMU (qemu-system-x86_64, through setpriv)")?;
-        let heard = serial::listen(&mut child, &ENDS, PATIENCE);
-        // Already gone is as good as killed.
-        let _ = child.kill();
-        let _ = child.wait();
-        let said = heard?;
+        let said = serial::hear(&mut qemu, &ENDS, PATIENCE)?;
         let marks = fs::read_to_string(&marks).with_context(|| format!("reading {}", marks.display()))?;
         fs::write(&log, &said)?;
         Figures::heard(&said, &marks).with_context(|| format!("{}: see {}", self.name, log.display()))

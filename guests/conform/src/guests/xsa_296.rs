@@ -26,10 +26,7 @@ pub fn act(report: &mut Report) -> Verdict {
     let (root, l3, l2) = (tables::copy_of_root(), Page::new(), Page::new());
     let data = Page::new();
     for index in 0..LEAVES {
-        let leaf = Page::new();
-        leaf.fill(data.mfn() << 12 | ORDINARY);
-        leaf.seal()?;
-        l2.set_word(index, leaf.mfn() << 12 | ORDINARY);
+        tables::hang_leaf(l2, index, data)?;
     }
     l2.seal()?;
     l3.set_word(0, l2.mfn() << 12 | ORDINARY);

@@ -37,10 +37,7 @@ pub fn act(report: &mut Report) -> Verdict {
     let data = Page::new();
     let mut leaves = [l2; LEAVES];
     for (index, leaf) in leaves.iter_mut().enumerate() {
-        *leaf = Page::new();
-        leaf.fill(data.mfn() << 12 | ORDINARY);
-        leaf.seal()?;
-        l2.set_word(index, leaf.mfn() << 12 | ORDINARY);
+        *leaf = tables::hang_leaf(l2, index, data)?;
     }
     l3.set_word(0, l2.mfn() << 12 | ORDINARY);
     root.set_word(300, l3.mfn() << 12 | ORDINARY);
