@@ -5,7 +5,7 @@ use crate::hyper::Affinity;
 use crate::image::Claimant;
 use crate::nodes;
 use crate::pv::{self, Built, Channels, Payload};
-use crate::{Toolstack, block, grants, network};
+use crate::{Toolstack, block, grants, network, rights};
 use ferroxen_abi::domctl::{self, SchedCredit};
 use ferroxen_abi::memory::{E820Entry, E820Type};
 use ferroxen_abi::sysctl::physcap;
@@ -29,6 +29,10 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
             Error::new(what(), format!("domains of type {kind} are not available yet"))
                 .way_out("use type = \"pv\" with a kernel that supports Xen PV"),
         );
+    }
+    if let Some((setting, why)) = config.missing.first() {
+        return Err(Error::new(what(), format!("`{setting}` cannot be had: {why}"))
+            .way_out(format!("take `{setting}` out of its configuration")));
     }
     if let Some(taken) = nodes::find(&tools.store, &config.name).doing(what)? {
         return Err(name_taken(config, taken));
@@ -78,6 +82,7 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     let domid = make(tools, &config, &uuid)?;
     let unfinished = Unfinished { tools, domid };
     limits(tools, domid, &config)?;
+    rights::grant(tools, domid, &config)?;
     if let Some(taken) = nodes::create(&tools.store, domid, &uuid, &config)? {
         return Err(name_taken(&config, taken));
     }
@@ -137,17 +142,24 @@ fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> 
         .physinfo()
         .doing(|| "asking about the host".to_owned())?;
     let limit = |limit: Option<u32>| limit.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(-1);
+    let newest_grants = match info.capabilities & physcap::GNTTAB_V2 != 0 {
+        true => 2,
+        false => 1,
+    };
+    if config.max_grant_version.is_some_and(|version| version > newest_grants) {
+        return Err(Error::new(
+            format!("making a domain for \"{}\"", config.name),
+            "max_grant_version = 2: the hypervisor has version 1 of grant tables only",
+        )
+        .way_out("leave `max_grant_version` out: guests use what there is"));
+    }
     let request = domctl::Createdomain {
         handle: *uuid.as_bytes(),
         max_vcpus: config.maxvcpus,
         max_evtchn_port: config.max_event_channels,
         max_grant_frames: limit(config.max_grant_frames),
         max_maptrack_frames: limit(config.max_maptrack_frames),
-        grant_opts: if info.capabilities & physcap::GNTTAB_V2 != 0 {
-            2
-        } else {
-            1
-        },
+        grant_opts: config.max_grant_version.unwrap_or(newest_grants),
         arch: domctl::ArchDomainconfig {
             emulation_flags: 0,
             misc_flags: if config.msr_relaxed { domctl::MSR_RELAXED } else { 0 },

@@ -2,7 +2,7 @@
 //!
 //! [`Xen`](crate::xen::Xen) is the real one. Tests have one of their own, in which any call can be made to fail.
 
-use ferroxen_abi::domctl::{self, Getdomaininfo};
+use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo};
 use ferroxen_abi::memory::E820Entry;
 use ferroxen_abi::sysctl;
 use ferroxen_abi::x86::VcpuGuestContext;
@@ -88,6 +88,24 @@ pub trait Hypervisor: Debug {
 
     /// Tells the domain's memory map, for one that asks.
     fn set_memory_map(&self, domid: DomId, map: &[E820Entry]) -> io::Result<()>;
+
+    /// Lets the domain use I/O ports.
+    fn permit_ports(&self, domid: DomId, first: u32, count: u32) -> io::Result<()>;
+
+    /// Lets the domain map pages of the host's devices.
+    fn permit_iomem(&self, domid: DomId, first: u64, pages: u64) -> io::Result<()>;
+
+    /// Gives the domain one of the host's interrupts, under the same number if that is free.
+    fn permit_irq(&self, domid: DomId, irq: u32) -> io::Result<()>;
+
+    /// What the host's CPUID says.
+    fn cpuid_of_host(&self) -> io::Result<Vec<CpuidLeaf>>;
+
+    /// What a domain's CPUID says.
+    fn cpuid(&self, domid: DomId) -> io::Result<Vec<CpuidLeaf>>;
+
+    /// Sets that, of a domain that has not run; gives the leaf and subleaf that the host cannot give, if there is one.
+    fn set_cpuid(&self, domid: DomId, leaves: &[CpuidLeaf]) -> io::Result<Option<(u32, u32)>>;
 
     /// The host in figures.
     fn physinfo(&self) -> io::Result<sysctl::Physinfo>;

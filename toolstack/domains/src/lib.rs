@@ -1,6 +1,7 @@
 //! Domains from cradle to grave: libxl's role.
 //!
 //! - [`create`]: making a domain, in libxl's order; every failing step takes back all before it
+//! - `rights`: what of the host it may use
 //! - [`layout`], [`pv`]: a PV domain's memory and how it is filled; [`nodes`]: its xenstore nodes
 //! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
@@ -36,6 +37,7 @@ pub mod patience;
 pub mod pv;
 #[cfg(test)]
 mod rehearsal;
+mod rights;
 pub mod xen;
 
 pub use error::{Error, Result};

@@ -132,7 +132,6 @@ pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) 
                 "control/feature-reboot",
                 "control/feature-suspend",
                 "control/sysrq",
-                "device/suspend/event-channel",
                 "data",
                 "drivers",
                 "feature",
@@ -140,6 +139,18 @@ pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) 
                 "error",
             ] {
                 make(tx, &format!("{home}/{name}"), &writable(domid))?;
+            }
+            if config.suspends_as_with_xend {
+                // The guest makes the node itself, and may make others beside it.
+                tx.set_permissions(&format!("{home}/device"), &writable(domid))?;
+            } else {
+                make(tx, &format!("{home}/device/suspend/event-channel"), &writable(domid))?;
+            }
+            if config.is_driver_domain {
+                // What libxl and QEMU in there keep.
+                for name in ["libxl", "device-model"] {
+                    make(tx, &format!("{home}/{name}"), &writable(domid))?;
+                }
             }
             for name in [
                 "platform-feature-multiprocessor-suspend",

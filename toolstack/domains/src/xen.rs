@@ -2,8 +2,9 @@
 
 use crate::error::Doing;
 use crate::hyper::{Affinity, Hypervisor};
-use ferroxen_abi::domctl::{self, Domctl, DomctlCmd, Getdomaininfo, XenctlBitmap};
+use ferroxen_abi::domctl::{self, CpuidLeaf, Domctl, DomctlCmd, Getdomaininfo, MsrEntry, XenctlBitmap};
 use ferroxen_abi::memory::{self, GRANT_TABLE_ID_SHARED, MemoryCmd, ResourceType};
+use ferroxen_abi::physdev;
 use ferroxen_abi::sysctl::{self, Sysctl, SysctlCmd};
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_abi::xen::MmuextOp;
@@ -20,6 +21,9 @@ const SETUP_TABLE: u32 = 2;
 /// What Xen returns when a long operation wants to be asked again.
 const ERESTART: i32 = 85;
 const EAGAIN: i32 = 11;
+const EINVAL: i32 = 22;
+/// `PHYSDEVOP_map_pirq`
+const MAP_PIRQ: u32 = 13;
 
 /// A handle to the hypervisor's control calls.
 #[derive(Debug)]
@@ -66,6 +70,15 @@ impl Xen {
         let mut op = Sysctl::with(cmd, payload);
         self.privcmd.sysctl(&mut op)?;
         Ok(op.payload())
+    }
+}
+
+impl Xen {
+    /// Memory for so many leaves and registers of a CPU policy.
+    fn policy_room(&self, leaves: u32, registers: u32) -> io::Result<(HypercallBuffer, HypercallBuffer)> {
+        let leaves = self.privcmd.buffer(leaves as usize * size_of::<CpuidLeaf>())?;
+        let registers = self.privcmd.buffer(registers as usize * size_of::<MsrEntry>())?;
+        Ok((leaves, registers))
     }
 }
 
@@ -277,6 +290,89 @@ impl Hypervisor for Xen {
         self.privcmd
             .memory_op(MemoryCmd::SET_MEMORY_MAP.0, &mut request)
             .map(drop)
+    }
+
+    fn permit_ports(&self, domid: DomId, first_port: u32, nr_ports: u32) -> io::Result<()> {
+        let request = domctl::IoportPermission {
+            first_port,
+            nr_ports,
+            allow_access: 1,
+            ..Default::default()
+        };
+        self.tell(DomctlCmd::IOPORT_PERMISSION, domid, &request)
+    }
+
+    fn permit_iomem(&self, domid: DomId, first_mfn: u64, nr_mfns: u64) -> io::Result<()> {
+        let request = domctl::IomemPermission {
+            first_mfn,
+            nr_mfns,
+            allow_access: 1,
+            ..Default::default()
+        };
+        self.tell(DomctlCmd::IOMEM_PERMISSION, domid, &request)
+    }
+
+    fn permit_irq(&self, domid: DomId, irq: u32) -> io::Result<()> {
+        let number = i32::try_from(irq).map_err(|_| io::Error::from_raw_os_error(EINVAL))?;
+        let mut request = physdev::MapPirq {
+            domid: domid.to_abi(),
+            kind: physdev::map_pirq_type::GSI,
+            index: number,
+            pirq: number,
+            ..Default::default()
+        };
+        self.privcmd.physdev_op(MAP_PIRQ, &mut request)?;
+        let request = domctl::IrqPermission {
+            pirq: irq,
+            allow_access: 1,
+            ..Default::default()
+        };
+        self.tell(DomctlCmd::IRQ_PERMISSION, domid, &request)
+    }
+
+    fn cpuid_of_host(&self) -> io::Result<Vec<CpuidLeaf>> {
+        let host = sysctl::CpuPolicy {
+            index: sysctl::CpuPolicyIndex::HOST,
+            ..Default::default()
+        };
+        let room: sysctl::CpuPolicy = self.ask_host(SysctlCmd::GET_CPU_POLICY, &host)?;
+        let (leaves, registers) = self.policy_room(room.nr_leaves, room.nr_msrs)?;
+        let request = sysctl::CpuPolicy {
+            leaves: leaves.handle(),
+            msrs: registers.handle(),
+            ..room
+        };
+        let answer: sysctl::CpuPolicy = self.ask_host(SysctlCmd::GET_CPU_POLICY, &request)?;
+        leaves.get_many(0, answer.nr_leaves.min(room.nr_leaves) as usize)
+    }
+
+    fn cpuid(&self, domid: DomId) -> io::Result<Vec<CpuidLeaf>> {
+        let room: domctl::CpuPolicy = self.ask(DomctlCmd::GET_CPU_POLICY, domid, &domctl::CpuPolicy::default())?;
+        let (leaves, registers) = self.policy_room(room.nr_leaves, room.nr_msrs)?;
+        let request = domctl::CpuPolicy {
+            leaves: leaves.handle(),
+            msrs: registers.handle(),
+            ..room
+        };
+        let answer: domctl::CpuPolicy = self.ask(DomctlCmd::GET_CPU_POLICY, domid, &request)?;
+        leaves.get_many(0, answer.nr_leaves.min(room.nr_leaves) as usize)
+    }
+
+    fn set_cpuid(&self, domid: DomId, leaves: &[CpuidLeaf]) -> io::Result<Option<(u32, u32)>> {
+        let buffer = self.privcmd.buffer_of(leaves)?;
+        let request = domctl::CpuPolicy {
+            nr_leaves: leaves.len() as u32,
+            leaves: buffer.handle(),
+            err_leaf: u32::MAX,
+            ..Default::default()
+        };
+        let mut op = Domctl::with(DomctlCmd::SET_CPU_POLICY, domid.to_abi(), &request);
+        let done = self.privcmd.domctl(&mut op).map(drop);
+        let answer: domctl::CpuPolicy = op.payload();
+        match done {
+            Err(_) if answer.err_leaf != u32::MAX => Ok(Some((answer.err_leaf, answer.err_subleaf))),
+            other => other.map(|()| None),
+        }
     }
 
     fn physinfo(&self) -> io::Result<sysctl::Physinfo> {

@@ -7,41 +7,57 @@ pub enum Fate {
     Used,
     /// It speaks of hardware that only an HVM or PVH domain has.
     HardwareOnly,
-    /// It is known, but nothing honours it yet.
-    NotYet,
+    /// It makes no difference to a PV domain, and why.
+    Idle(&'static str),
+    /// The domain would lack what it asks for, so such a domain is not made, and why.
+    Missing(&'static str),
     /// It is of an older tool, and nothing has honoured it for long.
     Old,
 }
 
-use Fate::{HardwareOnly, NotYet, Old, Used};
+use Fate::{HardwareOnly, Idle, Missing, Old, Used};
+
+const ARM: &str = "it is for Arm";
+const ABOUT_PCI: &str = "it is about `pci`";
+const XSM: &str = "the hypervisor has no security modules (XSM), nor has Debian's Xen";
+const QEMU: &str = "its backend is QEMU's, which is not run for PV domains";
 
 /// In alphabetical order within each group.
 const KEYS: &[(&str, Fate)] = &[
-    ("bootloader", NotYet),
-    ("bootloader_args", NotYet),
+    ("bootloader", Used),
+    ("bootloader_args", Used),
     ("builder", Used),
     ("cap", Used),
     ("cmdline", Used),
     ("cpu_weight", Used),
+    ("cpuid", Used),
     ("cpus", Used),
     ("cpus_soft", Used),
     ("disk", Used),
+    ("driver_domain", Used),
     ("extra", Used),
+    ("firmware", Used),
+    ("iomem", Used),
+    ("ioports", Used),
+    ("irqs", Used),
     ("kernel", Used),
     ("localtime", Used),
     ("max_event_channels", Used),
     ("max_grant_frames", Used),
+    ("max_grant_version", Used),
     ("max_maptrack_frames", Used),
     ("maxmem", Used),
     ("maxvcpus", Used),
     ("memory", Used),
     ("msr_relaxed", Used),
     ("name", Used),
+    ("nomigrate", Used),
     ("on_crash", Used),
     ("on_poweroff", Used),
     ("on_reboot", Used),
     ("on_soft_reset", Used),
     ("on_watchdog", Used),
+    ("passthrough", Used),
     ("pool", Used),
     ("ramdisk", Used),
     ("root", Used),
@@ -51,44 +67,49 @@ const KEYS: &[(&str, Fate)] = &[
     ("uuid", Used),
     ("vcpus", Used),
     ("vif", Used),
-    // Known; a PV domain could have these.
-    ("channel", NotYet),
-    ("claim_mode", NotYet),
-    ("cpuid", NotYet),
-    ("device_tree", NotYet),
-    ("driver_domain", NotYet),
-    ("dtdev", NotYet),
-    ("e820_host", NotYet),
-    ("firmware", NotYet),
-    ("init_seclabel", NotYet),
-    ("iomem", NotYet),
-    ("ioports", NotYet),
-    ("irqs", NotYet),
-    ("max_grant_version", NotYet),
-    ("mca_caps", NotYet),
-    ("nomigrate", NotYet),
-    ("numa_placement", NotYet),
-    ("p9", NotYet),
-    ("passthrough", NotYet),
-    ("pci", NotYet),
-    ("pci_msitranslate", NotYet),
-    ("pci_permissive", NotYet),
-    ("pci_power_mgmt", NotYet),
-    ("pci_seize", NotYet),
-    ("pvcalls", NotYet),
-    ("rdm", NotYet),
-    ("seclabel", NotYet),
-    ("usbctrl", NotYet),
-    ("usbdev", NotYet),
-    ("vdispl", NotYet),
-    ("vfb", NotYet),
-    ("vkb", NotYet),
-    ("vmtrace_buf_kb", NotYet),
-    ("vnuma", NotYet),
-    ("vpmu", NotYet),
-    ("vsnd", NotYet),
-    ("vtpm", NotYet),
-    ("xend_suspend_evtchn_compat", NotYet),
+    ("xend_suspend_evtchn_compat", Used),
+    // What makes no difference.
+    (
+        "claim_mode",
+        Idle("it is xl.conf's; memory is always claimed before it is given"),
+    ),
+    ("device_tree", Idle(ARM)),
+    ("dtdev", Idle(ARM)),
+    (
+        "e820_host",
+        Idle("it makes room for PCI devices, and none can be passed to a domain"),
+    ),
+    ("gic_version", Idle(ARM)),
+    ("init_seclabel", Idle(XSM)),
+    ("numa_placement", Idle("memory is given from all nodes alike")),
+    ("pci_msitranslate", Idle(ABOUT_PCI)),
+    ("pci_permissive", Idle(ABOUT_PCI)),
+    ("pci_power_mgmt", Idle(ABOUT_PCI)),
+    ("pci_seize", Idle(ABOUT_PCI)),
+    ("seclabel", Idle(XSM)),
+    ("tee", Idle(ARM)),
+    ("vpmu", Idle(ARM)),
+    ("vuart", Idle(ARM)),
+    // What a PV domain could have elsewhere.
+    ("channel", Missing(QEMU)),
+    ("p9", Missing(QEMU)),
+    ("pci", Missing("no PCI device can be passed to a domain")),
+    (
+        "pvcalls",
+        Missing("no backend for sockets is there (Linux' pvcalls is a frontend)"),
+    ),
+    ("usbctrl", Missing(QEMU)),
+    ("usbdev", Missing(QEMU)),
+    ("vdispl", Missing("no backend for displays is there")),
+    ("vfb", Missing(QEMU)),
+    ("vkb", Missing(QEMU)),
+    (
+        "vmtrace_buf_kb",
+        Missing("the hypervisor does not trace guests' instructions"),
+    ),
+    ("vnuma", Missing("the hypervisor shows no NUMA nodes to its guests")),
+    ("vsnd", Missing("no backend for sound is there")),
+    ("vtpm", Missing("no backend for TPMs is there")),
     // Hardware that a PV domain has not.
     ("acpi", HardwareOnly),
     ("acpi_firmware", HardwareOnly),
@@ -109,12 +130,14 @@ const KEYS: &[(&str, Fate)] = &[
     ("device_model_stubdomain_seclabel", HardwareOnly),
     ("device_model_user", HardwareOnly),
     ("device_model_version", HardwareOnly),
+    ("display", HardwareOnly),
     ("dm_restrict", HardwareOnly),
     ("gfx_passthru", HardwareOnly),
     ("hap", HardwareOnly),
     ("hdtype", HardwareOnly),
     ("hpet", HardwareOnly),
     ("keymap", HardwareOnly),
+    ("mca_caps", HardwareOnly),
     ("mmio_hole", HardwareOnly),
     ("ms_vm_genid", HardwareOnly),
     ("nestedhvm", HardwareOnly),
@@ -127,6 +150,7 @@ const KEYS: &[(&str, Fate)] = &[
     ("pvshim_cmdline", HardwareOnly),
     ("pvshim_extra", HardwareOnly),
     ("pvshim_path", HardwareOnly),
+    ("rdm", HardwareOnly),
     ("rdm_mem_boundary", HardwareOnly),
     ("sdl", HardwareOnly),
     ("serial", HardwareOnly),
@@ -165,6 +189,7 @@ const KEYS: &[(&str, Fate)] = &[
     ("vncpasswd", HardwareOnly),
     ("vncunused", HardwareOnly),
     ("vpt_align", HardwareOnly),
+    ("xauthority", HardwareOnly),
     ("xen_platform_pci", HardwareOnly),
     // xm's.
     ("dhcp", Old),
@@ -225,6 +250,14 @@ mod tests {
         assert_eq!(nearest("onpoweroff"), Some("on_poweroff"));
         assert_eq!(nearest("guests"), None);
         assert_eq!(nearest("i"), None);
+    }
+
+    /// All of xl.cfg(5) 4.17, as far as it is not of a device model's own.
+    #[test]
+    fn every_setting_of_the_manual_is_known() {
+        let manual = include_str!("../tests/xl-cfg-settings.txt");
+        let unknown: Vec<&str> = manual.lines().filter(|key| fate(key).is_none()).collect();
+        assert_eq!(unknown, Vec::<&str>::new());
     }
 
     #[test]

@@ -14,10 +14,12 @@
 //! refused if it looks like a misspelt setting.
 #![forbid(unsafe_code)]
 
+mod cpuid;
 mod cpus;
 mod disk;
 mod keys;
 mod model;
+mod passing;
 mod plain;
 mod render;
 mod script;
@@ -26,9 +28,11 @@ mod sxp;
 mod value;
 mod vif;
 
+pub use cpuid::{CpuidRule, CpuidRules, Register};
 pub use cpus::{CpuList, parse_cpu_list};
 pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, VirtualDisk};
-pub use model::{Action, DomainConfig, DomainType, TscMode, check_name};
+pub use model::{Action, Bootloader, DomainConfig, DomainType, TscMode, check_name};
+pub use passing::{IoMemory, Ports};
 pub use source::{Notice, Problem, Source};
 pub use sxp::HostConfig;
 pub use value::Value;

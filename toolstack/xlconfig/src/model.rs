@@ -1,8 +1,10 @@
 //! From named values to a domain's description.
 
+use crate::cpuid::{self, CpuidRules};
 use crate::cpus::{CpuList, parse_cpu_list};
 use crate::disk::{self, Disk, DiskBackend, DiskFormat, SpecError};
 use crate::keys::{self, Fate};
+use crate::passing::{self, IoMemory, Ports};
 use crate::source::{Notice, Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
 use crate::vif::{self, Vif};
@@ -73,6 +75,15 @@ pub enum TscMode {
     Native,
 }
 
+/// Who finds the kernel in the guest's own disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootloader {
+    /// `pygrub`, or another program.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+}
+
 /// A domain as its configuration describes it. All has been checked that can be without a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainConfig {
@@ -134,6 +145,26 @@ pub struct DomainConfig {
     pub max_event_channels: u32,
     /// Accesses to unknown MSRs are ignored rather than refused.
     pub msr_relaxed: bool,
+    /// The highest version of grant tables; none: the host's.
+    pub max_grant_version: Option<u32>,
+    /// It stays on this host.
+    pub stays: bool,
+    /// It serves other domains' devices.
+    pub is_driver_domain: bool,
+    /// It gets the xenstore permissions that `xm` gave, in place of a node for its suspend channel.
+    pub suspends_as_with_xend: bool,
+    /// What its CPUID says beside the usual.
+    pub cpuid: CpuidRules,
+    /// The host's ports that it may use.
+    pub ioports: Vec<Ports>,
+    /// The host's memory-mapped devices that it may use.
+    pub iomem: Vec<IoMemory>,
+    /// The host's interrupts that it may use.
+    pub irqs: Vec<u32>,
+    /// Who finds the kernel, if no `kernel` is named.
+    pub bootloader: Option<Bootloader>,
+    /// What is asked for and cannot be given, and why: settings that a domain is not made with.
+    pub missing: Vec<(String, &'static str)>,
     /// The settings that an HVM or PVH domain would use.
     pub hardware: Vec<(String, Value)>,
 }
@@ -142,6 +173,9 @@ pub struct DomainConfig {
 const DEFAULT_MEMORY_MIB: u64 = 128;
 /// The hypervisor's own limit for PV.
 const MAX_VCPUS: u32 = 8192;
+/// Where stock xl has GRUB for PV domains.
+const PVGRUB: &str = "/usr/lib/xen-4.17/boot/pvgrub64.bin";
+const NO_IOMMU: &str = "the hypervisor gives no domain a part of the IOMMU";
 
 pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<Notice>), Problem> {
     let mut reader = Reader {
@@ -185,6 +219,10 @@ pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<N
     };
     let kernel = path(&mut reader, "kernel");
     let ramdisk = path(&mut reader, "ramdisk");
+    let kernel = match all.note(firmware(&mut reader, kind)) {
+        Some(loader) if kernel.is_none() => Some(loader),
+        _ => kernel,
+    };
     let config = DomainConfig {
         name,
         kind,
@@ -218,6 +256,16 @@ pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<N
                 .unwrap_or(1023),
         ),
         msr_relaxed: all.note(reader.truth("msr_relaxed")).unwrap_or(false),
+        max_grant_version: all.note(reader.number("max_grant_version", 1..=2)).map(to_u32),
+        stays: all.note(reader.truth("nomigrate")).unwrap_or(false),
+        is_driver_domain: all.note(reader.truth("driver_domain")).unwrap_or(false),
+        suspends_as_with_xend: all.note(reader.truth("xend_suspend_evtchn_compat")).unwrap_or(false),
+        cpuid: all.note(cpuid(&mut reader)),
+        ioports: all.note(reader.specs("ioports", passing::ports)),
+        iomem: all.note(reader.specs("iomem", passing::memory)),
+        irqs: all.note(irqs(&mut reader)),
+        bootloader: all.note(bootloader(&mut reader)),
+        missing: all.note(passthrough(&mut reader, kind)),
         hardware: Vec::new(),
     };
     let (config, notices, strangers) = reader.leftovers(config);
@@ -410,6 +458,80 @@ fn disks(reader: &mut Reader) -> Result<Vec<Disk>, Problem> {
     Ok(disks)
 }
 
+/// One string of words, or a list of strings of bits.
+fn cpuid(reader: &mut Reader) -> Result<CpuidRules, Problem> {
+    if let Some(Value::Text(_)) = reader.settings.get("cpuid").map(|setting| &setting.value) {
+        let read = reader.specs("cpuid", cpuid::words)?;
+        return Ok(read.into_iter().next().unwrap_or_default());
+    }
+    let rules = std::cell::RefCell::new(CpuidRules::default());
+    reader.specs("cpuid", |spec| cpuid::bits(&mut rules.borrow_mut(), spec))?;
+    Ok(rules.into_inner())
+}
+
+fn irqs(reader: &mut Reader) -> Result<Vec<u32>, Problem> {
+    let Some(Setting { value, place }) = reader.take("irqs") else {
+        return Ok(Vec::new());
+    };
+    let Value::List(items) = value else {
+        return Err(Problem::at(place, format!("`irqs` is a list, not {}", value.kind())));
+    };
+    let one = |item: &Value| {
+        let number = match item {
+            Value::Number(number) => Some(*number),
+            Value::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let fits = number.filter(|number| (0..=passing::LAST_IRQ).contains(number));
+        fits.and_then(|number| u32::try_from(number).ok())
+            .ok_or_else(|| Problem::at(place.clone(), "`irqs` is a list of numbers, such as [4]"))
+    };
+    items.iter().map(one).collect()
+}
+
+fn bootloader(reader: &mut Reader) -> Result<Option<Bootloader>, Problem> {
+    let args = match reader.settings.get("bootloader_args").map(|setting| &setting.value) {
+        // As one string: words, as in older files.
+        Some(Value::Text(_)) => {
+            let words = reader.text("bootloader_args")?.unwrap_or_default();
+            words.split_whitespace().map(str::to_owned).collect()
+        }
+        _ => reader.specs("bootloader_args", |word| Ok(word.to_owned()))?,
+    };
+    let program = reader.text("bootloader")?.filter(|program| !program.is_empty());
+    Ok(program.map(|program| Bootloader { program, args }))
+}
+
+/// GRUB as a PV kernel; what else there is, is an HVM domain's.
+fn firmware(reader: &mut Reader, kind: DomainType) -> Result<Option<PathBuf>, Problem> {
+    if kind != DomainType::Pv {
+        return Ok(None);
+    }
+    let place = reader.place("firmware");
+    match reader.text("firmware")?.as_deref() {
+        None => Ok(None),
+        Some("pvgrub64") => Ok(Some(PathBuf::from(PVGRUB))),
+        Some("pvgrub32") => {
+            Err(Problem::at(place, "there are no 32-bit PV domains").help("use firmware = \"pvgrub64\""))
+        }
+        Some(other) => Err(Problem::at(place, format!("\"{other}\" is no firmware of a PV domain"))
+            .help("firmware = \"pvgrub64\", or a `kernel`")),
+    }
+}
+
+fn passthrough(reader: &mut Reader, kind: DomainType) -> Result<Vec<(String, &'static str)>, Problem> {
+    let place = reader.place("passthrough");
+    match reader.text("passthrough")?.as_deref() {
+        None | Some("default" | "disabled") => Ok(Vec::new()),
+        Some("share_pt") if kind == DomainType::Pv => {
+            Err(Problem::at(place, "\"share_pt\" is not for PV domains").help("disabled, enabled, sync_pt or default"))
+        }
+        Some("enabled" | "sync_pt" | "share_pt") => Ok(vec![("passthrough".to_owned(), NO_IOMMU)]),
+        Some(other) => Err(Problem::at(place, format!("unknown passthrough \"{other}\""))
+            .help("disabled, enabled, sync_pt or default")),
+    }
+}
+
 fn action(reader: &mut Reader, key: &str, default: Action) -> Result<Action, Problem> {
     let place = reader.place(key);
     let Some(text) = reader.text(key)? else {
@@ -580,18 +702,19 @@ impl Reader {
                     }
                     config.hardware.push((key, setting.value));
                 }
-                Some(Fate::NotYet) => {
-                    if setting.value != Value::List(Vec::new()) {
-                        self.notices.push(Notice::new(
-                            place,
-                            format!("`{key}` is not supported yet and has no effect"),
-                        ));
-                    }
-                }
                 Some(Fate::Old) => self.notices.push(Notice::new(
                     place,
                     format!("`{key}` is of an older tool and has no effect"),
                 )),
+                Some(_) if setting.value.is_nothing() => {}
+                Some(Fate::Idle(why)) => self
+                    .notices
+                    .push(Notice::new(place, format!("`{key}` has no effect: {why}"))),
+                Some(Fate::Missing(why)) => {
+                    let message = format!("`{key}` cannot be had: {why}; `xl create` will refuse it");
+                    self.notices.push(Notice::new(place, message));
+                    config.missing.push((key, why));
+                }
                 None if key.starts_with('_') || matches!(setting.value, Value::Other(_)) => {}
                 None => match keys::nearest(&key) {
                     Some(near) => {

@@ -21,6 +21,17 @@ pub enum Value {
 }
 
 impl Value {
+    /// Whether it asks for nothing: an empty list or string, 0, or false.
+    pub(crate) fn is_nothing(&self) -> bool {
+        match self {
+            Value::Text(text) => text.is_empty(),
+            Value::Number(number) => *number == 0,
+            Value::Bool(truth) => !truth,
+            Value::List(items) => items.is_empty(),
+            Value::Table(_) | Value::Other(_) => false,
+        }
+    }
+
     pub(crate) fn kind(&self) -> &str {
         match self {
             Value::Text(_) => "a string",

@@ -15,6 +15,11 @@ impl Feature {
         self.word as usize
     }
 
+    /// Its bit in that word.
+    pub const fn bit(self) -> u32 {
+        self.bit as u32
+    }
+
     /// Whether it is in its word.
     pub const fn is_in(self, word: u32) -> bool {
         word >> self.bit & 1 != 0
@@ -102,12 +107,26 @@ impl FeatureSet {
     }
 }
 
+/// The feature that configurations call `name`: the header's name in small letters, with dashes (`lahf-lm`).
+pub fn named(name: &str) -> Option<Feature> {
+    let is_it = |known: &str| {
+        let known = known.bytes().map(|byte| match byte {
+            b'_' => b'-',
+            byte => byte.to_ascii_lowercase(),
+        });
+        known.eq(name.bytes())
+    };
+    let found = NAMES.iter().find(|(known, _)| is_it(known));
+    found.map(|(_, feature)| *feature)
+}
+
 macro_rules! features {
     ($($(#[$doc:meta])* $name:ident: $word:literal, $bit:literal, $who:ident;)*) => {
         $($(#[$doc])* #[allow(missing_docs, reason = "upstream's names")]
         pub const $name: Feature = Feature { word: $word, bit: $bit };)*
 
         const TABLE: &[(Feature, Guests)] = &[$(($name, Guests::$who)),*];
+        const NAMES: &[(&str, Feature)] = &[$((stringify!($name), $name)),*];
     };
 }
 

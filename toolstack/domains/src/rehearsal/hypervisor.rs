@@ -2,7 +2,7 @@
 
 use super::{Stage, State};
 use crate::hyper::{Affinity, Hypervisor};
-use ferroxen_abi::domctl::{self, Getdomaininfo, dominf};
+use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, dominf};
 use ferroxen_abi::memory::E820Entry;
 use ferroxen_abi::sysctl;
 use ferroxen_abi::x86::VcpuGuestContext;
@@ -158,6 +158,30 @@ impl Hypervisor for Rehearsed {
 
     fn set_memory_map(&self, domid: DomId, _map: &[E820Entry]) -> io::Result<()> {
         self.done("set_memory_map", domid)
+    }
+
+    fn permit_ports(&self, domid: DomId, _first: u32, _count: u32) -> io::Result<()> {
+        self.done("permit_ports", domid)
+    }
+
+    fn permit_iomem(&self, domid: DomId, _first: u64, _pages: u64) -> io::Result<()> {
+        self.done("permit_iomem", domid)
+    }
+
+    fn permit_irq(&self, domid: DomId, _irq: u32) -> io::Result<()> {
+        self.done("permit_irq", domid)
+    }
+
+    fn cpuid_of_host(&self) -> io::Result<Vec<CpuidLeaf>> {
+        self.0.call("cpuid_of_host").map(|_| Vec::new())
+    }
+
+    fn cpuid(&self, domid: DomId) -> io::Result<Vec<CpuidLeaf>> {
+        self.done("cpuid", domid).map(|()| Vec::new())
+    }
+
+    fn set_cpuid(&self, domid: DomId, _leaves: &[CpuidLeaf]) -> io::Result<Option<(u32, u32)>> {
+        self.done("set_cpuid", domid).map(|()| None)
     }
 
     fn physinfo(&self) -> io::Result<sysctl::Physinfo> {

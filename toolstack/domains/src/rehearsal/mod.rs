@@ -160,7 +160,8 @@ impl Scene {
     fn full_config(&self) -> Loaded {
         let dir = self.directory.display();
         self.config(&format!(
-            "maxmem = 16\nlocaltime = 1\ntsc_mode = 'native'\n\
+            "maxmem = 16\nlocaltime = 1\ntsc_mode = 'native'\ndriver_domain = 1\ncpuid = 'host,avx=0'\n\
+             ioports = ['2f8-2ff']\niomem = ['fed00,1']\nirqs = [3]\n\
              disk = ['file:{dir}/disk.img,xvda,w', 'file:{dir}/other.img,xvdb,r']\n\
              vif = ['', 'vifname=cable,mtu=1400']\n"
         ))
