@@ -1,5 +1,6 @@
 //! The processor itself: identity, features, model-specific registers, waiting.
 
+use super::fixups::on_fault;
 use super::percpu;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
@@ -281,14 +282,7 @@ pub fn read_host_msr(msr: u32) -> Option<u64> {
     unsafe {
         asm!(
             "2: rdmsr",
-            "3:",
-            ".pushsection .text.fixup, \"ax\"",
-            "4: mov {failed:e}, 1",
-            "jmp 3b",
-            ".popsection",
-            ".pushsection .fixups, \"a\"",
-            ".long 2b - ., 4b - .",
-            ".popsection",
+            on_fault!("mov {failed:e}, 1"),
             failed = inout(reg) 0u32 => failed,
             in("ecx") msr, out("eax") low, out("edx") high,
             options(nostack)
@@ -308,14 +302,7 @@ pub(super) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
     unsafe {
         asm!(
             "2: wrmsr",
-            "3:",
-            ".pushsection .text.fixup, \"ax\"",
-            "4: mov {failed:e}, 1",
-            "jmp 3b",
-            ".popsection",
-            ".pushsection .fixups, \"a\"",
-            ".long 2b - ., 4b - .",
-            ".popsection",
+            on_fault!("mov {failed:e}, 1"),
             failed = inout(reg) 0u32 => failed,
             in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nostack)

@@ -5,6 +5,40 @@
 
 use core::ptr::addr_of;
 
+/// The table's entry for the instruction at one label: after its fault, go on at another.
+macro_rules! fixup {
+    ($fault:literal => $go_on:literal) => {
+        concat!(
+            ".pushsection .fixups, \"a\"\n",
+            ".long ",
+            $fault,
+            " - ., ",
+            $go_on,
+            " - .\n",
+            ".popsection"
+        )
+    };
+}
+
+/// Ends a block whose instruction at `2` may fault: these steps come first then, and what follows comes in either case.
+macro_rules! on_fault {
+    ($($step:expr),+) => {
+        concat!(
+            "3:\n",
+            ".pushsection .text.fixup, \"ax\"\n",
+            "4:\n",
+            $($step, "\n",)+
+            "jmp 3b\n",
+            ".popsection\n",
+            ".pushsection .fixups, \"a\"\n",
+            ".long 2b - ., 4b - .\n",
+            ".popsection"
+        )
+    };
+}
+
+pub(super) use {fixup, on_fault};
+
 unsafe extern "C" {
     static __fixups_start: [i32; 2];
     static __fixups_end: [i32; 2];

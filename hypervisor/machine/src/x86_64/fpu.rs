@@ -3,6 +3,7 @@
 //! With XSAVE, all states that the host's XCR0 names are saved; else the 512 bytes of FXSAVE.
 
 use super::cpu::{cpuid, features};
+use super::fixups::on_fault;
 use super::percpu;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::arch::asm;
@@ -120,14 +121,7 @@ fn restore_area(area: *const u8) -> bool {
         if features().xsave {
             asm!(
                 "2: xrstor64 [{area}]",
-                "3:",
-                ".pushsection .text.fixup, \"ax\"",
-                "4: mov {failed:e}, 1",
-                "jmp 3b",
-                ".popsection",
-                ".pushsection .fixups, \"a\"",
-                ".long 2b - ., 4b - .",
-                ".popsection",
+                on_fault!("mov {failed:e}, 1"),
                 area = in(reg) area, failed = inout(reg) 0u32 => failed,
                 in("eax") !0u32, in("edx") !0u32,
                 options(nostack)
@@ -135,14 +129,7 @@ fn restore_area(area: *const u8) -> bool {
         } else {
             asm!(
                 "2: fxrstor64 [{area}]",
-                "3:",
-                ".pushsection .text.fixup, \"ax\"",
-                "4: mov {failed:e}, 1",
-                "jmp 3b",
-                ".popsection",
-                ".pushsection .fixups, \"a\"",
-                ".long 2b - ., 4b - .",
-                ".popsection",
+                on_fault!("mov {failed:e}, 1"),
                 area = in(reg) area, failed = inout(reg) 0u32 => failed,
                 options(nostack)
             );

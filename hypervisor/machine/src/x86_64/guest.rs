@@ -3,6 +3,7 @@
 //! An address is checked against the hypervisor's part of the address space, then simply used: if the
 //! guest's tables do not allow it, the access faults and the copy says how far it got.
 
+use super::fixups::{fixup, on_fault};
 use crate::arithmetic::is_guest_range;
 use core::arch::asm;
 use ferroxen_words::Vaddr;
@@ -52,9 +53,7 @@ pub fn clear_guest(to: Vaddr, len: usize) -> Result<(), GuestFault> {
         asm!(
             "2: rep stosb",
             "3:",
-            ".pushsection .fixups, \"a\"",
-            ".long 2b - ., 3b - .",
-            ".popsection",
+            fixup!("2b" => "3b"),
             inout("rcx") len => left, inout("rdi") to.raw() => _, in("al") 0u8,
             options(nostack, preserves_flags)
         );
@@ -189,14 +188,7 @@ macro_rules! one_access {
             unsafe {
                 asm!(
                     concat!("2: mov {value", $width, "}, [{from} + {at}]"),
-                    "3:",
-                    ".pushsection .text.fixup, \"ax\"",
-                    "4: mov {failed:e}, 1",
-                    "jmp 3b",
-                    ".popsection",
-                    ".pushsection .fixups, \"a\"",
-                    ".long 2b - ., 4b - .",
-                    ".popsection",
+                    on_fault!("mov {failed:e}, 1"),
                     from = in(reg) from, at = const $at, value = out(reg) value, failed = inout(reg) *failed,
                     options(nostack, readonly, preserves_flags)
                 );
@@ -212,14 +204,7 @@ macro_rules! one_access {
             unsafe {
                 asm!(
                     concat!("2: mov [{to} + {at}], {value", $width, "}"),
-                    "3:",
-                    ".pushsection .text.fixup, \"ax\"",
-                    "4: mov {failed:e}, 1",
-                    "jmp 3b",
-                    ".popsection",
-                    ".pushsection .fixups, \"a\"",
-                    ".long 2b - ., 4b - .",
-                    ".popsection",
+                    on_fault!("mov {failed:e}, 1"),
                     to = in(reg) to, at = const $offset, value = in(reg) value, failed = inout(reg) *failed,
                     options(nostack, preserves_flags)
                 );
@@ -281,10 +266,8 @@ unsafe fn copy(to: u64, from: u64, len: usize) -> usize {
             "5: lea rcx, [rcx * 8 + {tail}]",
             "jmp 4b",
             ".popsection",
-            ".pushsection .fixups, \"a\"",
-            ".long 2b - ., 5b - .",
-            ".long 3b - ., 4b - .",
-            ".popsection",
+            fixup!("2b" => "5b"),
+            fixup!("3b" => "4b"),
             tail = in(reg) len & 7,
             inout("rcx") len >> 3 => left, inout("rdi") to => _, inout("rsi") from => _,
             options(nostack, preserves_flags)
@@ -310,14 +293,7 @@ macro_rules! exchange {
             unsafe {
                 asm!(
                     concat!("2: lock cmpxchg [{at}], {new", $new, "}"),
-                    "3:",
-                    ".pushsection .text.fixup, \"ax\"",
-                    "4: mov {failed:e}, 1",
-                    "jmp 3b",
-                    ".popsection",
-                    ".pushsection .fixups, \"a\"",
-                    ".long 2b - ., 4b - .",
-                    ".popsection",
+                    on_fault!("mov {failed:e}, 1"),
                     at = in(reg) at.raw(), new = in($class) new,
                     failed = inout(reg) 0u32 => failed,
                     inout($accumulator) old => found,

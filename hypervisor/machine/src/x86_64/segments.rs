@@ -3,6 +3,7 @@
 //! Each CPU has a window of 32 pages: the GDT, of which the guest's frames are pages 0 to 13 and ours page
 //! 14 (selectors from 0xe000), and the LDT. Loading another guest's tables means mapping its frames there.
 
+use super::fixups::{fixup, on_fault};
 use super::layout::{DESCRIPTOR_WINDOW, DESCRIPTORS, DIRECT_MAP};
 use super::memory::Page;
 use super::paging::{self, Access};
@@ -209,16 +210,11 @@ macro_rules! load_selector {
             unsafe {
                 asm!(
                     concat!("2: mov ", $register, ", {selector:e}"),
-                    "3:",
-                    ".pushsection .text.fixup, \"ax\"",
-                    "4: xor {failed:e}, {failed:e}",
-                    concat!("mov ", $register, ", {failed:e}"),
-                    "mov {failed:e}, 1",
-                    "jmp 3b",
-                    ".popsection",
-                    ".pushsection .fixups, \"a\"",
-                    ".long 2b - ., 4b - .",
-                    ".popsection",
+                    on_fault!(
+                        "xor {failed:e}, {failed:e}",
+                        concat!("mov ", $register, ", {failed:e}"),
+                        "mov {failed:e}, 1"
+                    ),
                     selector = in(reg) u32::from(selector),
                     failed = inout(reg) 0u32 => failed,
                     options(nostack)
@@ -267,9 +263,7 @@ pub fn is_64_bit_code(selector: u16) -> bool {
         asm!(
             "2: lar {rights:e}, {selector:e}",
             "3:",
-            ".pushsection .fixups, \"a\"",
-            ".long 2b - ., 3b - .",
-            ".popsection",
+            fixup!("2b" => "3b"),
             rights = inout(reg) rights, selector = in(reg) u32::from(selector), options(nostack)
         );
     }
