@@ -7,18 +7,7 @@
 //! requests of other CPUs (TLB flushes), so that two CPUs never wait for each other.
 
 use core::ops::{Deref, DerefMut};
-use spin::relax::RelaxStrategy;
-
-/// Serves other CPUs' requests while waiting.
-pub struct ServeWhileWaiting;
-
-impl RelaxStrategy for ServeWhileWaiting {
-    #[inline]
-    fn relax() {
-        ferroxen_machine::smp::service_requests();
-        ferroxen_machine::cpu::relax();
-    }
-}
+use ferroxen_machine::lock::{TicketGuard, TicketLock};
 
 /// The order in which locks are taken: lower first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -60,27 +49,32 @@ pub enum Rank {
 
 /// A value that one CPU at a time may touch.
 pub struct Lock<T> {
-    inner: spin::mutex::TicketMutex<T, ServeWhileWaiting>,
+    inner: TicketLock<Ranked<T>>,
     rank: Rank,
+}
+
+/// What is locked, with the rank once more: so its guard is one address.
+struct Ranked<T> {
+    rank: Rank,
+    value: T,
 }
 
 impl<T> Lock<T> {
     /// Makes a free lock around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
         Lock {
-            inner: spin::mutex::TicketMutex::new(value),
+            inner: TicketLock::new(Ranked { rank, value }),
             rank,
         }
     }
 
     /// Takes the lock, waiting for as long as it takes.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn lock(&self) -> Guard<'_, T> {
         ranks::acquire(self.rank, false);
         Guard {
             inner: self.inner.lock(),
-            rank: self.rank,
         }
     }
 
@@ -91,7 +85,6 @@ impl<T> Lock<T> {
         ranks::acquire(self.rank, true);
         Guard {
             inner: self.inner.lock(),
-            rank: self.rank,
         }
     }
 
@@ -101,35 +94,34 @@ impl<T> Lock<T> {
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         let inner = self.inner.try_lock()?;
         ranks::acquire(self.rank, true);
-        Some(Guard { inner, rank: self.rank })
+        Some(Guard { inner })
     }
 }
 
 /// Holds a lock until dropped.
 pub struct Guard<'a, T> {
-    inner: spin::mutex::TicketMutexGuard<'a, T>,
-    rank: Rank,
+    inner: TicketGuard<'a, Ranked<T>>,
 }
 
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &T {
-        &self.inner
+        &self.inner.value
     }
 }
 
 impl<T> DerefMut for Guard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner
+        &mut self.inner.value
     }
 }
 
 impl<T> Drop for Guard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        ranks::release(self.rank);
+        ranks::release(self.inner.rank);
     }
 }
 

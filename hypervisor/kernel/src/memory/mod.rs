@@ -30,13 +30,14 @@ use ferroxen_frames::{Frame, Refused, Word};
 use ferroxen_heap::{Block, Cleanliness, Heap, Nodes, Wish};
 use ferroxen_loader::memory_map;
 use ferroxen_loader::options::Options;
+use ferroxen_machine::boot_slice::BootSlice;
 use ferroxen_machine::handoff::Boot;
 use ferroxen_machine::memory::{Page, RamRange, is_ram};
 use ferroxen_machine::smp::{CpuSet, Request};
 use ferroxen_machine::{m2p, smp, tlb};
 use ferroxen_words::{DomId, Mfn, PAGE_SHIFT, RawDomId};
 
-static FRAMES: spin::Once<&'static [Frame]> = spin::Once::new();
+static FRAMES: BootSlice<Frame> = BootSlice::new();
 /// For each domid, the ordinary frames that are not free and were last given to it.
 static OWNED: spin::Once<&'static [AtomicU32]> = spin::Once::new();
 /// RAM of the host, in pages.
@@ -95,13 +96,13 @@ static FREE: Lock<Free> = Lock::new(
 
 #[inline(always)]
 fn frames() -> &'static [Frame] {
-    FRAMES.get().copied().unwrap_or(&[])
+    FRAMES.all()
 }
 
 /// The record of a frame of RAM, the hypervisor's own included; `None` for device memory and beyond.
 #[inline(always)]
 pub fn frame(mfn: u64) -> Option<&'static Frame> {
-    let frame = frames().get(usize::try_from(mfn).ok()?)?;
+    let frame = FRAMES.get(usize::try_from(mfn).ok()?)?;
     (frame.owner() != RawDomId::IO.0).then_some(frame)
 }
 
@@ -161,7 +162,7 @@ pub fn init(mut boot: Boot, options: &Options<'_>) {
         };
         frame.assign(owner.0, Word::default());
     }
-    FRAMES.call_once(|| table);
+    FRAMES.set(table);
     let ram = crate::boot::memory_map()
         .iter()
         .filter(|region| region.kind == memory_map::Kind::RAM);

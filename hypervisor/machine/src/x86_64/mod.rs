@@ -10,6 +10,7 @@ mod secondary;
 mod traps;
 
 pub mod area;
+pub mod boot_slice;
 pub mod cpu;
 pub mod debugregs;
 pub mod fpu;
@@ -17,6 +18,7 @@ pub mod frame;
 pub mod guest;
 pub mod handoff;
 pub mod heap;
+pub mod lock;
 pub mod m2p;
 pub mod memory;
 pub mod paging;

@@ -4,9 +4,10 @@
 //! that is not mapped, we find the guest's page, take it as a descriptor page, and map it. It stays taken until the
 //! LDT changes or the guest unmaps any of its descriptor pages.
 
-use super::{Tables, walk};
-use crate::domain::VcpuRef;
+use super::{Hands, TableState, Tables, walk};
+use crate::domain::{Domain, VcpuRef};
 use alloc::vec::Vec;
+use ferroxen_frames::Space;
 use ferroxen_machine::memory::Page;
 use ferroxen_machine::segments;
 use ferroxen_machine::smp::{self, Request};
@@ -52,7 +53,7 @@ pub fn map_ldt_page(vcpu: &VcpuRef, offset: usize) -> bool {
         // A switch of vcpus emptied the window in between.
         Some(held) if held.2 == mfn => {}
         Some(_) => {
-            drop_pages(&mut tables, Some(vcpu.id));
+            drop_pages(vcpu.domain(), &mut tables.state, Some(vcpu.id));
             return map_ldt_page_again(vcpu, tables, number, page);
         }
         None => return map_ldt_page_again(vcpu, tables, number, page),
@@ -72,21 +73,26 @@ fn map_ldt_page_again(vcpu: &VcpuRef, mut tables: Tables<'_>, number: u8, page: 
 }
 
 /// Takes LDT pages out of all CPUs' windows and gives them back: one vcpu's, or all of the domain's.
-pub(super) fn drop_pages(tables: &mut Tables<'_>, of: Option<VcpuId>) {
-    tables.hands.descriptors_unmapped.set(false);
-    if tables.state.ldt.is_empty() {
-        return;
+#[inline]
+pub(super) fn drop_pages(domain: &Domain, state: &mut TableState, of: Option<VcpuId>) {
+    if !state.ldt.is_empty() {
+        drop_held(domain, state, of);
     }
-    smp::request(tables.hands.domain.dirty_cpus.snapshot(), Request::CallSlot(DROP_SLOT));
-    let all = core::mem::take(&mut tables.state.ldt);
+}
+
+#[cold]
+fn drop_held(domain: &Domain, state: &mut TableState, of: Option<VcpuId>) {
+    smp::request(domain.dirty_cpus.snapshot(), Request::CallSlot(DROP_SLOT));
+    let all = core::mem::take(&mut state.ldt);
     let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|held| of.is_none_or(|vcpu| held.0 == vcpu));
-    tables.state.ldt = kept;
+    state.ldt = kept;
+    let hands = Hands::of(domain);
     for (_, _, mfn) in gone {
-        tables.space().drop_descriptors(mfn);
+        Space::new(&hands, domain.id.raw()).drop_descriptors(mfn);
     }
 }
 
 /// Frames that are held as pages of the LDTs of a domain's vcpus.
-pub fn ldt_frames(domain: &crate::domain::Domain) -> Vec<u64> {
+pub fn ldt_frames(domain: &Domain) -> Vec<u64> {
     domain.page_tables.lock().ldt.iter().map(|held| held.2).collect()
 }

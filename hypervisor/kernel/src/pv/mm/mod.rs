@@ -181,12 +181,14 @@ impl<'a> Tables<'a> {
     /// Locks a domain's tables, and settles what is owed.
     #[inline(always)]
     pub fn lock(domain: &'a Domain) -> Result<Tables<'a>, NotYet> {
-        let mut tables = Tables::lock_unsettled(domain);
-        if tables.state.owed.is_some() {
-            tables.settle().map(|()| tables)
-        } else {
-            Ok(tables)
+        let mut state = domain.page_tables.lock();
+        if state.owed.is_some() {
+            settle(domain, &mut state)?;
         }
+        Ok(Tables {
+            hands: Hands::of(domain),
+            state,
+        })
     }
 
     /// Locks a domain's tables as they are: for who neither takes nor drops a table.
@@ -206,15 +208,8 @@ impl<'a> Tables<'a> {
         }
     }
 
-    #[cold]
     fn settle(&mut self) -> Result<(), NotYet> {
-        while let Some(mfn) = self.state.owed {
-            match self.space().settle(mfn) {
-                Dropped::Done => self.state.owed = None,
-                Dropped::Unfinished(_) => return Err(NotYet),
-            }
-        }
-        Ok(())
+        settle(self.hands.domain, &mut self.state)
     }
 
     /// Whether an operation left something to be settled before the next one.
@@ -250,11 +245,31 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// Takes the table down that a domain owes.
+#[cold]
+fn settle(domain: &Domain, state: &mut TableState) -> Result<(), NotYet> {
+    let hands = Hands::of(domain);
+    let mut settled = Ok(());
+    while let Some(mfn) = state.owed {
+        match Space::new(&hands, domain.id.raw()).settle(mfn) {
+            Dropped::Done => state.owed = None,
+            Dropped::Unfinished(_) => {
+                settled = Err(NotYet);
+                break;
+            }
+        }
+    }
+    if hands.descriptors_unmapped.get() {
+        ldt::drop_pages(domain, state, None);
+    }
+    settled
+}
+
 impl Drop for Tables<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.hands.descriptors_unmapped.get() {
-            ldt::drop_pages(self, None);
+            ldt::drop_pages(self.hands.domain, &mut self.state, None);
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<
         paging::activate(&root);
     }
     drop(pv);
-    ldt::drop_pages(tables, Some(vcpu.id));
+    ldt::drop_pages(vcpu.domain(), &mut tables.state, Some(vcpu.id));
     drop_root(tables, old);
     Ok(())
 }
@@ -206,7 +206,7 @@ pub fn set_ldt(tables: &mut Tables<'_>, vcpu: &VcpuRef, base: Vaddr, entries: u6
     }
     (pv.ldt_base, pv.ldt_entries) = (base.raw(), entries);
     drop(pv);
-    ldt::drop_pages(tables, Some(vcpu.id));
+    ldt::drop_pages(vcpu.domain(), &mut tables.state, Some(vcpu.id));
     segments::load_ldt(entries);
     Ok(())
 }
@@ -237,7 +237,7 @@ pub fn release_roots(vcpu: &VcpuRef) -> bool {
     let Ok(mut tables) = Tables::lock(vcpu.domain()) else {
         return false;
     };
-    ldt::drop_pages(&mut tables, Some(vcpu.id));
+    ldt::drop_pages(vcpu.domain(), &mut tables.state, Some(vcpu.id));
     let (gdt, count) = {
         let mut pv = vcpu.pv.lock();
         let count = pv.gdt_frames().len();
