@@ -6,7 +6,7 @@
 
 use crate::cpu::{self, CpuLocal, work};
 use crate::domain::{Callback, InfoArea, VcpuRef};
-use crate::hypercall::{self, Arguments, Call};
+use crate::hypercall;
 use crate::pv::{bounce, mm, trap};
 use ferroxen_abi::errno::Errno;
 use ferroxen_machine::frame::ReturnFault;
@@ -48,31 +48,24 @@ fn nobody_runs() -> ! {
 #[inline(always)]
 fn hypercall(local: &CpuLocal, vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let number = frame.rax as u32;
-    local.hypercalls.note(number);
-    let mut call = Call {
-        caller: vcpu,
-        frame,
-        from: Arguments::Registers,
-    };
-    match hypercall::dispatch(number, &mut call) {
+    match hypercall::dispatch(local.hypercalls, number, vcpu, frame) {
         Ok(value) => frame.rax = value,
-        Err(why) => refused(&mut call, number, why),
+        Err(why) => refused(frame, number, why),
     }
 }
 
 #[inline(never)]
-fn refused(call: &mut Call<'_>, number: u32, why: Errno) {
+fn refused(frame: &mut GuestFrame, number: u32, why: Errno) {
     match why {
-        Errno::ERESTART => ask_again(call, number),
-        why => call.frame.rax = why.to_return() as u64,
+        Errno::ERESTART => ask_again(frame, number),
+        why => frame.rax = why.to_return() as u64,
     }
 }
 
 /// Sends the guest back to its SYSCALL instruction, two bytes long.
 #[cold]
 #[inline(never)]
-fn ask_again(call: &mut Call<'_>, number: u32) {
-    let frame = &mut *call.frame;
+fn ask_again(frame: &mut GuestFrame, number: u32) {
     frame.rip = frame.rip.wrapping_sub(2);
     frame.rax = u64::from(number);
     frame.return_fully();

@@ -25,6 +25,7 @@ mod vcpu_state;
 pub mod version;
 
 use crate::domain::VcpuRef;
+use counts::Counts;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::hypercall as nr;
 use ferroxen_machine::GuestFrame;
@@ -37,18 +38,8 @@ pub type Answer = Result<u64, Errno>;
 pub struct Call<'a> {
     /// Who asks.
     pub caller: &'a VcpuRef,
-    /// The caller's registers (for the few calls that change them).
+    /// The caller's registers, the arguments among them; those of a multicall's entry while that is carried out.
     pub frame: &'a mut GuestFrame,
-    /// Where the arguments are.
-    pub from: Arguments,
-}
-
-/// Where the arguments of a hypercall are.
-pub enum Arguments {
-    /// In `rdi, rsi, rdx, r10, r8, r9`.
-    Registers,
-    /// In our copy of a multicall's entry.
-    Entry([u64; 6]),
 }
 
 impl Call<'_> {
@@ -56,17 +47,15 @@ impl Call<'_> {
     #[inline(always)]
     pub fn args(&self) -> [u64; 6] {
         let frame = &*self.frame;
-        match &self.from {
-            Arguments::Registers => [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9],
-            Arguments::Entry(args) => *args,
-        }
+        [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9]
     }
 
-    /// "Ask again", with other arguments in front.
+    /// Replaces the arguments, those in front at least.
     ///
     /// Those behind stay as they are: registers that a call does not take are the guest's, and it may not expect
     /// them to change.
-    pub fn again<const N: usize>(&mut self, first: [u64; N]) -> Answer {
+    #[inline(always)]
+    pub fn set_args<const N: usize>(&mut self, first: [u64; N]) {
         let frame = &mut *self.frame;
         let registers = [
             &mut frame.rdi,
@@ -76,66 +65,77 @@ impl Call<'_> {
             &mut frame.r8,
             &mut frame.r9,
         ];
-        match &mut self.from {
-            Arguments::Registers => registers.into_iter().zip(first).for_each(|(old, new)| *old = new),
-            Arguments::Entry(args) => args.iter_mut().zip(first).for_each(|(old, new)| *old = new),
-        }
+        registers.into_iter().zip(first).for_each(|(old, new)| *old = new);
+    }
+
+    /// "Ask again", with other arguments in front.
+    pub fn again<const N: usize>(&mut self, first: [u64; N]) -> Answer {
+        self.set_args(first);
         Err(Errno::ERESTART)
     }
 }
 
-/// Runs hypercall `number`; `ENOSYS` if there is none.
+/// Runs hypercall `number`, and counts it; `ENOSYS` if there is none.
 #[inline(always)]
-pub fn dispatch(number: u32, call: &mut Call<'_>) -> Answer {
-    match HANDLERS.get(number as usize) {
-        Some(handler) => handler(call),
-        None => Err(Errno::ENOSYS),
-    }
+pub fn dispatch(counts: &Counts, number: u32, caller: &VcpuRef, frame: &mut GuestFrame) -> Answer {
+    let Some(handler) = HANDLERS.get(number as usize) else {
+        return Err(Errno::ENOSYS);
+    };
+    counts.note(number);
+    handler(caller, frame)
 }
 
-type Handler = fn(&mut Call<'_>) -> Answer;
+/// A hypercall's entry in the table; what it calls is inlined there.
+type Handler = fn(&VcpuRef, &mut GuestFrame) -> Answer;
 
-fn no_such_call(_: &mut Call<'_>) -> Answer {
+fn no_such_call(_: &VcpuRef, _: &mut GuestFrame) -> Answer {
     Err(Errno::ENOSYS)
 }
 
 /// Every hypercall there is.
-const CALLS: [(u32, Handler); 34] = [
-    (nr::SET_TRAP_TABLE, traps::set_trap_table),
-    (nr::MMU_UPDATE, mmu::mmu_update),
-    (nr::SET_GDT, mmu::set_gdt),
-    (nr::STACK_SWITCH, traps::stack_switch),
-    (nr::SET_CALLBACKS, callback::set_callbacks),
-    (nr::FPU_TASKSWITCH, traps::fpu_taskswitch),
-    (nr::PLATFORM_OP, platform::platform_op),
-    (nr::SET_DEBUGREG, traps::set_debugreg),
-    (nr::GET_DEBUGREG, traps::get_debugreg),
-    (nr::UPDATE_DESCRIPTOR, mmu::update_descriptor),
-    (nr::MEMORY_OP, memory_op::memory_op),
-    (nr::MULTICALL, multicall::multicall),
-    (nr::UPDATE_VA_MAPPING, mmu::update_va_mapping),
-    (nr::SET_TIMER_OP, sched_op::set_timer_op),
-    (nr::XEN_VERSION, version::xen_version),
-    (nr::CONSOLE_IO, console_io::console_io),
-    (nr::GRANT_TABLE_OP, grant_table::grant_table_op),
-    (nr::VM_ASSIST, traps::vm_assist),
-    (nr::UPDATE_VA_MAPPING_OTHERDOMAIN, mmu::update_va_mapping_otherdomain),
-    (nr::IRET, traps::iret),
-    (nr::VCPU_OP, vcpu_op::vcpu_op),
-    (nr::SET_SEGMENT_BASE, traps::set_segment_base),
-    (nr::MMUEXT_OP, mmu::mmuext_op),
-    (nr::NMI_OP, callback::nmi_op),
-    (nr::SCHED_OP, sched_op::sched_op),
-    (nr::SCHED_OP_COMPAT, sched_op::sched_op_compat),
-    (nr::CALLBACK_OP, callback::callback_op),
-    (nr::EVENT_CHANNEL_OP, event_channel::event_channel_op),
-    (nr::EVENT_CHANNEL_OP_COMPAT, event_channel::event_channel_op_compat),
-    (nr::PHYSDEV_OP, physdev::physdev_op),
-    (nr::PHYSDEV_OP_COMPAT, physdev::physdev_op_compat),
-    (nr::SYSCTL, sysctl::sysctl),
-    (nr::MCA, mca::mca),
-    (nr::DOMCTL, domctl::domctl),
-];
+const CALLS: [(u32, Handler); 34] = {
+    macro_rules! calls {
+        ($($number:ident => $call:path,)*) => {
+            [$((nr::$number, |caller, frame| $call(&mut Call { caller, frame })),)*]
+        };
+    }
+    calls! {
+        SET_TRAP_TABLE => traps::set_trap_table,
+        MMU_UPDATE => mmu::mmu_update,
+        SET_GDT => mmu::set_gdt,
+        STACK_SWITCH => traps::stack_switch,
+        SET_CALLBACKS => callback::set_callbacks,
+        FPU_TASKSWITCH => traps::fpu_taskswitch,
+        PLATFORM_OP => platform::platform_op,
+        SET_DEBUGREG => traps::set_debugreg,
+        GET_DEBUGREG => traps::get_debugreg,
+        UPDATE_DESCRIPTOR => mmu::update_descriptor,
+        MEMORY_OP => memory_op::memory_op,
+        MULTICALL => multicall::multicall,
+        UPDATE_VA_MAPPING => mmu::update_va_mapping,
+        SET_TIMER_OP => sched_op::set_timer_op,
+        XEN_VERSION => version::xen_version,
+        CONSOLE_IO => console_io::console_io,
+        GRANT_TABLE_OP => grant_table::grant_table_op,
+        VM_ASSIST => traps::vm_assist,
+        UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::update_va_mapping_otherdomain,
+        IRET => traps::iret,
+        VCPU_OP => vcpu_op::vcpu_op,
+        SET_SEGMENT_BASE => traps::set_segment_base,
+        MMUEXT_OP => mmu::mmuext_op,
+        NMI_OP => callback::nmi_op,
+        SCHED_OP => sched_op::sched_op,
+        SCHED_OP_COMPAT => sched_op::sched_op_compat,
+        CALLBACK_OP => callback::callback_op,
+        EVENT_CHANNEL_OP => event_channel::event_channel_op,
+        EVENT_CHANNEL_OP_COMPAT => event_channel::event_channel_op_compat,
+        PHYSDEV_OP => physdev::physdev_op,
+        PHYSDEV_OP_COMPAT => physdev::physdev_op_compat,
+        SYSCTL => sysctl::sysctl,
+        MCA => mca::mca,
+        DOMCTL => domctl::domctl,
+    }
+};
 
 /// How many numbers have a call behind them.
 pub const NUMBER_OF_CALLS: usize = CALLS.len();

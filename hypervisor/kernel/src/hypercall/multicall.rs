@@ -1,6 +1,6 @@
 //! `multicall`: several hypercalls for one entry.
 
-use super::{Answer, Arguments, Call, dispatch};
+use super::{Answer, Call, dispatch};
 use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::{MulticallEntry, hypercall as nr};
@@ -10,44 +10,69 @@ const LOOK_AT_CLOCK: u32 = 8;
 
 /// `multicall(list, count)`: runs the entries in order and writes each one's result.
 ///
-/// An entry may not be a multicall itself (`EINVAL`). When time is up, or an entry is not finished, the
-/// guest asks again for the rest; the unfinished entry's arguments are updated in its memory.
+/// An entry's arguments stand in the caller's registers while it is carried out, as if it had been asked alone; the
+/// caller's own come back at the end. An entry may not be a multicall itself (`EINVAL`), and one that is an `iret`
+/// ends the list, as nothing can come back. When time is up, or an entry is not finished, the guest asks again for
+/// the rest; the unfinished entry's arguments are updated in its memory.
 pub fn multicall(call: &mut Call<'_>) -> Answer {
-    let [list, count, ..] = call.args();
-    let count = count as u32;
-    let mut at = GuestPtr::<MulticallEntry>::new(list);
-    let mut part = Call {
-        caller: call.caller,
-        frame: call.frame,
-        from: Arguments::Registers,
-    };
+    let own = call.args();
+    let [list, count, ..] = own;
+    let (mut at, mut left) = (GuestPtr::new(list), count as u32);
+    match run(call, &mut at, &mut left) {
+        Ok(End::Left(value)) => Ok(value),
+        Ok(End::Done) => {
+            call.set_args(own);
+            Ok(0)
+        }
+        Err(why) => {
+            call.set_args(own);
+            match why {
+                Errno::ERESTART => call.again([at.raw(), u64::from(left)]),
+                why => Err(why),
+            }
+        }
+    }
+}
+
+/// How a list of entries came to its end.
+enum End {
+    /// All were run.
+    Done,
+    /// By an `iret`: the registers are what it made them, and this is `rax`.
+    Left(u64),
+}
+
+/// Runs entries from `at` on until none is `left`; both say how far it came. `ERESTART`: not to the end.
+#[inline(always)]
+fn run(call: &mut Call<'_>, at: &mut GuestPtr<MulticallEntry>, left: &mut u32) -> Result<End, Errno> {
     let counts = crate::cpu::local().hypercalls;
-    for index in 0..count {
-        if index != 0 && index.is_multiple_of(LOOK_AT_CLOCK) && ferroxen_machine::time::entry_budget_spent() {
-            return call.again([at.raw(), u64::from(count - index)]);
+    let mut done = 0u32;
+    while *left != 0 {
+        if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && ferroxen_machine::time::entry_budget_spent() {
+            return Err(Errno::ERESTART);
         }
         let MulticallEntry { op, args, .. } = at.read()?;
-        counts.note(op as u32);
-        part.from = Arguments::Entry(args);
+        call.set_args(args);
         let answer = match u32::try_from(op) {
             Ok(nr::MULTICALL) => Err(Errno::EINVAL),
-            // All registers are others then: the multicall ends with it, as nothing can come back.
-            Ok(nr::IRET) => return dispatch(nr::IRET, &mut part),
-            Ok(number) => dispatch(number, &mut part),
+            Ok(nr::IRET) => return dispatch(counts, nr::IRET, call.caller, call.frame).map(End::Left),
+            Ok(number) => dispatch(counts, number, call.caller, call.frame),
             Err(_) => Err(Errno::ENOSYS),
         };
         let result = match answer {
             Ok(value) => value,
             Err(Errno::ERESTART) => {
-                let args = part.args();
+                let args = call.args();
                 at.write(&MulticallEntry { op, result: 0, args })?;
-                return call.again([at.raw(), u64::from(count - index)]);
+                return Err(Errno::ERESTART);
             }
             Err(refused) => refused.to_return() as u64,
         };
         // `result` is the second word of the entry.
         at.cast::<u64>().write_element(1, &result)?;
-        at = at.element(1)?;
+        *at = at.element(1)?;
+        *left -= 1;
+        done += 1;
     }
-    Ok(0)
+    Ok(End::Done)
 }

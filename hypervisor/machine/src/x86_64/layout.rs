@@ -11,6 +11,15 @@ pub const FIRST_SLOT: usize = 256;
 /// The last level-4 slot that is ours.
 pub const LAST_SLOT: usize = 271;
 
+/// The machine-to-phys table's slot.
+pub const M2P_SLOT: usize = 256;
+/// The slot of the image and the windows.
+pub const IMAGE_SLOT: usize = 261;
+/// The direct map's first slot.
+pub const DIRECT_MAP_SLOT: usize = 262;
+/// Bytes that one slot maps.
+pub const SLOT_BYTES: u64 = 1 << 39;
+
 /// Where guests read the machine-to-phys table (public ABI: `MACH2PHYS_VIRT_START`).
 pub const M2P: u64 = 0xffff_8000_0000_0000;
 
@@ -36,7 +45,7 @@ pub const DEVICES_END: u64 = 0xffff_82d0_c000_0000;
 /// The direct map: physical address 0.
 pub const DIRECT_MAP: u64 = 0xffff_8300_0000_0000;
 /// The most memory that the direct map's slots can hold.
-pub const DIRECT_MAP_BYTES: u64 = (LAST_SLOT as u64 + 1 - 262) << 39;
+pub const DIRECT_MAP_BYTES: u64 = (LAST_SLOT + 1 - DIRECT_MAP_SLOT) as u64 * SLOT_BYTES;
 
 /// Where the image lies in physical memory.
 pub const IMAGE_LOAD: u64 = 0x20_0000;

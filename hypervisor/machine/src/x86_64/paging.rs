@@ -5,13 +5,14 @@
 
 use super::boot::ImageParts;
 use super::cpu::features;
+use super::fixups::on_fault;
 use super::layout::*;
 use super::memory::Page;
 use super::{heap, m2p, percpu, tlb};
-use crate::arithmetic::table_indices;
+use crate::arithmetic::{is_guest_range, table_indices};
 use crate::multiboot::Loader;
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use ferroxen_words::{Maddr, Mfn, PAGE_SIZE, Vaddr};
 use spin::mutex::SpinMutex;
 
@@ -30,6 +31,9 @@ const LARGE_PAGE: u64 = 2 << 20;
 
 /// Physical address of the root that maps nothing but the hypervisor; the pattern for all others.
 static OWN_ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// One past the last slot that the direct map has something in.
+static DIRECT_MAP_END: AtomicUsize = AtomicUsize::new(LAST_SLOT + 1);
 
 /// How something is mapped.
 #[derive(Clone, Copy)]
@@ -149,6 +153,8 @@ pub(super) unsafe fn build_own_root(image: &ImageParts, loader: &Loader, ram: &[
             }
             mapped = mapped.max(end);
         }
+        let slots = mapped.div_ceil(SLOT_BYTES) as usize;
+        DIRECT_MAP_END.store(DIRECT_MAP_SLOT + slots, Ordering::Relaxed);
         // The machine-to-phys table: 2 MiB of it tell of 1 GiB of RAM; a gigabyte without RAM has no piece.
         for (piece, gigabyte) in (0..end).step_by(1 << 30).enumerate() {
             if ram.iter().any(|&(s, e)| s < gigabyte + (1 << 30) && gigabyte < e) {
@@ -190,14 +196,15 @@ impl RootTable {
         RootTable(page.mfn())
     }
 
-    /// Vouches for a table whose slots 256 to 271 are already ours.
+    /// Vouches for a table with our slots, as far as anything of ours is behind them: what a table has in others
+    /// maps no more than the guest's own addresses do.
     pub fn check(mfn: Mfn) -> Option<RootTable> {
         let page = Page::new(mfn)?;
-        let own = OWN_ROOT.load(Ordering::Relaxed);
-        // SAFETY: our root's entries for our slots do not change after boot.
-        let own_slot = |slot| unsafe { *table_entry(own, slot) };
-        let differ = |so_far, slot| so_far | (page.load_u64(slot) ^ own_slot(slot));
-        let difference = (FIRST_SLOT..=LAST_SLOT).fold(0, differ);
+        let differ = |slot| page.load_u64(slot) ^ own_slot(slot);
+        let mut difference = differ(M2P_SLOT) | differ(IMAGE_SLOT);
+        for slot in DIRECT_MAP_SLOT..DIRECT_MAP_END.load(Ordering::Relaxed) {
+            difference |= differ(slot);
+        }
         (difference & !ACCESSED_DIRTY == 0).then_some(RootTable(mfn))
     }
 
@@ -206,6 +213,63 @@ impl RootTable {
     pub fn mfn(self) -> Mfn {
         self.0
     }
+}
+
+/// A level-1 entry of a guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaf {
+    /// The table that it stands in.
+    pub table: Mfn,
+    /// Its place there.
+    pub index: usize,
+    /// What it says.
+    pub entry: u64,
+}
+
+/// Follows tables as the processor does, from `root` to the level-1 entry for one of a guest's addresses. `None`: the
+/// address is no guest's, or no table is there for it.
+///
+/// Entries of the levels above are believed: where one names no table, what comes out means nothing, but nothing is
+/// broken either.
+#[inline(always)]
+pub fn leaf(root: Mfn, at: Vaddr) -> Option<Leaf> {
+    if !is_guest_range(at.raw(), 1) {
+        return None;
+    }
+    let [in_4, in_3, in_2, in_1] = table_indices(at.raw());
+    let mut failed = 0;
+    let mut entry = root.maddr().raw();
+    for index in [in_4, in_3, in_2] {
+        entry = load(entry, index, &mut failed);
+        if entry & PRESENT == 0 {
+            return None;
+        }
+    }
+    let leaf = Leaf {
+        table: Maddr::new(entry & ADDRESS).mfn(),
+        index: in_1,
+        entry: load(entry, in_1, &mut failed),
+    };
+    (failed == 0).then_some(leaf)
+}
+
+/// A word of the table that an entry names; none (0) and `failed` where that lies outside of the direct map.
+#[inline(always)]
+fn load(table: u64, index: usize, failed: &mut u32) -> u64 {
+    let value;
+    // SAFETY: reads a word, which means nothing to us, or faults, which is fixed up.
+    unsafe {
+        asm!(
+            "2: mov {value}, [{table} + {index} * 8]",
+            on_fault!("xor {value:e}, {value:e}", "mov {failed:e}, 1"),
+            table = in(reg) DIRECT_MAP.wrapping_add(table & ADDRESS),
+            index = in(reg) index,
+            value = out(reg) value,
+            failed = inout(reg) *failed,
+            options(nostack, readonly)
+        );
+    }
+    value
 }
 
 /// Whether a level-4 slot is ours in every root.

@@ -3,9 +3,9 @@
 use super::{Hands, Tables};
 use crate::memory;
 use ferroxen_abi::errno::Errno;
-use ferroxen_frames::entry::{Entry, is_own_slot};
+use ferroxen_frames::entry::Entry;
 use ferroxen_frames::{Dropped, Flavour, Frame, Host, Kind, Refused, Stop};
-use ferroxen_machine::memory::Page;
+use ferroxen_machine::paging::{self, Leaf};
 use ferroxen_words::{Mfn, Vaddr};
 
 /// Xen's error number for a refused level-1 entry.
@@ -40,26 +40,11 @@ pub struct Walked {
 /// Follows a guest's tables, which the caller has locked, from `root` to the level-1 entry of an address.
 #[inline(always)]
 pub fn walk(root: Mfn, at: Vaddr) -> Option<Walked> {
-    if !at.is_canonical() {
-        return None;
-    }
-    let slot = |level: u32| (at.raw() >> (12 + 9 * (level - 1)) & 511) as usize;
-    if is_own_slot(slot(4)) {
-        return None;
-    }
-    let mut table = root.raw();
-    for level in [4, 3, 2] {
-        let entry = Entry(Page::new(Mfn::new(table))?.load_u64(slot(level)));
-        if !entry.is_present() {
-            return None;
-        }
-        table = entry.mfn();
-    }
-    let entry = Entry(Page::new(Mfn::new(table))?.load_u64(slot(1)));
+    let Leaf { table, index, entry } = paging::leaf(root, at)?;
     Some(Walked {
-        table,
-        index: slot(1),
-        entry,
+        table: table.raw(),
+        index,
+        entry: Entry(entry),
     })
 }
 
