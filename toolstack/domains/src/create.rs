@@ -4,8 +4,8 @@ use crate::error::{Doing, Error, Result};
 use crate::hyper::Affinity;
 use crate::image::Claimant;
 use crate::nodes;
-use crate::pv::{self, Built, Channels, Payload};
-use crate::{Toolstack, block, grants, network, rights};
+use crate::pv::{self, Built, Channels};
+use crate::{Toolstack, block, boot, grants, network, rights};
 use ferroxen_abi::domctl::{self, SchedCredit};
 use ferroxen_abi::memory::{E820Entry, E820Type};
 use ferroxen_abi::sysctl::physcap;
@@ -67,16 +67,10 @@ fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
 /// Makes a domain, complete and paused.
 pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     check(tools, config)?;
-    let Some(kernel) = &config.kernel else {
-        return Err(
-            Error::new(format!("creating \"{}\"", config.name), "no `kernel` is set")
-                .way_out("name a kernel's file in Domain 0, such as kernel = \"/boot/vmlinuz\""),
-        );
-    };
-    let payload = Payload::read(kernel, config.ramdisk.as_deref())?;
+    let mut config = config.clone();
+    let payload = boot::payload(&mut config)?;
     let layout = payload.plan(config.memory_mib)?;
     let uuid = config.uuid.unwrap_or_else(Uuid::new_v4);
-    let mut config = config.clone();
     config.uuid = Some(uuid);
 
     let domid = make(tools, &config, &uuid)?;

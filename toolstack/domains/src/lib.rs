@@ -1,6 +1,7 @@
 //! Domains from cradle to grave: libxl's role.
 //!
 //! - [`create`]: making a domain, in libxl's order; every failing step takes back all before it
+//! - `boot`: the kernel that it is started with
 //! - `rights`: what of the host it may use
 //! - [`layout`], [`pv`]: a PV domain's memory and how it is filled; [`nodes`]: its xenstore nodes
 //! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
@@ -14,6 +15,7 @@
 
 mod backend;
 mod block;
+mod boot;
 pub mod control;
 pub mod create;
 pub mod describe;

@@ -52,6 +52,12 @@ impl Payload {
     /// Reads kernel and initrd, and unpacks the kernel.
     pub fn read(kernel: &Path, initrd: Option<&Path>) -> Result<Payload> {
         let packed = read_file(kernel, "kernel")?;
+        let initrd = initrd.map_or(Ok(Vec::new()), |path| read_file(path, "ramdisk"))?;
+        Payload::of(kernel, packed, initrd)
+    }
+
+    /// The same of what has been read; the kernel's path is for messages.
+    pub fn of(kernel: &Path, packed: Vec<u8>, initrd: Vec<u8>) -> Result<Payload> {
         let refused = |error: Refused| unusable(kernel, &error.to_string());
         // A kernel that is not packed is large: one copy is enough.
         let unpacked = match inspect(&packed).map_err(refused)?.plain().is_some() {
@@ -62,7 +68,6 @@ impl Payload {
             unusable(kernel, &error.to_string())
                 .way_out("a PV domain needs a 64-bit kernel with Xen PV support, such as Debian's own vmlinuz")
         })?;
-        let initrd = initrd.map_or(Ok(Vec::new()), |path| read_file(path, "ramdisk"))?;
         Ok(Payload {
             kernel: unpacked,
             initrd,
