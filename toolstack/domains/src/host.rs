@@ -1,5 +1,6 @@
 //! What Domain 0's Linux does for domains: loop devices, network devices, and the backends' own devices.
 
+use crate::hotplug;
 use crate::netlink::{LinkChange, Links, News};
 use crate::patience::Patience;
 use ferroxen_loopdev as loopdev;
@@ -7,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 
 /// Domain 0's kernel, as far as we ask it for things. Tests have one that can be made to fail.
 pub trait Host: Debug {
@@ -39,6 +41,9 @@ pub trait Host: Debug {
 
     /// Waits until the kernel has taken apart its ends (`vbd-3-51712`) of a domain's devices. Says whether it has.
     fn wait_backends_gone(&self, names: &[String], patience: Patience<'_>) -> io::Result<bool>;
+
+    /// Runs a hotplug script to its end, or ends it when patience does.
+    fn run_script(&self, script: Command, patience: Patience<'_>) -> io::Result<ExitStatus>;
 }
 
 /// The Linux that we run on.
@@ -49,6 +54,10 @@ const LINKS: &str = "/sys/class/net";
 const BACKENDS: &str = "/sys/bus/xen-backend/devices";
 
 impl Host for Linux {
+    fn run_script(&self, script: Command, patience: Patience<'_>) -> io::Result<ExitStatus> {
+        hotplug::run(script, patience)
+    }
+
     fn attach_loop(&self, image: &Path, access: loopdev::Access) -> io::Result<PathBuf> {
         loopdev::attach(image, access)
     }

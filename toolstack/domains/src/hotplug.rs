@@ -95,27 +95,7 @@ impl Script {
 
     fn run(&self, tools: &Toolstack, verb: &str, patience: Patience<'_>) -> Result<()> {
         let doing = || self.step(verb);
-        let (out, err) = log().doing(|| format!("opening {LOG}"))?;
-        let mut command = Command::new(&self.path);
-        command
-            .arg(verb)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err);
-        if self.kind == "vif" {
-            command.arg("type_if=vif");
-        }
-        // Relative to Domain 0's own directory, as scripts expect it.
-        let relative = self.backend.trim_start_matches("/local/domain/0/");
-        command
-            .env("script", &self.path)
-            .env("XENBUS_TYPE", &self.kind)
-            .env("XENBUS_PATH", relative)
-            .env("XENBUS_BASE_PATH", "backend")
-            .envs(self.variables.iter().cloned());
-        let child = command.spawn().doing(doing)?;
-        let status = wait(child, patience).doing(doing)?;
+        let status = tools.host.run_script(self.command(verb), patience).doing(doing)?;
         if status.success() {
             return Ok(());
         }
@@ -127,6 +107,30 @@ impl Script {
             .map_or_else(|| format!("see {LOG}"), |error| format!("it says: {error}"));
         Err(Error::new(doing(), format!("{status}; {said}")))
     }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg(verb).current_dir("/");
+        if self.kind == "vif" {
+            command.arg("type_if=vif");
+        }
+        // Relative to the backend's own directory, as scripts expect it.
+        let relative = self.backend.find("backend/").map_or("", |at| &self.backend[at..]);
+        command
+            .env("script", &self.path)
+            .env("XENBUS_TYPE", &self.kind)
+            .env("XENBUS_PATH", relative)
+            .env("XENBUS_BASE_PATH", "backend")
+            .envs(self.variables.iter().cloned());
+        command
+    }
+}
+
+/// Runs a script to its end; what it prints goes to the log.
+pub(crate) fn run(mut command: Command, patience: Patience<'_>) -> io::Result<ExitStatus> {
+    let (out, err) = log().map_err(|error| io::Error::new(error.kind(), format!("opening {LOG}: {error}")))?;
+    let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;
+    wait(child, patience)
 }
 
 fn log() -> io::Result<(File, File)> {

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use ferroxen_xenstored::core::Limits;
-use ferroxen_xenstored::daemon::{Daemon, Log, Setup};
+use ferroxen_xenstored::daemon::{Daemon, Inheritance, Log, Setup};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -55,6 +55,9 @@ struct Options {
     /// Print the version
     #[arg(long, action = clap::ArgAction::Version)]
     version: Option<bool>,
+    /// Take the place of the program that has started us (used by live updates)
+    #[arg(long, hide = true)]
+    take_over: bool,
     /// Say on standard output when it serves (used on the way to the background)
     #[arg(long, hide = true)]
     say_ready: bool,
@@ -78,9 +81,10 @@ fn run(options: &Options) -> Result<()> {
         socket_dir: options.socket_dir.clone(),
         limits: limits(options)?,
         without_hypervisor: options.no_domain_init,
+        inheritance: options.take_over.then(Inheritance::receive).transpose()?,
     };
     let log = Log::open(options.trace_file.as_deref(), options.verbose).context("cannot open the log")?;
-    let daemon = Daemon::start(&setup, log)?;
+    let daemon = Daemon::start(setup, log)?;
     if let Some(path) = &options.pid_file {
         write_pid(path)?;
     }

@@ -34,8 +34,9 @@ fn start(name: &str) -> Socket {
         socket_dir: directory.clone(),
         limits: Limits::default(),
         without_hypervisor: true,
+        inheritance: None,
     };
-    let daemon = Daemon::start(&setup, Log::open(None, false).unwrap()).unwrap();
+    let daemon = Daemon::start(setup, Log::open(None, false).unwrap()).unwrap();
     std::thread::spawn(move || daemon.run());
     Socket(directory.join("socket"))
 }
@@ -146,8 +147,87 @@ fn a_second_daemon_does_not_take_the_first_ones_socket() {
         socket_dir: socket.parent().unwrap().into(),
         limits: Limits::default(),
         without_hypervisor: true,
+        inheritance: None,
     };
-    let error = Daemon::start(&setup, Log::open(None, false).unwrap()).unwrap_err();
+    let error = Daemon::start(setup, Log::open(None, false).unwrap()).unwrap_err();
     assert!(error.to_string().contains("another xenstored"), "{error}");
     connect(&socket).write("/a", "b").unwrap();
+}
+
+/// A daemon in a process of its own, which ends with the test.
+struct Process(std::process::Child, PathBuf);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let _ = std::fs::remove_dir_all(&self.1);
+    }
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_xenstored");
+
+fn spawn(name: &str) -> (Process, PathBuf) {
+    let directory = std::env::temp_dir().join(format!("xenstored-{}-{name}", std::process::id()));
+    let mut child = std::process::Command::new(PROGRAM)
+        .args(["-N", "-D", "--say-ready", "-Q", "watches=7", "--socket-dir"])
+        .arg(&directory)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    (Process(child, directory.clone()), directory.join("socket"))
+}
+
+#[test]
+fn a_live_update_keeps_every_connection() {
+    let (process, socket) = spawn("update");
+    let (admin, watcher) = (connect(&socket), connect(&socket));
+    let others: Vec<Client> = (0..450).map(|_| connect(&socket)).collect();
+    admin.write("/a/b", "before").unwrap();
+    admin.control(&["quota", "set", "nodes", "77"]).unwrap();
+    watcher.watch("/a", "token").unwrap();
+    watcher.next_event(SOON).unwrap().unwrap();
+    // Half a request is on its way.
+    let frame =
+        ferroxen_xenstore::wire::encode(ferroxen_xenstore::wire::MessageType::READ, 9, 0, &[b"/a/b\0"]).unwrap();
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    slow.write_all(&frame[..20]).unwrap();
+    for _ in 0..2 {
+        assert_eq!(admin.control(&["live-update", "-f", PROGRAM]).unwrap(), "OK");
+        assert_eq!(admin.control(&["live-update", "-s", "-t", "60"]).unwrap(), "OK");
+    }
+    // The event that tells watchers to look again, and one for a change after it.
+    assert_eq!(watcher.next_event(SOON).unwrap().unwrap().path, "/a");
+    assert_eq!(watcher.read_string("/a/b").unwrap(), "before");
+    others.iter().for_each(|client| client.write("/c", "x").unwrap());
+    admin.write("/a/b", "after").unwrap();
+    while watcher.next_event(SOON).unwrap().unwrap().path != "/a/b" {}
+    slow.write_all(&frame[20..]).unwrap();
+    let mut answer = [0; 21];
+    slow.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer[16..], b"after");
+    // New ones find it too, and what was set stays set.
+    let quota = connect(&socket).control(&["quota"]).unwrap();
+    assert!(
+        quota.contains("nodes             :       77") && quota.contains("watches           :        7"),
+        "{quota}"
+    );
+    assert!(process.0.id() > 0 && Path::new(&format!("/proc/{}", process.0.id())).exists());
+}
+
+#[test]
+fn a_live_update_waits_for_transactions_and_refuses_strangers() {
+    let (_process, socket) = spawn("refuses");
+    let (admin, other) = (connect(&socket), connect(&socket));
+    let said = admin.control(&["live-update", "-f", "/bin/true"]).unwrap();
+    assert!(said.contains("is not a xenstored"), "{said}");
+    let transaction = other.start_transaction().unwrap();
+    transaction.write("/x", "1").unwrap();
+    assert_eq!(admin.control(&["live-update", "-s"]).unwrap(), "BUSY");
+    assert_eq!(admin.control(&["live-update", "-s", "-F"]).unwrap(), "OK");
+    assert!(matches!(transaction.commit(), Err(error) if error.to_string().contains("EAGAIN")));
+    assert!(!other.exists("/x").unwrap());
+    assert_eq!(admin.control(&["live-update", "-a"]).unwrap(), "OK");
 }

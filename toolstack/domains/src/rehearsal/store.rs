@@ -79,6 +79,11 @@ impl Store {
         Client::over(serve(&self.inner, Some(self.inner.stage.clone())).into())
     }
 
+    /// A connection whose requests neither count nor fail.
+    pub fn connect_neighbour(&self) -> Client {
+        Client::over(serve(&self.inner, None).into())
+    }
+
     /// All paths there are.
     pub fn paths(&self) -> Vec<String> {
         fn walk(path: &str, node: &Node, paths: &mut Vec<String>) {

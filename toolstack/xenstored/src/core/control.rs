@@ -1,10 +1,10 @@
 //! CONTROL: questions and orders for the daemon itself, from Domain 0 only.
 
-use super::store::{World, Xenstore};
+use super::store::{Successor, World, Xenstore};
 use ferroxen_xenstore_wire::{ErrorCode, strings};
 use std::fmt::Write;
 
-const COMMANDS: &str = "check help log memreport print quota";
+const COMMANDS: &str = "check help live-update log logfile memreport print quota";
 
 impl Xenstore {
     pub(super) fn control(&mut self, payload: &[u8], world: &mut dyn World) -> Result<Vec<u8>, ErrorCode> {
@@ -29,11 +29,18 @@ impl Xenstore {
                 world.set_logging(false);
                 "OK".into()
             }
+            ["logfile", path] => said(world.set_log_file(path)),
+            ["live-update", words @ ..] => self.live_update(words, world)?,
             ["print", line] => {
                 world.note(line);
                 "OK".into()
             }
             ["memreport"] => self.report(),
+            // For the log, as with C's xenstored; nobody's file is written to.
+            ["memreport", _] => {
+                world.note(&self.report());
+                "OK".into()
+            }
             ["quota"] => self
                 .limits
                 .list()
@@ -54,6 +61,32 @@ impl Xenstore {
         Ok([text.as_bytes(), &[0]].concat())
     }
 
+    /// The steps of `xenstore-control live-update` (docs/misc/xenstore.txt); a text that is not `OK` says what is wrong,
+    /// and after `BUSY` it asks again.
+    fn live_update(&mut self, words: &[&str], world: &mut dyn World) -> Result<String, ErrorCode> {
+        Ok(match words {
+            ["-f", program] => said(world.check_successor(program).map(|()| {
+                self.successor.program = Some((*program).to_owned());
+            })),
+            ["-c", options] => {
+                self.successor.options = Some((*options).to_owned());
+                "OK".into()
+            }
+            ["-a"] => {
+                self.successor = Successor::default();
+                "OK".into()
+            }
+            ["-s", rest @ ..] => match self.has_open_transactions() && !rest.contains(&"-F") {
+                true => "BUSY".into(),
+                false => {
+                    world.succeed(std::mem::take(&mut self.successor));
+                    "OK".into()
+                }
+            },
+            _ => return Err(ErrorCode::EINVAL),
+        })
+    }
+
     fn report(&self) -> String {
         format!(
             "nodes: {}\nwatches: {}\nconnections: {}\nrequests: {}\n",
@@ -70,5 +103,12 @@ impl Xenstore {
             "Domain {domid}:\nnodes: {}\nwatches: {watches}\ntransactions: {transactions}\noutstanding: {waiting}\n",
             self.tree.owned_by(domid),
         )
+    }
+}
+
+fn said(result: Result<(), String>) -> String {
+    match result {
+        Ok(()) => "OK".into(),
+        Err(why) => why,
     }
 }

@@ -1,7 +1,7 @@
 //! What outlives us: a list of records from which another xenstored makes the same store again.
 //!
 //! Guests keep their rings, watches and transactions over our end; whoever is connected by a socket hears of it and
-//! connects again. So the records tell of the tree, of the introduced domains, of what watches came through rings, and
+//! connects again, unless our successor takes the sockets over, too (a live update). So the records tell of the tree, of the introduced domains, of what watches came through rings, and
 //! of messages that are half-way.
 //!
 //! A record is a kind, and fields with their lengths. What cannot be read ends the list: the last record may have been
@@ -47,6 +47,8 @@ pub enum Record {
         input: Vec<u8>,
         output: Vec<u8>,
     },
+    /// A client at a socket that stays open, and its own records (in which the domid means nothing).
+    Client { records: Vec<u8> },
 }
 
 /// No limit, in a field.
@@ -93,6 +95,7 @@ pub fn write(bytes: &mut Vec<u8>, record: &Record) {
         }
         Record::ResetWatches { domid } => put(b'R', &[&numbers(&[(*domid).into()])]),
         Record::EventPerms { event, perms } => put(b'e', &[event.as_bytes(), &Permission::encode_all(perms)]),
+        Record::Client { records } => put(b'c', &[records]),
         Record::HalfWay { domid, input, output } => put(b'h', &[&numbers(&[(*domid).into()]), input, output]),
     }
 }
@@ -158,6 +161,9 @@ fn next(rest: &mut &[u8]) -> Option<Record> {
         b'e' => Record::EventPerms {
             event: text(rest)?.to_string(),
             perms: perms(rest)?,
+        },
+        b'c' => Record::Client {
+            records: field(rest)?.to_vec(),
         },
         b'h' => Record::HalfWay {
             domid: domid(rest)?,
@@ -251,6 +257,7 @@ mod tests {
                 event: "@releaseDomain".into(),
                 perms,
             },
+            Record::Client { records: vec![0, 1] },
             Record::HalfWay {
                 domid: 0,
                 input: vec![1, 2],

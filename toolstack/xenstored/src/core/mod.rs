@@ -24,6 +24,6 @@ mod watches;
 pub use budget::Budget;
 pub use journal::{Record, write as write_record};
 pub use limits::Limits;
-pub use store::{ConnId, DomainState, World, Xenstore};
-pub use succession::HalfWay;
+pub use store::{ConnId, DomainState, Successor, World, Xenstore};
+pub use succession::{HalfWay, Restored};
 pub use tree::{Actor, Change, Node, Op, Tree};

@@ -32,6 +32,15 @@ impl Outbox {
         self.queue.push_back(Waiting::Reply(frame));
     }
 
+    /// Takes the last answer back, which nobody has seen.
+    pub fn take_back_reply(&mut self) {
+        let last = self
+            .queue
+            .iter()
+            .rposition(|waiting| matches!(waiting, Waiting::Reply(_)));
+        last.and_then(|at| self.queue.remove(at));
+    }
+
     /// Queues an event for a watch.
     pub fn event(&mut self, id: WatchId, watch: &Watch, path: &Arc<str>, is_guest: bool) {
         let path = if is_guest && exceeds(self.events.len() + 1, EVENTS_BEFORE_FOLDING) {

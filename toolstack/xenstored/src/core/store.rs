@@ -10,8 +10,8 @@ use super::tree::{Actor, Aspect, Change, Node, Op, Tree};
 use super::watches::{Watch, Watches};
 use ferroxen_xenstore_wire::path::{self, Kind};
 use ferroxen_xenstore_wire::{
-    ErrorCode, INTRODUCE_DOMAIN, Message, MessageType, PAYLOAD_MAX, Permission, REL_PATH_MAX, RELEASE_DOMAIN, Rights,
-    encode, parse_permissions, strings,
+    ErrorCode, Header, INTRODUCE_DOMAIN, Message, MessageType, PAYLOAD_MAX, Permission, REL_PATH_MAX, RELEASE_DOMAIN,
+    Rights, encode, parse_permissions, strings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +39,25 @@ pub trait World {
     fn set_logging(&mut self, on: bool);
     /// Notes a line in the daemon's log.
     fn note(&mut self, line: &str);
+    /// Writes the log to another file from now on. `Err` is what to print.
+    fn set_log_file(&mut self, _path: &str) -> Result<(), String> {
+        Err("there is no log".into())
+    }
+    /// Makes sure that a program can take our place. `Err` is what to print.
+    fn check_successor(&mut self, _program: &str) -> Result<(), String> {
+        Err("nobody can take this one's place".into())
+    }
+    /// Lets another take our place once the request in hand is answered.
+    fn succeed(&mut self, _successor: Successor) {}
+}
+
+/// Who is to take our place.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Successor {
+    /// The program; none: our own.
+    pub program: Option<String>,
+    /// Its options; none: ours.
+    pub options: Option<String>,
 }
 
 /// What the hypervisor says of a domain.
@@ -98,6 +117,8 @@ pub struct Xenstore {
     /// Connections that have something to send.
     dirty: BTreeSet<ConnId>,
     pub(super) requests: u64,
+    /// What was said so far of a live update.
+    pub(super) successor: Successor,
 }
 
 /// The answer to a request: its payload, or why not.
@@ -121,6 +142,7 @@ impl Xenstore {
             limits,
             dirty: BTreeSet::new(),
             requests: 0,
+            successor: Successor::default(),
         };
         for path in ["/tool/xenstored", "/local/domain", "/vm"] {
             // Cannot be refused to Domain 0 in an empty tree.
@@ -221,6 +243,20 @@ impl Xenstore {
         if let Some(connection) = self.conns.get_mut(&conn) {
             connection.budget.spend(message.payload.len(), told);
         }
+    }
+
+    /// Puts another text in the place of a control command's answer that has not gone out.
+    pub fn answer_anew(&mut self, conn: ConnId, header: Header, text: &str) {
+        let frame = encode(header.kind, header.req_id, header.tx_id, &[text.as_bytes(), &[0]]);
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.outbox.take_back_reply();
+            connection.outbox.reply(frame.unwrap_or_default());
+        }
+    }
+
+    /// The limits of every guest.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Hears from the hypervisor how a domain is doing; lets go of it if it is gone.

@@ -23,6 +23,15 @@ struct Heir {
     half_way: HalfWay,
 }
 
+/// What was half-way on the connections that go on.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// On rings, by their domains.
+    pub rings: BTreeMap<u16, HalfWay>,
+    /// On sockets, in the order of their records.
+    pub clients: Vec<(ConnId, HalfWay)>,
+}
+
 impl Xenstore {
     /// From now on, whatever must outlive us is noted; [`take_journal`](Self::take_journal) gives it.
     pub fn keep_journal(&mut self) {
@@ -104,16 +113,39 @@ impl Xenstore {
         bytes
     }
 
+    /// What a client at a socket has, as a record of its own.
+    pub fn client_record(&self, conn: ConnId, (input, output): HalfWay) -> Vec<u8> {
+        let (mut records, mut bytes) = (Vec::new(), Vec::new());
+        for watch in self.watches.of(conn).iter().filter_map(|id| self.watches.get(*id)) {
+            journal::write(&mut records, &watch_record(0, watch));
+        }
+        let domid = 0;
+        journal::write(&mut records, &Record::HalfWay { domid, input, output });
+        journal::write(&mut bytes, &Record::Client { records });
+        bytes
+    }
+
+    /// Whether somebody's transaction would not go on with our successor as it does with us.
+    pub fn has_open_transactions(&self) -> bool {
+        self.conns
+            .values()
+            .any(|connection| !connection.transactions.is_empty())
+    }
+
     /// Makes the store as the records tell it, attaches the rings, and tells everybody with a ring of all that they
     /// watch, since what they were to hear of last may have been lost. Gives the messages that were half-way.
     ///
     /// `first_transaction` begins the numbers of new transactions: those of the old ones may still be used.
-    pub fn restore(&mut self, records: &[u8], first_transaction: u32, world: &mut dyn World) -> BTreeMap<u16, HalfWay> {
+    pub fn restore(&mut self, records: &[u8], first_transaction: u32, world: &mut dyn World) -> Restored {
         let mut heirs: BTreeMap<u16, Heir> = BTreeMap::new();
+        let mut sockets = Vec::new();
         for record in journal::read(records) {
-            self.replay(record, &mut heirs);
+            match record {
+                Record::Client { records } => sockets.push(records),
+                record => self.replay(record, &mut heirs),
+            }
         }
-        let mut half_way = BTreeMap::new();
+        let mut restored = Restored::default();
         let mut events = Events::default();
         for (domid, heir) in heirs {
             let conn = match (domid, heir.ring) {
@@ -122,34 +154,48 @@ impl Xenstore {
                 (_, None) => None,
             };
             let Some(conn) = conn else { continue };
-            if let Some(connection) = self.conns.get_mut(&conn) {
-                connection.next_transaction = first_transaction;
-                connection.has_past = true;
-            }
-            for watch in heir.watches {
-                let Record::Watch {
-                    path,
-                    base_len,
-                    token,
-                    depth,
-                    ..
-                } = watch
-                else {
-                    continue;
-                };
-                let id = self.watches.add(Watch {
-                    conn,
-                    path: path.clone(),
-                    base_len: base_len as usize,
-                    token,
-                    depth,
-                });
-                events.first.push((id, path));
-            }
-            half_way.insert(domid, heir.half_way);
+            let half_way = self.go_on(conn, heir, first_transaction, &mut events);
+            restored.rings.insert(domid, half_way);
+        }
+        for records in sockets {
+            let mut heirs: BTreeMap<u16, Heir> = BTreeMap::new();
+            journal::read(&records).for_each(|record| self.replay(record, &mut heirs));
+            let conn = self.connect(Duration::ZERO);
+            let heir = heirs.remove(&0).unwrap_or_default();
+            let half_way = self.go_on(conn, heir, first_transaction, &mut events);
+            restored.clients.push((conn, half_way));
         }
         self.tell(events);
-        half_way
+        restored
+    }
+
+    /// Gives a connection what it had.
+    fn go_on(&mut self, conn: ConnId, heir: Heir, first_transaction: u32, events: &mut Events) -> HalfWay {
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.next_transaction = first_transaction;
+            connection.has_past = true;
+        }
+        for watch in heir.watches {
+            let Record::Watch {
+                path,
+                base_len,
+                token,
+                depth,
+                ..
+            } = watch
+            else {
+                continue;
+            };
+            let id = self.watches.add(Watch {
+                conn,
+                path: path.clone(),
+                base_len: base_len as usize,
+                token,
+                depth,
+            });
+            events.first.push((id, path));
+        }
+        heir.half_way
     }
 
     fn replay(&mut self, record: Record, heirs: &mut BTreeMap<u16, Heir>) {
@@ -177,6 +223,8 @@ impl Xenstore {
             }
             Record::ResetWatches { domid } => heirs.entry(domid).or_default().watches.clear(),
             Record::EventPerms { event, perms } => drop(self.special_perms.insert(event, perms)),
+            // Taken out before.
+            Record::Client { .. } => {}
             Record::HalfWay { domid, input, output } => heirs.entry(domid).or_default().half_way = (input, output),
         }
     }

@@ -9,6 +9,7 @@
 //!    notices.
 //! 3. Whatever a guest puts into its ring ends at worst its own connection.
 
+mod handover;
 mod hypervisor;
 mod journal;
 mod link;
@@ -17,5 +18,6 @@ mod log;
 mod ring;
 mod serve;
 
+pub use handover::{Inheritance, OPTION as TAKE_OVER};
 pub use log::Log;
 pub use serve::{Daemon, Setup};

@@ -1,18 +1,21 @@
 //! The poll loop.
 
+use super::handover::{self, Inheritance};
 use super::hypervisor::Hypervisor;
 use super::journal::{self, Journal};
 use super::link::{Link, LinkError, Wire};
 use super::listener::listen;
 use super::log::Log;
-use crate::core::{ConnId, DomainState, Limits, Record, World, Xenstore, write_record};
+use crate::core::{ConnId, DomainState, Limits, Record, Restored, Successor, World, Xenstore, write_record};
 use anyhow::{Context, Result};
 use ferroxen_words::{DomId, Gfn, Port};
 use ferroxen_xenstore_wire::{Decoder, ErrorCode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +31,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Without a hypervisor: only the socket is served.
     pub without_hypervisor: bool,
+    /// What the program left whose place we take.
+    pub inheritance: Option<Inheritance>,
 }
 
 /// A running xenstored.
@@ -57,12 +62,21 @@ struct Outside {
     domains: BTreeMap<u16, ConnId>,
     hypervisor: Option<Hypervisor>,
     log: Log,
+    /// Who is to take our place after the request in hand.
+    successor: Option<Successor>,
 }
 
 impl Daemon {
     /// Takes the kernel's ring, and listens.
-    pub fn start(setup: &Setup, log: Log) -> Result<Daemon> {
-        let listener = listen(&setup.socket_dir)?;
+    pub fn start(setup: Setup, log: Log) -> Result<Daemon> {
+        let (listener, records, clients) = match setup.inheritance {
+            Some(Inheritance {
+                records,
+                listener,
+                clients,
+            }) => (listener, Some(records), clients),
+            None => (listen(&setup.socket_dir)?, None, Default::default()),
+        };
         let hypervisor = if setup.without_hypervisor {
             None
         } else {
@@ -76,6 +90,7 @@ impl Daemon {
                 domains: BTreeMap::new(),
                 hypervisor,
                 log,
+                successor: None,
             },
             listener,
             journal: None,
@@ -84,44 +99,87 @@ impl Daemon {
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
         };
-        if let Some(hypervisor) = &daemon.outside.hypervisor {
-            let ring = hypervisor.own_ring()?;
-            let port = ring.port;
-            let conn = daemon.store.connect_kernel(Duration::ZERO);
-            daemon.outside.ports.insert(port, conn);
-            daemon
-                .outside
-                .links
-                .insert(conn, Link::new(Wire::Ring(ring), "d0".into()));
-            daemon.succeed(&setup.socket_dir)?;
-            // The kernel waits for a first ring of the bell, and others may have rung ours meanwhile.
-            for conn in daemon.outside.links.keys().copied().collect::<Vec<_>>() {
-                daemon.serve(conn);
+        let has_rings = match &daemon.outside.hypervisor {
+            Some(hypervisor) => {
+                let ring = hypervisor.own_ring()?;
+                let port = ring.port;
+                let conn = daemon.store.connect_kernel(Duration::ZERO);
+                let link = Link::new(Wire::Ring(ring), "d0".into());
+                daemon.outside.ports.insert(port, conn);
+                daemon.outside.links.insert(conn, link);
+                true
             }
-            daemon.check_domains();
+            None => false,
+        };
+        let left_behind = || has_rings.then(|| journal::left_behind(&setup.socket_dir)).flatten();
+        if let Some(records) = records.or_else(left_behind) {
+            daemon.succeed(&records, clients);
         }
+        if has_rings {
+            daemon.store.keep_journal();
+            daemon.journal = Some(Journal::begin(&setup.socket_dir, &daemon.store.snapshot())?);
+        }
+        // The kernel waits for a first ring of the bell, and others may have rung ours meanwhile.
+        for conn in daemon.outside.links.keys().copied().collect::<Vec<_>>() {
+            daemon.serve(conn);
+        }
+        daemon.check_domains();
         Ok(daemon)
     }
 
-    /// Takes up what the one before us has left, and notes for the one after us.
-    fn succeed(&mut self, directory: &Path) -> Result<()> {
-        if let Some(records) = journal::left_behind(directory) {
-            // Numbers of transactions that the one before us is not likely to have given.
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let first = (now.as_secs() as u32) << 8 | 1;
-            let half_way = self.store.restore(&records, first, &mut self.outside);
-            let line = format!("taking up {} rings of the xenstored before", half_way.len());
-            self.outside.log.line(&line);
-            for (domid, half_way) in half_way {
-                let conn = self.store.ring_of(domid);
-                if let Some(link) = conn.and_then(|conn| self.outside.links.get_mut(&conn)) {
-                    link.take_up(half_way);
-                }
+    /// Takes up what the one before us has left: rings, and the sockets of `clients`.
+    fn succeed(&mut self, records: &[u8], clients: impl IntoIterator<Item = UnixStream>) {
+        // Numbers of transactions that the one before us is not likely to have given.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first = (now.as_secs() as u32) << 8 | 1;
+        let Restored {
+            rings,
+            clients: sockets,
+        } = self.store.restore(records, first, &mut self.outside);
+        let line = format!("taking up {} rings and {} sockets", rings.len(), sockets.len());
+        self.outside.log.line(&line);
+        for (domid, half_way) in rings {
+            let conn = self.store.ring_of(domid);
+            if let Some(link) = conn.and_then(|conn| self.outside.links.get_mut(&conn)) {
+                link.take_up(half_way);
             }
         }
-        self.store.keep_journal();
-        self.journal = Some(Journal::begin(directory, &self.store.snapshot())?);
-        Ok(())
+        for ((conn, half_way), socket) in sockets.into_iter().zip(clients) {
+            let mut link = Link::new(Wire::Socket(socket), "socket".into());
+            link.take_up(half_way);
+            self.outside.links.insert(conn, link);
+        }
+    }
+
+    /// Lets another program take our place. Comes back only if it cannot.
+    fn hand_over(&mut self, successor: &Successor) -> Result<()> {
+        self.note();
+        self.note_half_way();
+        let mut records = self.store.snapshot();
+        let (mut sockets, mut rings) = (Vec::new(), Vec::new());
+        for (conn, link) in &self.outside.links {
+            let (input, output) = link.half_way();
+            let output = [output, &self.store.waiting_answers(*conn)].concat();
+            let half_way = (input.to_vec(), output);
+            match (&link.wire, self.store.owner_of_ring(*conn)) {
+                (Wire::Socket(socket), _) => {
+                    records.extend(self.store.client_record(*conn, half_way));
+                    sockets.push(socket.as_fd());
+                }
+                (Wire::Ring(_), Some(domid)) => rings.push((domid, half_way)),
+                (Wire::Ring(_), None) => {}
+            }
+        }
+        for (domid, (input, output)) in rings {
+            write_record(&mut records, &Record::HalfWay { domid, input, output });
+        }
+        let program = match &successor.program {
+            Some(program) => PathBuf::from(program),
+            None => own_program()?,
+        };
+        let args = successor_args(successor, self.store.limits());
+        self.outside.log.line(&format!("{} takes over", program.display()));
+        handover::become_program(&program, &args, &records, self.listener.as_fd(), &sockets)
     }
 
     /// Notes what has changed since the last time.
@@ -344,6 +402,13 @@ impl Daemon {
             let name = link.name.clone();
             self.outside.log.message(&name, "asks", &message);
             self.store.handle(conn, &message, &mut self.outside);
+            if let Some(successor) = self.outside.successor.take()
+                && let Err(error) = self.hand_over(&successor)
+            {
+                let why = format!("live update failed: {error:#}");
+                self.outside.log.line(&why);
+                self.store.answer_anew(conn, message.header, &why);
+            }
         }
         self.ready.insert(conn);
         self.flush(conn)
@@ -452,7 +517,53 @@ impl Daemon {
     }
 }
 
+/// Our own program's file, also when another has its name by now.
+fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("finding our own program")?;
+    let text = path.to_string_lossy();
+    Ok(match text.strip_suffix(" (deleted)") {
+        Some(path) => path.into(),
+        None => path,
+    })
+}
+
+/// The options for whoever takes our place: ours or other ones, and the limits as they are by now.
+fn successor_args(successor: &Successor, limits: &Limits) -> Vec<OsString> {
+    let given: Vec<OsString> = match &successor.options {
+        Some(options) => options.split_whitespace().map(OsString::from).collect(),
+        None => std::env::args_os().skip(1).collect(),
+    };
+    // What we were given by one whose place we took stands behind the option that says so.
+    let own = given
+        .iter()
+        .position(|arg| arg == handover::OPTION)
+        .unwrap_or(given.len());
+    let starting = ["-N", "--no-fork", "--say-ready"];
+    let is_kept = |arg: &&OsString| !starting.iter().any(|other| *arg == other);
+    let mut args: Vec<OsString> = given[..own].iter().filter(is_kept).cloned().collect();
+    args.extend(["--no-fork".into(), handover::OPTION.into()]);
+    for (name, value) in limits.list() {
+        args.extend(["--quota".into(), format!("{name}={value}").into()]);
+    }
+    args
+}
+
 impl World for Outside {
+    fn set_log_file(&mut self, path: &str) -> Result<(), String> {
+        let requests = self.log.requests;
+        let log = Log::open(Some(Path::new(path)), requests);
+        self.log = log.map_err(|error| format!("{path}: {error}"))?;
+        Ok(())
+    }
+
+    fn check_successor(&mut self, program: &str) -> Result<(), String> {
+        handover::check(program)
+    }
+
+    fn succeed(&mut self, successor: Successor) {
+        self.successor = Some(successor);
+    }
+
     fn attach(&mut self, domid: u16, conn: ConnId, gfn: u64, port: u32) -> Result<(), ErrorCode> {
         let Some(hypervisor) = &self.hypervisor else {
             return Err(ErrorCode::ENOSYS);
