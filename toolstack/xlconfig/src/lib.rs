@@ -183,6 +183,11 @@ fn finish(source: &Source, mut settings: Settings, overrides: &[String]) -> Resu
     })
 }
 
+/// As [`load_host`], of what is already in memory.
+pub fn parse_host(source: &Source) -> Result<(HostConfig, Vec<Notice>), Problem> {
+    sxp::parse(source)
+}
+
 /// The name of the list that makes a file describe several domains.
 const DOMAINS: &str = "domains";
 

@@ -22,6 +22,7 @@ mod tree;
 mod watches;
 
 pub use budget::Budget;
+pub use ferroxen_xenstore_wire::ErrorCode;
 pub use journal::{Record, write as write_record};
 pub use limits::Limits;
 pub use store::{ConnId, DomainState, Successor, World, Xenstore};
