@@ -42,6 +42,7 @@ fn bare_metal_lints() -> Result<()> {
         "ferroxen-conform-guest",
         "ferroxen-fuzz-guest",
         "ferroxen-bench-guest",
+        "ferroxen-linux-guest",
     ];
     for packages in [hypervisor, guests] {
         let mut cargo = hypervisor::bare_metal_cargo(Verb::Clippy)?;

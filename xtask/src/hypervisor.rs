@@ -144,9 +144,18 @@ pub fn bare_metal_cargo(verb: Verb) -> Result<Command> {
 
 /// Builds the guest kernel `name` (package `ferroxen-NAME-guest`), and returns where it is.
 pub fn build_guest(name: &str) -> Result<PathBuf> {
-    let target_dir = places::made().join("guests");
+    build_as(Linked::Kernel, "guests", name)
+}
+
+/// Builds the program for guests' Linux (package `ferroxen-linux-guest`), and returns where it is.
+pub fn build_linux_program() -> Result<PathBuf> {
+    build_as(Linked::Program, "guests-programs", "linux")
+}
+
+fn build_as(linked: Linked, directory: &str, name: &str) -> Result<PathBuf> {
+    let target_dir = places::made().join(directory);
     let package = format!("ferroxen-{name}-guest");
-    let mut cargo = guest_cargo(Verb::Build)?;
+    let mut cargo = guest_cargo(linked)?;
     cargo
         .args(["--release", "--quiet", "--package", &package, "--target-dir"])
         .arg(&target_dir);
@@ -157,18 +166,29 @@ pub fn build_guest(name: &str) -> Result<PathBuf> {
     Ok(lean)
 }
 
-/// Prepares cargo for kernels of guests: linked at a fixed low address.
-pub fn guest_cargo(verb: Verb) -> Result<Command> {
-    let script = places::root().join("guests/pv/link.ld");
-    let flags = [
+/// What a guest of ours is linked as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Linked {
+    /// A kernel, at a fixed low address.
+    Kernel,
+    /// A program for Linux, which the linker knows how to place.
+    Program,
+}
+
+/// Prepares cargo for what runs in guests.
+fn guest_cargo(linked: Linked) -> Result<Command> {
+    let mut flags = vec![
         "relocation-model=static".to_owned(),
         "linker=ld.lld".to_owned(),
         "link-arg=--no-dynamic-linker".to_owned(),
         "link-arg=--build-id=none".to_owned(),
-        format!("link-arg=-T{}", script.display()),
     ];
+    if linked == Linked::Kernel {
+        let script = places::root().join("guests/pv/link.ld");
+        flags.push(format!("link-arg=-T{}", script.display()));
+    }
     let flags: Vec<String> = flags.into_iter().flat_map(|flag| ["-C".to_owned(), flag]).collect();
-    cargo_with(verb, &flags)
+    cargo_with(Verb::Build, &flags)
 }
 
 fn cargo_with(verb: Verb, flags: &[String]) -> Result<Command> {

@@ -152,6 +152,12 @@ pub fn make_bare(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result
     Ok(Images { kernel, dom0, guests })
 }
 
+/// Makes Domain 0's image and nothing else, for who brings everything else along.
+pub fn make_dom0(toolstack: Toolstack) -> Result<PathBuf> {
+    fs::create_dir_all(dir())?;
+    dom0(&Recipe::read()?, &Kernel::fetch("amd64")?, toolstack)
+}
+
 fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBuf> {
     let mut packages = packages::resolve(&recipe.dom0.packages, &recipe.dom0.skip)?;
     let mut drop = recipe.dom0.drop.clone();

@@ -122,6 +122,17 @@ enum Verb {
     },
     /// Measures what each operation costs on Debian's Xen and on ours, in instructions
     Bench {
+        /// Which rows; all of them without any.
+        groups: Vec<cost::Group>,
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Measures what each of a hundred guests costs to make, to list and to end, in instructions
+    Growth {
+        /// How many guests.
+        #[arg(long, default_value_t = 100)]
+        guests: u32,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -236,7 +247,8 @@ fn act(verb: Verb) -> Result<()> {
             packages::require(&[Need::BareMetal, Need::Machine], yes)?;
             fuzz_guest::fuzz(seed, steps)
         }
-        Verb::Bench { yes } => cost::bench(yes),
+        Verb::Bench { groups, yes } => cost::bench(&groups, yes),
+        Verb::Growth { guests, yes } => cost::growth(guests, yes),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
             println!("{}", iso::make()?.display());

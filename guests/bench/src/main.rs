@@ -2,7 +2,8 @@
 //!
 //! It is meant for an emulator in which a tick is an instruction, where the figures are exact. Every operation is
 //! done 64 times, and each time its effect is checked, outside of the time. Output: `[bench] name: median`, or
-//! `[bench] name: FAIL why`, and `[bench] end` at the end.
+//! `[bench] name: FAIL why`, and `[bench] end` at the end. Where the clock cannot tell, it makes marks for a plugin of the
+//! emulator to count at (`samples 1 machine`; xtask/src/cost/count.c).
 //!
 //! The word `unused=...` on the command line is looked at by nobody: it moves things in memory a little.
 #![no_std]
@@ -50,6 +51,7 @@ fn run() {
             println!("[bench] {name}: FAIL {answer}");
         }
     }
+    println!("[bench] one second, all asleep: samples 1 machine");
     println!("[bench] boot to Domain 0's first instruction: {began}");
     println!("[bench] end");
 }

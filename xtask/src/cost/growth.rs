@@ -1,0 +1,185 @@
+//! `cargo xtask growth`: what the N-th guest costs to make, to list and to end, in instructions.
+//!
+//! All of the machine's count, from the start of the command until it has ended: the command itself, the daemons that
+//! it asks for something, both kernels, the hypervisor. Guests are a kernel of ours that sleeps.
+
+use std::fmt;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use crate::bench;
+use crate::cost::figures::{Figures, Range};
+use crate::cost::loads::{self, DOM0_KERNEL_OPTIONS};
+use crate::cost::machine::{Load, Machine};
+use crate::cost::{ADVICE, counter};
+use crate::hypervisor;
+use crate::images::Toolstack;
+use crate::kernel::Kernel;
+use crate::packages::{self, Need};
+use crate::steps::Steps;
+
+const VERBS: [&str; 3] = ["create", "list", "destroy"];
+/// The guests that have columns of their own, beside the last one.
+const SHOWN: [u32; 5] = [1, 2, 10, 25, 50];
+/// What any command may take at most.
+const GOAL: u64 = 10_000_000;
+
+/// Measures both hypervisors with their own toolstacks, and prints the table.
+pub fn growth(guests: u32, yes: bool) -> Result<()> {
+    packages::require(&[Need::BareMetal, Need::Machine, Need::StockXen, Need::Images], yes)?;
+    let mut steps = Steps::new();
+    let (machines, counter) = steps.step(
+        "hypervisors and counter",
+        "`cargo xtask build` shows ours alone",
+        |_| {
+            let stock = Machine::new("stock", &bench::stock_xen()?, "");
+            let ours = Machine::new("ours", &hypervisor::build()?.elf, "");
+            Ok(([(stock, Toolstack::Debian), (ours, Toolstack::Ours)], counter()?))
+        },
+    )?;
+    let loads = steps.step("what to run", "the error says what", |_| {
+        machines
+            .iter()
+            .map(|(_, toolstack)| load(*toolstack, guests))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let heard = steps.step("both at the same time", ADVICE, |_| {
+        thread::scope(|scope| {
+            let runs: Vec<_> = machines
+                .iter()
+                .zip(&loads)
+                .map(|((machine, _), load)| scope.spawn(|| machine.run(load, &counter, "a", "1")))
+                .collect();
+            runs.into_iter()
+                .map(|run| run.join().map_err(|_| anyhow::anyhow!("a run panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })
+    })?;
+    println!("{}", heading(guests));
+    for verb in VERBS {
+        for ((machine, _), figures) in machines.iter().zip(&heard) {
+            println!("{}", Curve::of(verb, machine.name, figures, guests)?);
+        }
+    }
+    Ok(())
+}
+
+fn load(toolstack: Toolstack, guests: u32) -> Result<Load> {
+    // The kernel asks for more than half of it.
+    let config = b"name = \"NAME\"\nkernel = \"/measured/micro\"\nmemory = 8\nextra = \"idle\"\n";
+    let files = [
+        ("micro", std::fs::read(hypervisor::build_guest("micro")?)?),
+        ("guest.cfg", config.to_vec()),
+    ];
+    let (name, image) = match toolstack {
+        Toolstack::Ours => ("growth", "bench-growth.img"),
+        Toolstack::Debian => ("growth-debian", "bench-growth-debian.img"),
+    };
+    Ok(Load {
+        name,
+        options: "dom0_mem=512M dom0_max_vcpus=1",
+        memory_mib: 2048,
+        kernel: Kernel::fetch("amd64")?.vmlinux,
+        kernel_options: format!("{DOM0_KERNEL_OPTIONS} guests={guests}"),
+        ramdisk: Some(loads::dom0_with(
+            image,
+            toolstack,
+            include_bytes!("sessions/growth"),
+            files,
+        )?),
+    })
+}
+
+fn shown(guests: u32) -> impl Iterator<Item = u32> {
+    SHOWN.into_iter().filter(move |number| *number < guests).chain([guests])
+}
+
+fn heading(guests: u32) -> String {
+    let columns: String = shown(guests).map(|number| format!(" N = {number} |")).collect();
+    let dashes: String = shown(guests).map(|_| " ---: |").collect();
+    format!("| command | |{columns} each more | goal |\n| --- | --- |{dashes} ---: | ---: |")
+}
+
+/// What one command took with each number of guests.
+struct Curve<'a> {
+    verb: &'a str,
+    of: &'a str,
+    points: Vec<(u32, u64)>,
+}
+
+impl<'a> Curve<'a> {
+    fn of(verb: &'a str, of: &'a str, figures: &Figures, guests: u32) -> Result<Self> {
+        let figure = |number| {
+            let name = format!("{verb} {number}");
+            let found = figures.of.iter().find(|(row, _)| *row == name);
+            found
+                .map(|(_, figure)| (number, *figure))
+                .with_context(|| format!("no figure for {name}"))
+        };
+        let points = (1..=guests).map(figure).collect::<Result<_>>()?;
+        Ok(Self { verb, of, points })
+    }
+
+    /// What each guest that is there already adds: the slope of the straight line that fits best.
+    fn slope(&self) -> i64 {
+        let count = self.points.len() as i128;
+        let sum = |of: &dyn Fn(i128, i128) -> i128| -> i128 {
+            self.points
+                .iter()
+                .map(|(x, y)| of(i128::from(*x), i128::from(*y)))
+                .sum()
+        };
+        let (x, y) = (sum(&|x, _| x), sum(&|_, y| y));
+        let below = count * sum(&|x, _| x * x) - x * x;
+        let above = count * sum(&|x, y| x * y) - x * y;
+        above
+            .checked_div(below)
+            .and_then(|slope| i64::try_from(slope).ok())
+            .unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Curve<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "| `xl {}` | {} |", self.verb, self.of)?;
+        let guests = self.points.last().map_or(0, |(number, _)| *number);
+        for number in shown(guests) {
+            let figure = self
+                .points
+                .iter()
+                .find(|(of, _)| *of == number)
+                .map_or(0, |(_, figure)| *figure);
+            write!(f, " {} |", Range::from(figure))?;
+        }
+        let slope = self.slope();
+        let sign = if slope < 0 { "-" } else { "" };
+        write!(
+            f,
+            " {sign}{} | {} |",
+            Range::from(slope.unsigned_abs()),
+            Range::from(GOAL)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_each_guest_adds_is_the_slope() {
+        let curve = |points: &[(u32, u64)]| Curve {
+            verb: "list",
+            of: "ours",
+            points: points.to_vec(),
+        };
+        assert_eq!(curve(&[(1, 110), (2, 120), (3, 130)]).slope(), 10);
+        assert_eq!(curve(&[(1, 110), (2, 110)]).slope(), 0);
+        assert_eq!(curve(&[(1, 110)]).slope(), 0);
+        assert_eq!(
+            curve(&[(1, 1_110), (2, 1_120)]).to_string(),
+            "| `xl list` | ours | 1,110 | 1,120 | 10 | 10,000,000 |"
+        );
+    }
+}
