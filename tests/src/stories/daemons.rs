@@ -26,10 +26,28 @@ pub(super) fn are_replaced(parts: &Parts) -> Result<()> {
         ensure!(before != after, "{daemon} was to be replaced, and is still {before}");
         goes_on(&mut dom0)?;
     }
+    updates_itself(&mut dom0)?;
     consoles_are_logged(&mut dom0)?;
     reboots_after_all_that(&mut dom0)?;
     come_and_go_with_the_host(&mut dom0)?;
     dom0.power_off(PATIENCE)
+}
+
+/// A live update: the same process, and whoever watches through the socket goes on watching.
+fn updates_itself(dom0: &mut Dom0) -> Result<()> {
+    let before = pid_of(dom0, "xenstored")?;
+    dom0.run("xenstore watch -n 4 /tmp/seen >/tmp/seen & watcher=$!; cp /usr/sbin/xenstored /tmp/xenstored")?;
+    dom0.run("xenstore control live-update -t 30 /tmp/xenstored")?;
+    dom0.run(
+        "xenstore write /tmp/seen 1 && xenstore write /tmp/seen/more 2 && wait $watcher && grep -q more /tmp/seen",
+    )?;
+    let after = pid_of(dom0, "xenstored")?;
+    ensure!(before == after, "xenstored was {before}, and is {after}");
+    let program = dom0.run(&format!("readlink /proc/{after}/exe"))?;
+    ensure!(program == "/tmp/xenstored", "xenstored runs {program}");
+    goes_on(dom0)?;
+    dom0.run("xenstore control live-update /usr/sbin/xenstored && xenstore control check")?;
+    goes_on(dom0)
 }
 
 /// Without a chance to say goodbye.

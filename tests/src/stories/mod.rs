@@ -16,6 +16,7 @@ mod kernels;
 mod life;
 mod load;
 mod network;
+mod own_kernel;
 mod refusals;
 mod tutorials;
 
@@ -114,6 +115,12 @@ pub const STORIES: &[Story] = &[
         claim: "disks and cards come, grow and go while a guest runs, under every name and in every way of writing",
         rows: &["M103", "M106", "M115"],
         tell: devices::come_and_go,
+    },
+    Story {
+        name: "own-kernel",
+        claim: "a guest starts the kernel in its own disk, with the ports and CPUID bits of its configuration; what cannot be had is refused",
+        rows: &["M072"],
+        tell: own_kernel::is_found,
     },
     Story {
         name: "daemons",

@@ -90,6 +90,7 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
         config.cmdline.as_deref().unwrap_or(""),
         channels,
     )?;
+    tools.progress.end();
     if claimed {
         tools
             .hypervisor

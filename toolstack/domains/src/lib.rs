@@ -7,6 +7,7 @@
 //! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
 //! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
+//! - [`progress`]: how far long work is
 //! - [`hyper`], [`host`]: what all this needs of the hypervisor and of Linux; [`xen`], [`inquiry`]: the real ones
 //!
 //! Always true: when a call that makes something fails, nothing of it is left: no domain, no node, no loop
@@ -36,6 +37,7 @@ mod netlink;
 pub mod network;
 pub mod nodes;
 pub mod patience;
+pub mod progress;
 pub mod pv;
 #[cfg(test)]
 mod rehearsal;
@@ -53,6 +55,7 @@ use error::Doing;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Client;
 use patience::{Interrupt, Patience};
+use progress::{Progress, Silent};
 use std::time::Duration;
 
 /// All that tools need.
@@ -66,6 +69,7 @@ pub struct Toolstack {
     pub keep: keep::Keep,
     host: Box<dyn host::Host>,
     interrupt: Interrupt,
+    progress: Box<dyn Progress>,
 }
 
 impl Toolstack {
@@ -91,12 +95,19 @@ impl Toolstack {
             keep: keep::Keep::default(),
             host: Box::new(host::Linux),
             interrupt: Interrupt::never(),
+            progress: Box::new(Silent),
         })
     }
 
     /// From now on, whatever is being made when `interrupt` comes is taken back, and waits end.
     pub fn until(mut self, interrupt: Interrupt) -> Toolstack {
         self.interrupt = interrupt;
+        self
+    }
+
+    /// From now on, long work is shown.
+    pub fn showing(mut self, progress: Box<dyn Progress>) -> Toolstack {
+        self.progress = progress;
         self
     }
 

@@ -5,6 +5,7 @@ use crate::error::{Doing, Error, Result};
 use crate::hyper::Hypervisor;
 use crate::layout::{Layout, NoPlace, PAGE, Wishes};
 use crate::patience::Interrupt;
+use crate::progress::Progress;
 use ferroxen_abi::x86::{VcpuGuestContext, selector, vgcf};
 use ferroxen_abi::xen::{StartInfo, shared_info, vcpu_info};
 use ferroxen_loader::image::{Refused, inspect, unpack_to_vec};
@@ -113,6 +114,7 @@ fn unusable(path: &Path, why: &str) -> Error {
 struct Memory<'a> {
     hypervisor: &'a dyn Hypervisor,
     interrupt: &'a Interrupt,
+    progress: &'a dyn Progress,
     domid: DomId,
     /// The machine frame of each of the domain's frames.
     p2m: Vec<u64>,
@@ -132,12 +134,14 @@ pub fn build(
     let mut memory = Memory {
         hypervisor,
         interrupt: &tools.interrupt,
+        progress: &*tools.progress,
         domid,
         p2m: Vec::new(),
     };
     memory.populate(layout.frames)?;
     memory.load_kernel(&image)?;
     if let Some(initrd) = &layout.initrd {
+        tools.progress.begin("loading the ramdisk", payload.initrd.len() as u64);
         memory
             .write(initrd.start * PAGE, &payload.initrd)
             .doing(|| "loading the ramdisk".to_owned())?;
@@ -196,6 +200,7 @@ impl Memory<'_> {
         self.p2m = vec![0; usize::try_from(frames).map_err(|_| Error::new("sizing the domain", "too much memory"))?];
         let mut next = 0;
         let mut order = SUPERPAGE_ORDER;
+        self.progress.begin("allocating memory", frames * PAGE);
         while next < frames {
             let size = 1 << order;
             if order > 0 && (frames - next < size || !next.is_multiple_of(SUPERPAGE)) {
@@ -222,6 +227,7 @@ impl Memory<'_> {
                 }
             }
             next += got.len() as u64 * size;
+            self.progress.advance(got.len() as u64 * size * PAGE);
             if got.len() < wanted.len() {
                 order = 0;
             }
@@ -274,6 +280,7 @@ impl Memory<'_> {
             self.interrupt.check()?;
             let pages = self.hypervisor.map(self.domid, &frames)?;
             each(&pages, offset as usize, done..done + piece)?;
+            self.progress.advance(piece);
             done += piece;
         }
         Ok(())

@@ -6,6 +6,7 @@ use ferroxen_xenstore::{Client, Error, Permission, Result, Store};
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub enum Failure {
     Store(Error),
     /// What we print cannot be written.
     Output(io::Error),
+    /// The command line lacks something.
+    Usage(&'static str),
 }
 
 impl From<Error> for Failure {
@@ -33,6 +36,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Store(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "cannot print: {error}"),
+            Failure::Usage(what) => write!(f, "{what} (live-update [-c OPTIONS] [-F] [-t SECONDS] PROGRAM)"),
         }
     }
 }
@@ -122,12 +126,68 @@ pub fn run(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure>
                 }
             }
         }
+        Command::Control { words } if words.first().is_some_and(|word| word == "live-update") => {
+            return live_update(&client, &words[1..], out);
+        }
         Command::Control { words } => {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             writeln!(out, "{}", client.control(&words)?.trim_end())?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long xenstored may have a transaction open before an update goes without.
+const UPDATE_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two times of asking.
+const UPDATE_PAUSE: Duration = Duration::from_millis(100);
+
+/// `live-update [-c OPTIONS] [-F] [-t SECONDS] PROGRAM`, as stock `xenstore-control` has it: the steps one by one, the
+/// last again and again while somebody's transaction is open; with `-F`, in spite of it in the end.
+fn live_update(client: &Client, words: &[String], out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let (mut options, mut program, mut force, mut patience) = (None, None, false, UPDATE_PATIENCE);
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "-c" => options = words.next(),
+            "-F" => force = true,
+            "-t" => {
+                let seconds = words.next().and_then(|seconds| seconds.parse().ok());
+                patience = Duration::from_secs(seconds.ok_or(Failure::Usage("-t takes a number of seconds"))?);
+            }
+            word => program = Some(word),
+        }
+    }
+    let mut steps: Vec<Vec<&str>> = vec![vec!["-f", program.ok_or(Failure::Usage("which program?"))?]];
+    steps.extend(options.map(|options| vec!["-c", options]));
+    for step in steps {
+        let said = client.control(&[&["live-update"], step.as_slice()].concat())?;
+        if said != "OK" {
+            writeln!(out, "{said}")?;
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let end = Instant::now() + patience;
+    loop {
+        let is_last = Instant::now() >= end;
+        let start: &[&str] = if is_last && force {
+            &["live-update", "-s", "-F"]
+        } else {
+            &["live-update", "-s"]
+        };
+        let said = client.control(start)?;
+        if said == "BUSY" && !is_last {
+            // Whoever has the transaction tells nobody of its end.
+            std::thread::sleep(UPDATE_PAUSE);
+            continue;
+        }
+        writeln!(out, "{said}")?;
+        return Ok(if said == "OK" {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
 }
 
 fn ls(client: &Client, options: &Ls, path: &str, depth: usize, out: &mut impl Write) -> Result<(), Failure> {

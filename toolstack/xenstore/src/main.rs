@@ -82,10 +82,10 @@ enum Command {
         #[command(flatten)]
         rest: Paths,
     },
-    /// Give xenstored an order: check, help, log, memreport, print, quota
+    /// Give xenstored an order: check, help, live-update, log, logfile, memreport, print, quota
     Control {
-        /// The order and its words
-        #[arg(required = true)]
+        /// The order and its words; `live-update [-c OPTIONS] [-F] [-t SECONDS] PROGRAM`
+        #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]
         words: Vec<String>,
     },
 }

@@ -1,6 +1,6 @@
 //! `xl create`, and the process that stays with a domain.
 
-use crate::{console, json};
+use crate::{console, json, progress};
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_consoled::interrupts;
@@ -206,6 +206,10 @@ pub fn validate(args: &Validate) -> anyhow::Result<ExitCode> {
 fn make(args: &Create, mut loaded: Loaded) -> anyhow::Result<()> {
     let stop = interrupts().context("preparing for Ctrl-C")?;
     let tools = Toolstack::open()?.until(Interrupt::from_pipe(stop.try_clone()?));
+    let tools = match args.quiet {
+        true => tools,
+        false => tools.showing(progress::for_people("create")),
+    };
     loaded.settle();
     let domid =
         create::create(&tools, &loaded.config).with_context(|| format!("cannot create \"{}\"", name(&loaded)))?;

@@ -1,5 +1,6 @@
 //! `xl image`: disk images for guests.
 
+use crate::progress;
 use crate::tune::Amount;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -222,7 +223,7 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
             if bytes(*size) < now.len() && !sure.yes {
                 ask(&format!("{} gets smaller", file.display()))?;
             }
-            ferroxen_images::resize(file, bytes(*size), progress)
+            ferroxen_images::resize(file, bytes(*size), steps())
         }
         Verb::Check { file } => crate::show(&ferroxen_images::check(file)?),
         Verb::Set { file, set } => {
@@ -235,7 +236,7 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
 fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure) -> anyhow::Result<()> {
     may_write(file, sure)?;
     let identity = set.identity()?;
-    ferroxen_images::build(file, bytes(size), origin, progress)?;
+    ferroxen_images::build(file, bytes(size), origin, steps())?;
     let inside = Inside::of(file);
     match inside.has("/etc") {
         true => inside.become_own(&identity),
@@ -243,8 +244,10 @@ fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure)
     }
 }
 
-fn progress(step: &str) {
-    eprintln!("image: {step} ...");
+/// Shows each step; how large it is only the programs know that do it.
+fn steps() -> impl FnMut(&str) {
+    let progress = progress::for_people("image");
+    move |step| progress.begin(step, 0)
 }
 
 fn bytes(size: Amount) -> u64 {

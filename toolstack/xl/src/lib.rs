@@ -18,6 +18,7 @@ mod lifecycle;
 mod list;
 mod network;
 mod pools;
+mod progress;
 mod sched;
 mod time;
 mod tune;

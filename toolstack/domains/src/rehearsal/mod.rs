@@ -11,6 +11,7 @@ mod store;
 
 use crate::keep::Keep;
 use crate::patience::Interrupt;
+use crate::progress::Silent;
 use crate::{Result, Toolstack, create};
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Loaded, Source};
@@ -115,6 +116,7 @@ impl Scene {
                 store: store.connect_neighbour(),
             }),
             interrupt: Interrupt::never(),
+            progress: Box::new(Silent),
         };
         let scene = Scene {
             stage,

@@ -472,6 +472,79 @@ fn limits_can_be_seen_and_set() {
     );
 }
 
+#[test]
+fn every_limit_on_what_a_guest_has_holds() {
+    let mut bench = Bench::with(Limits {
+        nodes: 4,
+        node_size: 64,
+        permissions: 2,
+        transaction_nodes: 3,
+        ..Limits::default()
+    });
+    let guest = bench.guest(3);
+    let dom0 = bench.dom0;
+    let long = "x".repeat(80);
+    assert_eq!(
+        bench.ask(guest, T::WRITE, 0, &format!("a\0{long}")),
+        Err("ENOSPC".into())
+    );
+    assert_eq!(bench.ask(guest, T::WRITE, 0, "a\0x"), Ok("OK\0".into()));
+    assert_eq!(
+        bench.ask(guest, T::SET_PERMS, 0, "a\0n3\0r1\0r2\0"),
+        Err("ENOSPC".into())
+    );
+    let start = bench.ask(guest, T::TRANSACTION_START, 0, "\0").unwrap();
+    let tx: u32 = start.trim_end_matches('\0').parse().unwrap();
+    let answers: Vec<_> = (0..6)
+        .map(|at| bench.ask(guest, T::READ, tx, &format!("n{at}\0")))
+        .collect();
+    assert_eq!(answers.last(), Some(&Err("ENOSPC".into())), "{answers:?}");
+    bench.ask(guest, T::TRANSACTION_END, tx, "F\0").unwrap();
+    let made = (0..8)
+        .filter(|at| bench.ask(guest, T::MKDIR, 0, &format!("d{at}\0")).is_ok())
+        .count();
+    assert_eq!(made, 2, "its home, `a` and two more are four nodes");
+    // None of that binds Domain 0.
+    for at in 0..8 {
+        bench.ask(dom0, T::WRITE, 0, &format!("/big/{at}\0{long}")).unwrap();
+    }
+}
+
+#[test]
+fn a_storming_guest_waits_for_its_time_and_domain_0_never_does() {
+    let limits = Limits {
+        ops_per_second: 100,
+        ops_burst: 10,
+        outstanding: 0,
+        ..Limits::default()
+    };
+    let mut bench = Bench::with(limits);
+    let (guest, dom0) = (bench.guest(3), bench.dom0);
+    let (mut served, mut now) = (0, Duration::ZERO);
+    while now < Duration::from_secs(2) {
+        match bench.store.may_ask(guest, now) {
+            Ok(()) => {
+                bench.send(guest, T::READ, 0, "x\0");
+                served += 1;
+            }
+            Err(Some(when)) => {
+                // In its pauses Domain 0 is served, as often as it likes.
+                for _ in 0..4 {
+                    assert_eq!(bench.store.may_ask(dom0, now), Ok(()));
+                    bench.ask(dom0, T::READ, 0, "/local\0").unwrap();
+                }
+                assert!(when > now);
+                now = when;
+            }
+            Err(None) => panic!("it reads its answers"),
+        }
+    }
+    assert!(
+        (200..=212).contains(&served),
+        "{served} requests in two seconds at 100 a second"
+    );
+}
+
 /// A random request, mostly well-formed.
 fn request() -> impl Strategy<Value = (usize, u32, u32, Vec<u8>)> {
     let name = prop::sample::select(vec![
