@@ -132,7 +132,7 @@ fn by_script(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, name: 
     script
         .note(&tools.store, domid, id)
         .doing(|| "noting the script".to_owned())?;
-    script.connect(tools, tools.patience(hotplug::PATIENCE))?;
+    script.connect(&tools.store, &*tools.host, tools.patience(hotplug::PATIENCE))?;
     tools.wait_backend(domid, "vbd", id, "xen-blkback")
 }
 

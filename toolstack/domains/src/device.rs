@@ -37,6 +37,8 @@ pub(crate) struct Device {
     pub back: String,
     /// The backend's name among Linux' devices, if it has begun.
     pub served: Option<String>,
+    /// Another domain serves it.
+    is_elsewhere: bool,
     /// The loop device behind a disk.
     node: Option<String>,
     /// The script that connected it.
@@ -103,6 +105,7 @@ impl Toolstack {
         if manner == Manner::Asking && device.served.is_some() {
             self.ask_to_close(&device).map_err(|error| error.in_step(doing()))?;
         }
+        self.end_elsewhere(std::slice::from_ref(&device));
         self.remove_fronts(std::slice::from_ref(&device)).doing(doing)?;
         self.wait_backends_gone(std::slice::from_ref(&device))
             .and_then(|()| self.let_go(&device))
@@ -163,12 +166,22 @@ impl Toolstack {
     pub(crate) fn take_devices(&self, domid: DomId) -> Result<()> {
         let doing = || format!("taking away the devices of domain {}", domid.raw());
         let devices = self.devices(domid).doing(doing)?;
+        self.end_elsewhere(&devices);
         self.remove_fronts(&devices).doing(doing)?;
         let mut result = self.wait_backends_gone(&devices);
         for device in &devices {
             result = result.and(self.let_go(device));
         }
         result.map_err(|error| error.in_step(doing()))
+    }
+
+    /// Lets other domains close their ends, and run their scripts, while their nodes are there. One that does not is a
+    /// domain in trouble, which is no reason to keep this one.
+    fn end_elsewhere(&self, devices: &[Device]) {
+        for device in devices.iter().filter(|device| device.is_elsewhere) {
+            // The nodes go in any case.
+            let _ = self.ask_to_close(device);
+        }
     }
 
     /// A backend without a frontend takes itself apart; one that never began goes with its nodes. The others' nodes
@@ -204,7 +217,7 @@ impl Toolstack {
     /// Lets go of what stood behind a device that is gone, and forgets it then.
     fn let_go(&self, device: &Device) -> Result<()> {
         if let Some(script) = &device.script {
-            script.disconnect(self, Patience::stubborn(PATIENCE))?;
+            script.disconnect(&self.store, &*self.host, Patience::stubborn(PATIENCE))?;
         }
         block::release(&*self.host, device.node.as_deref())?;
         self.store
@@ -234,10 +247,35 @@ impl Toolstack {
                     front,
                     back,
                     served,
+                    is_elsewhere: false,
                     node,
                     script,
                 });
             }
+        }
+        devices.extend(self.devices_elsewhere(domid)?);
+        Ok(devices)
+    }
+
+    /// Those that driver domains serve: only the notes know them all.
+    fn devices_elsewhere(&self, domid: DomId) -> StoreResult<Vec<Device>> {
+        let mut devices = Vec::new();
+        let notes = nodes::notes(domid, "vif");
+        for id in self.store.directory_opt(&notes)? {
+            let back = self.store.read_opt(&format!("{notes}/{id}/backend"))?;
+            let Some(back) = back.filter(|back| !back.starts_with(nodes::BACKENDS)) else {
+                continue;
+            };
+            devices.push(Device {
+                kind: "vif".to_owned(),
+                front: format!("{}/device/vif/{id}", nodes::domain(domid)),
+                id,
+                back,
+                served: None,
+                is_elsewhere: true,
+                node: None,
+                script: None,
+            });
         }
         Ok(devices)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 /// Domain 0's kernel, as far as we ask it for things. Tests have one that can be made to fail.
-pub trait Host: Debug {
+pub trait Host: Debug + Sync {
     /// Binds an image to a free loop device; gives its path.
     fn attach_loop(&self, image: &Path, access: loopdev::Access) -> io::Result<PathBuf>;
 

@@ -6,12 +6,12 @@
 //!
 //! Upstream: docs/misc/block-scripts, tools/hotplug/Linux.
 
-use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
+use crate::host::Host;
 use crate::nodes;
 use crate::patience::Patience;
 use ferroxen_words::DomId;
-use ferroxen_xenstore::{Result as StoreResult, Store};
+use ferroxen_xenstore::{Client, Result as StoreResult, Store};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -68,11 +68,10 @@ impl Script {
     }
 
     /// Lets it connect the device, and hears whether it has.
-    pub fn connect(&self, tools: &Toolstack, patience: Patience<'_>) -> Result<()> {
+    pub fn connect(&self, store: &Client, host: &dyn Host, patience: Patience<'_>) -> Result<()> {
         let verb = if self.kind == "vif" { "online" } else { "add" };
-        self.run(tools, verb, patience)?;
-        let said = tools
-            .store
+        self.run(store, host, verb, patience)?;
+        let said = store
             .read_opt(&format!("{}/hotplug-status", self.backend))
             .doing(|| self.step(verb))?;
         match said.as_deref() {
@@ -85,22 +84,26 @@ impl Script {
     }
 
     /// Lets it clean up after the device.
-    pub fn disconnect(&self, tools: &Toolstack, patience: Patience<'_>) -> Result<()> {
-        self.run(tools, if self.kind == "vif" { "offline" } else { "remove" }, patience)
+    pub fn disconnect(&self, store: &Client, host: &dyn Host, patience: Patience<'_>) -> Result<()> {
+        self.run(
+            store,
+            host,
+            if self.kind == "vif" { "offline" } else { "remove" },
+            patience,
+        )
     }
 
     fn step(&self, verb: &str) -> String {
         format!("running {} {verb}", self.path.display())
     }
 
-    fn run(&self, tools: &Toolstack, verb: &str, patience: Patience<'_>) -> Result<()> {
+    fn run(&self, store: &Client, host: &dyn Host, verb: &str, patience: Patience<'_>) -> Result<()> {
         let doing = || self.step(verb);
-        let status = tools.host.run_script(self.command(verb), patience).doing(doing)?;
+        let status = host.run_script(self.command(verb), patience).doing(doing)?;
         if status.success() {
             return Ok(());
         }
-        let said = tools
-            .store
+        let said = store
             .read_opt(&format!("{}/hotplug-error", self.backend))
             .ok()
             .flatten()

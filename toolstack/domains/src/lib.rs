@@ -6,6 +6,7 @@
 //! - [`layout`], [`pv`]: a PV domain's memory and how it is filled; [`nodes`]: its xenstore nodes
 //! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
+//! - [`devd`]: other domains' devices, in a driver domain
 //! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
 //! - [`progress`]: how far long work is
 //! - [`hyper`], [`host`]: what all this needs of the hypervisor and of Linux; [`xen`], [`inquiry`]: the real ones
@@ -21,6 +22,7 @@ pub mod control;
 pub mod create;
 pub mod describe;
 mod destroy;
+pub mod devd;
 pub mod device;
 mod error;
 mod grants;

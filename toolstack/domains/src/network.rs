@@ -11,6 +11,7 @@ use crate::hotplug::{self, Script};
 use crate::netlink::{LinkChange, PORT_MAC};
 use crate::nodes;
 use ferroxen_words::DomId;
+use ferroxen_xenstore::Store;
 use ferroxen_xlconfig::{Mac, Vif};
 use std::path::Path;
 use std::time::Duration;
@@ -47,14 +48,9 @@ pub fn mac_of(vif: &Vif, uuid: &Uuid, index: u32) -> Mac {
 /// Refuses what cannot be attached, before anything is made for it.
 pub(crate) fn check(tools: &Toolstack, vif: &Vif, index: u32) -> Result<()> {
     let what = || format!("attaching network card {}", vif.devid.unwrap_or(index));
-    if vif
-        .backend
-        .as_deref()
-        .is_some_and(|backend| !matches!(backend, "0" | "Domain-0"))
-    {
-        return Err(
-            Error::new(what(), "backends in other domains are not supported yet").way_out("leave `backend` out")
-        );
+    if server(tools, vif).map_err(|error| error.in_step(what()))? != DomId::DOM0 {
+        // Its bridges are its own affair.
+        return Ok(());
     }
     let needs_bridge = by_whom(vif).is_none() && vif.bridge.as_deref().is_some_and(|name| name != DEFAULT_BRIDGE);
     match needs_bridge {
@@ -77,11 +73,58 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
     check(tools, vif, index)?;
     let id = vif.devid.unwrap_or(index);
     let made = format!("vif{}.{id}", domid.raw());
+    let server = server(tools, vif).map_err(|error| error.in_step(format!("attaching network card {id}")))?;
     match by_whom(vif) {
+        _ if server != DomId::DOM0 => by_driver_domain(tools, domid, uuid, vif, id, server),
         Some(name) => by_script(tools, domid, uuid, vif, id, &made, name),
         None => on_bridge(tools, domid, uuid, vif, id, &made),
     }
     .map_err(|error| error.in_step(format!("attaching network card {id}")))
+}
+
+/// The domain that serves a card.
+fn server(tools: &Toolstack, vif: &Vif) -> Result<DomId> {
+    let Some(word) = vif.backend.as_deref().filter(|word| *word != "Domain-0") else {
+        return Ok(DomId::DOM0);
+    };
+    let doing = || format!("looking for the backend's domain \"{word}\"");
+    let found = tools.find(word)?;
+    let exists = |domid: &DomId| tools.store.exists(&nodes::domain(*domid));
+    match found.as_ref().map(exists).transpose().doing(doing)? {
+        Some(true) => Ok(found.unwrap_or(DomId::DOM0)),
+        _ => Err(Error::new(doing(), "there is no such domain").way_out("start the driver domain first")),
+    }
+}
+
+/// Leaves the card to another domain, in which `xl devd` runs its script.
+fn by_driver_domain(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, server: DomId) -> Result<()> {
+    let script = Script::new(vif.script.as_deref().unwrap_or(BUILT_IN), "vif", "");
+    write_nodes(
+        tools,
+        domid,
+        uuid,
+        vif,
+        id,
+        server,
+        vif.bridge.as_deref(),
+        &script.path(),
+    )?;
+    let back = nodes::backend_in(server, domid, "vif", id);
+    let doing = || format!("waiting for domain {} to connect it", server.raw());
+    let status = format!("{back}/hotplug-status");
+    let is_done = |status: Option<&str>| status.is_some();
+    let is_done = tools.wait_for(&status, tools.patience(hotplug::PATIENCE), is_done, doing)?;
+    let read = |node: &str| tools.store.read_opt(&format!("{back}/{node}")).doing(doing);
+    match (is_done, read("hotplug-status")?.as_deref()) {
+        (_, Some("connected")) => Ok(()),
+        (true, _) => Err(Error::new(
+            doing(),
+            read("hotplug-error")?.unwrap_or_else(|| "it failed".to_owned()),
+        )),
+        (false, _) => {
+            Err(Error::new(doing(), "it did not").way_out("does `xl devd` run in there, with xen-netback loaded?"))
+        }
+    }
 }
 
 /// Has the administrator's own program connect the card.
@@ -99,6 +142,7 @@ fn by_script(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, m
         uuid,
         vif,
         id,
+        DomId::DOM0,
         vif.bridge.as_deref().or(usual),
         &script.path(),
     )?;
@@ -106,13 +150,13 @@ fn by_script(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, m
         .note(&tools.store, domid, id)
         .doing(|| "noting the script".to_owned())?;
     wait_device(tools, domid, id, made)?;
-    script.connect(tools, tools.patience(hotplug::PATIENCE))
+    script.connect(&tools.store, &*tools.host, tools.patience(hotplug::PATIENCE))
 }
 
 fn on_bridge(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, made: &str) -> Result<()> {
     let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
     let bridge_index = find_bridge(&*tools.host, bridge)?;
-    write_nodes(tools, domid, uuid, vif, id, Some(bridge), SCRIPT)?;
+    write_nodes(tools, domid, uuid, vif, id, DomId::DOM0, Some(bridge), SCRIPT)?;
     let device = wait_device(tools, domid, id, made)?;
     let change = |change: LinkChange<'_>, what: &dyn Fn() -> String| tools.host.change_link(device, change).doing(what);
     let name = vif.vifname.as_deref().unwrap_or(made);
@@ -178,16 +222,19 @@ fn find_bridge(host: &dyn Host, bridge: &str) -> Result<u32> {
     Ok(index)
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that a card's nodes say")]
 fn write_nodes(
     tools: &Toolstack,
     domid: DomId,
     uuid: &Uuid,
     vif: &Vif,
     id: u32,
+    server: DomId,
     bridge: Option<&str>,
     script: &str,
 ) -> Result<()> {
-    let (front, back) = (nodes::frontend(domid, "vif", id), nodes::backend(domid, "vif", id));
+    let front = nodes::frontend(domid, "vif", id);
+    let back = nodes::backend_in(server, domid, "vif", id);
     let mac = mac_of(vif, uuid, id).to_string();
     let mut backend = vec![
         ("frontend", front.clone()),
@@ -211,7 +258,7 @@ fn write_nodes(
     }
     let mut frontend = vec![
         ("backend", back.clone()),
-        ("backend-id", "0".to_owned()),
+        ("backend-id", server.raw().to_string()),
         ("state", "1".to_owned()),
         ("handle", id.to_string()),
         ("mac", mac),
@@ -224,7 +271,7 @@ fn write_nodes(
         .store
         .transaction(|tx| {
             nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
-            nodes::make(tx, &back, &nodes::shared(DomId::DOM0, domid))?;
+            nodes::make(tx, &back, &nodes::shared(server, domid))?;
             nodes::write_all(tx, &front, &frontend)?;
             nodes::write_all(tx, &back, &backend)?;
             nodes::register(tx, domid, "vif", id, &back, &backend)

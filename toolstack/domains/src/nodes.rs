@@ -31,7 +31,12 @@ pub fn frontend(domid: DomId, kind: &str, id: u32) -> String {
 
 /// Domain 0's directory of a guest's device.
 pub fn backend(domid: DomId, kind: &str, id: u32) -> String {
-    format!("{BACKENDS}/{kind}/{}/{id}", domid.raw())
+    backend_in(DomId::DOM0, domid, kind, id)
+}
+
+/// The directory of a guest's device in the domain that serves it.
+pub fn backend_in(server: DomId, domid: DomId, kind: &str, id: u32) -> String {
+    format!("{}/backend/{kind}/{}/{id}", domain(server), domid.raw())
 }
 
 /// The notes about a guest's devices of one kind, where libxl has them.

@@ -139,7 +139,6 @@ pub const ABSENT: &[Absent] = &[
     absent("setenforce", XSM),
     absent("loadpolicy", XSM),
     absent("remus", MOVING),
-    absent("devd", "backends run in Domain 0, and need no daemon"),
     absent("psr-hwinfo", PSR),
     absent("psr-cmt-attach", PSR),
     absent("psr-cmt-detach", PSR),

@@ -1,7 +1,9 @@
 //! The commands, under xl's names. What a command takes stands with what it does.
 
 use crate::json::Format;
-use crate::{console, create, devices, domids, help, host, image, lifecycle, list, network, pools, sched, time, tune};
+use crate::{
+    console, create, devd, devices, domids, help, host, image, lifecycle, list, network, pools, sched, time, tune,
+};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Manages domains on Ferroxen and on Xen.
@@ -90,6 +92,8 @@ pub enum Command {
     Dmesg(host::Dmesg),
     /// Monitor a host and the domains in real time
     Top,
+    /// Daemon that listens for devices and launches backends
+    Devd(devd::Devd),
     /// Create a new virtual network device
     NetworkAttach(devices::NetworkAttach),
     /// List virtual network interfaces for a domain

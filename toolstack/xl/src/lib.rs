@@ -8,6 +8,7 @@ mod absent;
 mod cli;
 mod console;
 mod create;
+mod devd;
 mod devices;
 mod domids;
 mod help;
@@ -92,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Info(args) => host::info(&args)?,
         Command::Dmesg(args) => host::dmesg(&args)?,
         Command::DebugKeys(args) => host::debug_keys(&args)?,
+        Command::Devd(args) => devd::run(&args)?,
         Command::Top => host::top()?,
         Command::CpupoolList(args) => pools::list(&args)?,
         Command::Domid(args) => return domids::domid(&tools()?, &args),

@@ -16,6 +16,8 @@ pub struct Rehearsed {
     pub stage: Arc<Stage>,
     /// By which scripts say how it went; it never fails.
     pub store: Client,
+    /// The domain that it runs in.
+    pub home: &'static str,
 }
 
 impl Host for Rehearsed {
@@ -28,7 +30,7 @@ impl Host for Rehearsed {
         if matches!(verb.to_str(), Some("add" | "online")) {
             state.connected_by_script.insert(path.clone());
             drop(state);
-            let node = format!("/local/domain/0/{path}/hotplug-status");
+            let node = format!("{}/{path}/hotplug-status", self.home);
             self.store.write(&node, "connected").map_err(io::Error::other)?;
         } else {
             state.connected_by_script.remove(&path);

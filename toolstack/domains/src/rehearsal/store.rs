@@ -84,6 +84,14 @@ impl Store {
         Client::over(serve(&self.inner, None).into())
     }
 
+    /// Hangs up on everybody.
+    pub fn close(&self) {
+        for socket in self.shop().sockets.values() {
+            // Whoever has gone already hears nothing of it.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
     /// All paths there are.
     pub fn paths(&self) -> Vec<String> {
         fn walk(path: &str, node: &Node, paths: &mut Vec<String>) {
@@ -189,18 +197,17 @@ fn listen(inner: &Inner, conn: ConnId, mut socket: UnixStream, stage: Option<&St
     }
 }
 
-/// What blkback and netback do when a device comes: they look at it.
-fn answer_for_backends(kernel: &Client) {
+/// What blkback and netback do when a device comes: they look at it; and when it is to go, they close it.
+pub fn answer_for_backends(kernel: &Client) {
     while let Ok(event) = kernel.next_event(None) {
         let Some(path) = event.map(|event| event.path).filter(|path| path.ends_with("/state")) else {
             continue;
         };
         // In a transaction, as Linux does: a state that goes meanwhile is not made anew.
-        let _ = kernel.transaction(|transaction| {
-            if transaction.read_opt(&path)?.as_deref() == Some("1") {
-                transaction.write(&path, "2")?;
-            }
-            Ok(())
+        let _ = kernel.transaction(|transaction| match transaction.read_opt(&path)?.as_deref() {
+            Some("1") => transaction.write(&path, "2"),
+            Some("5") => transaction.write(&path, "6"),
+            _ => Ok(()),
         });
     }
 }
