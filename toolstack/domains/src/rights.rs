@@ -61,30 +61,45 @@ fn set_cpuid(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<(
         apply(&mut policy, &host, rule)?;
     }
     let refused = tools.hypervisor.set_cpuid(domid, &policy).doing(doing)?;
-    match refused {
+    // Features that the host cannot give are left out without a word.
+    let now = tools.hypervisor.cpuid(domid).doing(doing)?;
+    let lacking = || config.cpuid.iter().find_map(|rule| lacks(&now, rule));
+    match refused.map(|(leaf, subleaf)| leaf_name(leaf, subleaf)).or_else(lacking) {
         None => Ok(()),
-        Some((leaf, subleaf)) => Err(Error::new(
+        Some(place) => Err(Error::new(
             doing(),
-            format!(
-                "the host cannot give what is asked for in leaf {}",
-                leaf_name(leaf, subleaf)
-            ),
+            format!("the host cannot give what is asked for in leaf {place}"),
         )
-        .way_out("see `xen-cpuid` for what it can, or use x for such bits")),
+        .way_out("use x for such bits, or leave them out")),
+    }
+}
+
+/// What a rule has asked for in vain.
+fn lacks(policy: &[CpuidLeaf], rule: &CpuidRule) -> Option<String> {
+    let subleaf = rule.subleaf.unwrap_or(0);
+    let leaf = policy
+        .iter()
+        .find(|leaf| (leaf.leaf, number_of(leaf)) == (rule.leaf, subleaf))?;
+    let missing = rule.ones & !value(leaf, rule.register);
+    (missing != 0).then(|| {
+        let (name, register) = (leaf_name(leaf.leaf, leaf.subleaf), rule.register.name());
+        format!("{name}, bits {missing:#x} of {register}")
+    })
+}
+
+/// A leaf without subleaves is its own first.
+fn number_of(leaf: &CpuidLeaf) -> u32 {
+    if leaf.subleaf == CPUID_NO_SUBLEAF {
+        0
+    } else {
+        leaf.subleaf
     }
 }
 
 fn apply(policy: &mut [CpuidLeaf], host: &[CpuidLeaf], rule: &CpuidRule) -> Result<()> {
     // Without a subleaf, the first or only one is meant.
     let wanted = rule.subleaf.unwrap_or(0);
-    let is_it = |leaf: &CpuidLeaf| {
-        let subleaf = if leaf.subleaf == CPUID_NO_SUBLEAF {
-            0
-        } else {
-            leaf.subleaf
-        };
-        (leaf.leaf, subleaf) == (rule.leaf, wanted)
-    };
+    let is_it = |leaf: &CpuidLeaf| (leaf.leaf, number_of(leaf)) == (rule.leaf, wanted);
     let hosts = host
         .iter()
         .find(|leaf| is_it(leaf))
@@ -163,5 +178,14 @@ mod tests {
         assert!(applied("'host,xop=0'").is_ok());
         let error = applied("'host,xop=1'").expect_err("there is no such leaf").to_string();
         assert!(error.contains("0x80000001"), "{error}");
+    }
+
+    #[test]
+    fn what_was_asked_for_in_vain_is_named() {
+        let loaded = parse(Source::new("web.cfg", "cpuid = 'host,bmi1=1,avx2=1'\n"), &[]);
+        let rules = loaded.unwrap_or_else(|problem| panic!("{problem}")).config.cpuid;
+        let now = [leaf(7, 0, [0, 1 << 3, 0, 0])];
+        let said: Vec<_> = rules.iter().filter_map(|rule| lacks(&now, rule)).collect();
+        assert_eq!(said, ["0x7,0, bits 0x20 of ebx"]);
     }
 }
