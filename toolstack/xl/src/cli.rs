@@ -166,4 +166,36 @@ mod tests {
     fn the_definitions_agree_with_each_other() {
         command().debug_assert();
     }
+
+    #[test]
+    fn every_command_that_lists_can_do_so_for_programs() {
+        const LISTS: [&str; 12] = [
+            "list",
+            "vcpu-list",
+            "vm-list",
+            "info",
+            "sharing",
+            "sched-credit",
+            "sched-credit2",
+            "network-list",
+            "block-list",
+            "uptime",
+            "claims",
+            "cpupool-list",
+        ];
+        let xl = command();
+        let named_so = |name: &str| name.ends_with("list") || LISTS.contains(&name);
+        let lists: Vec<_> = xl
+            .get_subcommands()
+            .filter(|command| named_so(command.get_name()))
+            .collect();
+        assert_eq!(lists.len(), LISTS.len(), "one of them is new, or gone");
+        for command in lists {
+            assert!(
+                command.get_arguments().any(|arg| arg.get_long() == Some("json")),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
 }
