@@ -6,8 +6,8 @@
 
 use crate::network;
 use ferroxen_xlconfig::{
-    Action, CpuList, Disk, DiskAccess, DiskBackend, DiskFormat, DomainType, Loaded, TscMode, Value as Written, Vif,
-    VifType,
+    Action, Bootloader, CpuList, CpuidRules, Disk, DiskAccess, DiskBackend, DiskFormat, DomainConfig, DomainType,
+    Loaded, TscMode, Value as Written, Vif, VifType,
 };
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
@@ -82,6 +82,8 @@ fn general(loaded: &Loaded) -> Value {
     info.put_some("uuid", config.uuid.map(|uuid| uuid.to_string()));
     info.put_some("pool_name", config.pool.clone());
     info.put("run_hotplug_scripts", truth(true));
+    info.put_some("driver_domain", flag(loaded, "driver_domain"));
+    info.put_some("xend_suspend_evtchn_compat", flag(loaded, "xend_suspend_evtchn_compat"));
     Value::Object(info.0)
 }
 
@@ -122,12 +124,17 @@ fn build(loaded: &Loaded) -> Value {
     }
     info.put_some("localtime", is_written("localtime").then(|| truth(config.localtime)));
     info.put_some("disable_migrate", flag(loaded, "nomigrate"));
+    if !config.cpuid.is_empty() {
+        info.put("cpuid", cpuid(&config.cpuid));
+    }
     info.put_some("max_grant_frames", config.max_grant_frames);
     info.put_some("max_maptrack_frames", config.max_maptrack_frames);
+    info.put_some("max_grant_version", config.max_grant_version);
     let mut sched = Record::default();
     sched.put_some("weight", config.cpu_weight);
     sched.put_some("cap", config.cap);
     info.put("sched_params", Value::Object(sched.0));
+    rights(config, &mut info);
     info.put("claim_mode", truth(true));
     if is_written("max_event_channels") {
         info.put("event_channels", config.max_event_channels);
@@ -138,6 +145,10 @@ fn build(loaded: &Loaded) -> Value {
         "ramdisk",
         config.ramdisk.as_ref().map(|path| path.display().to_string()),
     );
+    if let Some(Bootloader { program, args }) = &config.bootloader {
+        info.put("bootloader", program.clone());
+        info.put_some("bootloader_args", (!args.is_empty()).then(|| args.clone()));
+    }
     let mut of_kind = Record::default();
     of_kind.put_some("e820_host", flag(loaded, "e820_host"));
     info.put(&format!("type.{}", kind(config.kind)), Value::Object(of_kind.0));
@@ -155,6 +166,44 @@ fn flag(loaded: &Loaded, key: &str) -> Option<&'static str> {
         Written::Bool(is) => Some(truth(*is)),
         _ => None,
     }
+}
+
+/// What of the host it may use.
+fn rights(config: &DomainConfig, info: &mut Record) {
+    let (ports, memory) = (config.ioports.iter(), config.iomem.iter());
+    let ports = ports.map(|ports| json!({"first": ports.first, "number": u32::from(ports.last - ports.first) + 1}));
+    let memory = memory.map(|memory| json!({"start": memory.first, "number": memory.pages}));
+    for (name, list) in [
+        ("ioports", ports.collect::<Vec<_>>()),
+        ("irqs", config.irqs.iter().map(|irq| json!(irq)).collect()),
+        ("iomem", memory.collect()),
+    ] {
+        info.put_some(name, (!list.is_empty()).then_some(list));
+    }
+}
+
+/// A record for each leaf, with its registers bit by bit.
+fn cpuid(rules: &CpuidRules) -> Vec<Value> {
+    let mut leaves: Vec<((u32, Option<u32>), Record)> = Vec::new();
+    for rule in rules.iter() {
+        let place = (rule.leaf, rule.subleaf);
+        let at = leaves.iter().position(|(known, _)| *known == place).unwrap_or_else(|| {
+            let mut record = Record::default();
+            record.put("leaf", rule.leaf);
+            record.put_some("subleaf", rule.subleaf);
+            leaves.push((place, record));
+            leaves.len() - 1
+        });
+        let letter = |bit: u32| match [rule.ones, rule.zeroes, rule.host].map(|mask| mask >> bit & 1 != 0) {
+            [true, ..] => '1',
+            [_, true, _] => '0',
+            [.., true] => 'k',
+            _ => 'x',
+        };
+        let bits: String = (0..32).rev().map(letter).collect();
+        leaves[at].1.put(rule.register.name(), bits);
+    }
+    leaves.into_iter().map(|(_, record)| Value::Object(record.0)).collect()
 }
 
 fn affinities(loaded: &Loaded, info: &mut Record) {
@@ -361,5 +410,16 @@ mod tests {
             compared += 1;
         }
         assert!(compared >= 25, "only {compared} files");
+    }
+
+    /// Under the names and in the order of libxl's structures.
+    #[test]
+    fn rights_and_the_bootloader_are_shown() {
+        let text = "name = 'web'\nuuid = '6a4b1c9e-0d0f-4a63-9a53-0f8a4cb5fd6e'\nbootloader = 'pygrub'\n\
+                    bootloader_args = ['--entry=1']\nioports = ['2f8-2ff', '60']\niomem = ['fed00,1']\nirqs = [3]\n\
+                    max_grant_version = 1\ndriver_domain = 1\nxend_suspend_evtchn_compat = 1\n\
+                    cpuid = 'host,cx16=0,sse3=k,avx2=1,tm=x'\n";
+        let loaded = ferroxen_xlconfig::parse(Source::new("web.cfg", text), &[]);
+        insta::assert_snapshot!(pretty(&config(&loaded.unwrap_or_else(|problem| panic!("{problem}")))));
     }
 }
