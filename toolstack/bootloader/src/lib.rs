@@ -17,6 +17,7 @@ use menu::{Entry, Menu};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+pub use volume::Disk;
 
 /// What to start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,7 +96,7 @@ fn menus() -> String {
     paths.join(", ")
 }
 
-/// The largest file that anybody starts.
+/// The largest kernel that anybody starts, and the most that its ramdisks have together.
 const FILE_LIMIT: u64 = 1 << 30;
 /// The largest menu.
 const MENU_LIMIT: u64 = 1 << 20;
@@ -131,10 +132,14 @@ impl Wish {
 
 /// Finds what `wish` wants in a raw disk.
 pub fn find(disk: &Path, wish: &Wish) -> Result<Boot, Error> {
-    let disk = Arc::new(File::open(disk)?);
+    find_in(Arc::new(File::open(disk)?), wish)
+}
+
+/// The same in anything that can be read.
+pub fn find_in(disk: Arc<dyn Disk>, wish: &Wish) -> Result<Boot, Error> {
     let places = match wish.offset {
         Some(offset) => vec![offset],
-        None => partitions::starts(&disk)?,
+        None => partitions::starts(&*disk)?,
     };
     let mut reasons = Vec::new();
     let mut is_readable = false;
@@ -219,7 +224,9 @@ fn load(system: &Ext4, entry: Entry, wish: &Wish) -> Result<Boot, Error> {
     let mut ramdisk: Option<Vec<u8>> = None;
     for path in &entry.ramdisks {
         // Several are one behind the other, as loaders give them to Linux.
-        ramdisk.get_or_insert_default().extend(read(system, path, FILE_LIMIT)?);
+        let whole = ramdisk.get_or_insert_default();
+        let room = FILE_LIMIT.saturating_sub(whole.len() as u64);
+        whole.extend(read(system, path, room)?);
     }
     let args = [entry.args.as_str(), wish.args.as_deref().unwrap_or("")];
     let args: Vec<&str> = args.into_iter().filter(|args| !args.is_empty()).collect();

@@ -5,24 +5,26 @@
 //! with the corpus and with random bytes, under the stable compiler.
 #![forbid(unsafe_code)]
 
-use ferroxen_bootloader::{Wish, menu};
+use ferroxen_bootloader::{Wish, find_in, menu};
 use ferroxen_xenstore_wire::{Decoder, Header, MessageType, encode, parse_permissions, path, strings};
 use ferroxen_xenstored::core::{ConnId, DomainState, ErrorCode, Limits, World, Xenstore};
 use ferroxen_xlconfig::{HostConfig, Source, parse_all, parse_cpu_list, parse_disk, parse_host, parse_vif};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An entrance, and the name of its target and of its corpus.
 pub type Entrance = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Entrance; 9] = [
+pub const ALL: [Entrance; 10] = [
     ("config", config),
     ("host_config", host_config),
     ("disk", disk),
     ("vif", vif),
     ("cpuid", cpuid),
     ("boot_menu", boot_menu),
+    ("boot_disk", boot_disk),
     ("xenstore_wire", xenstore_wire),
     ("xenstore_requests", xenstore_requests),
     ("xenstore_records", xenstore_records),
@@ -98,6 +100,20 @@ pub fn boot_menu(bytes: &[u8]) {
     }
     let args: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     let _ = Wish::parse(&args);
+}
+
+/// A guest's whole disk.
+pub fn boot_disk(bytes: &[u8]) {
+    for entry in [None, Some("0".to_owned())] {
+        let wish = Wish {
+            entry,
+            ..Wish::default()
+        };
+        // Whatever is found, it was read from there.
+        if let Ok(boot) = find_in(Arc::new(bytes.to_vec()), &wish) {
+            assert!(!boot.kernel_path.is_empty());
+        }
+    }
 }
 
 /// What comes through a ring, in pieces of any length.

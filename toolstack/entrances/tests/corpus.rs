@@ -65,4 +65,31 @@ proptest! {
             enter(&mixed);
         }
     }
+
+    #[test]
+    fn what_is_right_may_come_with_a_few_wrong_bytes(
+        seed in any::<usize>(),
+        slips in prop::collection::vec((any::<usize>(), any::<u8>()), 1..8),
+    ) {
+        for (name, enter) in ALL {
+            let corpus = corpus(name);
+            let mut bytes = corpus[seed % corpus.len()].clone();
+            for (at, byte) in &slips {
+                // Most of a disk is empty: half of the slips hit its head, where its structures are.
+                let room = if at % 2 == 0 { bytes.len() } else { bytes.len().min(16 << 10) };
+                if let Some(slot) = bytes.get_mut(at / 2 % room.max(1)) {
+                    *slot = *byte;
+                }
+            }
+            enter(&bytes);
+        }
+    }
+}
+
+#[test]
+fn a_remembered_disk_has_a_kernel() {
+    for bytes in corpus("boot_disk") {
+        let found = ferroxen_bootloader::find_in(std::sync::Arc::new(bytes), &ferroxen_bootloader::Wish::default());
+        assert_eq!(found.expect("can be read").kernel, b"kern\n");
+    }
 }
