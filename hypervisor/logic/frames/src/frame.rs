@@ -145,13 +145,7 @@ impl Frame {
     /// way: [`Self::get`], then [`Self::acquire`].
     #[inline(always)]
     pub fn get_writable(&self) -> Result<u16, Refused> {
-        let old = self.word();
-        if let Some(new) = old.get_writable_again()
-            && self
-                .word
-                .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
-        {
+        if self.once(Word::get_writable_again) {
             return Ok(self.owner());
         }
         self.get_writable_slowly()
@@ -164,6 +158,29 @@ impl Frame {
             Acquire::Fresh { .. } | Acquire::Resume(_) => Err(Refused::Changing),
         })?;
         Ok(self.owner())
+    }
+
+    /// A pair of references to a table in use as `kind`, as [`Word::get_table_again`] says; `false`: nothing was done.
+    #[inline(always)]
+    pub fn get_table_again(&self, kind: Kind) -> bool {
+        self.once(|word| word.get_table_again(kind))
+    }
+
+    /// Gives such a pair back, as [`Word::put_table_shared`] says; `false`: nothing was done.
+    #[inline(always)]
+    pub fn put_table_shared(&self) -> bool {
+        self.once(Word::put_table_shared)
+    }
+
+    /// Tries a step that has a long way beside it.
+    #[inline(always)]
+    fn once(&self, step: impl FnOnce(Word) -> Option<Word>) -> bool {
+        let old = self.word();
+        step(old).is_some_and(|new| {
+            self.word
+                .compare_exchange(old.bits(), new.bits(), Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        })
     }
 
     /// One more reference by somebody who has one.
@@ -191,7 +208,7 @@ impl Frame {
     pub fn put_writable(&self, now: u64) -> Put {
         // Before the pair goes: whoever changes the type next must find the stamp.
         self.set_stamp(now);
-        let old = Word::from_bits(self.word.fetch_sub(Word::WRITABLE_PAIR, Ordering::AcqRel));
+        let old = Word::from_bits(self.word.fetch_sub(Word::PAIR, Ordering::AcqRel));
         assert!(old.has_writable_pair(), "a writable reference given back twice");
         if old.references() == 1 { Put::Last } else { Put::Held }
     }

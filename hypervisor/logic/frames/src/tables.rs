@@ -243,7 +243,19 @@ impl<'a, H: Host> Space<'a, H> {
     /// A pair of references to one of the owner's frames as a table of `kind`.
     ///
     /// After [`Stop::Preempted`] nothing is held, but the frame remembers how far it was checked: ask again.
+    #[inline(always)]
     pub fn take_table(&self, mfn: u64, kind: Kind) -> Result<(), Stop> {
+        // Under the lock a live table of the owner's stays one, so that it can be had in one step. (Nor does it change
+        // hands: whoever gets a frame that was freed waits until all CPUs have flushed, and this one does not now.)
+        let frame = self.host.frame(mfn).ok_or(Refused::NoSuchFrame)?;
+        if frame.owner() == self.owner && frame.get_table_again(kind) {
+            return Ok(());
+        }
+        self.take_new_table(mfn, kind)
+    }
+
+    #[inline(never)]
+    fn take_new_table(&self, mfn: u64, kind: Kind) -> Result<(), Stop> {
         match self.take_child(mfn, kind) {
             Ok(()) => Ok(()),
             Err(Child::Refused(why)) => Err(Stop::Refused(why)),
@@ -259,7 +271,16 @@ impl<'a, H: Host> Space<'a, H> {
     }
 
     /// Gives a pair back.
+    #[inline(always)]
     pub fn drop_table(&self, mfn: u64) -> Dropped {
+        match self.host.frame(mfn) {
+            Some(frame) if frame.put_table_shared() => Dropped::Done,
+            _ => self.drop_last(mfn),
+        }
+    }
+
+    #[inline(never)]
+    fn drop_last(&self, mfn: u64) -> Dropped {
         if self.drop_child(mfn) {
             return Dropped::Done;
         }
@@ -591,8 +612,16 @@ impl<'a, H: Host> Space<'a, H> {
         }
     }
 
+    /// As [`Self::update`], for a live level-1 table.
     #[inline(always)]
-    fn update_leaf(&self, table: H::Table, index: usize, new: Entry, flavour: Flavour, owner: u16) -> Result<(), Stop> {
+    pub fn update_leaf(
+        &self,
+        table: H::Table,
+        index: usize,
+        new: Entry,
+        flavour: Flavour,
+        owner: u16,
+    ) -> Result<(), Stop> {
         let old = Entry(self.host.load(table, index));
         if !new.is_present() {
             self.write(table, index, old, new, flavour)?;

@@ -242,6 +242,12 @@ impl Word {
         self.is_validated() && self.0 & TYPE_MASK != 0 && self.kind().level().is_some()
     }
 
+    /// As [`Self::is_live_table`], of one level.
+    #[inline(always)]
+    pub const fn is_live(self, kind: Kind) -> bool {
+        self.0 & (VALIDATED | KIND_MASK) == VALIDATED | (kind as u64) << KIND_SHIFT && self.0 & TYPE_MASK != 0
+    }
+
     /// One more reference to a frame that its owner holds.
     #[inline(always)]
     pub const fn get(self) -> Result<Word, Refused> {
@@ -316,14 +322,38 @@ impl Word {
         let is_memory = self.0 & (ALLOCATED | VALIDATED | KIND_MASK) == WANTED;
         // A frame that its owner holds has a reference; the sum of the two cannot carry into each other.
         if is_memory && self.references() != COUNT_MAX && self.type_count() != COUNT_MAX {
-            Some(Word(self.0 + ONE_TYPE + 1))
+            Some(Word(self.0 + Self::PAIR))
         } else {
             None
         }
     }
 
-    /// What [`Self::release`] and [`Self::put`] of a writable frame subtract.
-    pub const WRITABLE_PAIR: u64 = ONE_TYPE + 1;
+    /// The common case of a reference and a type reference in one to a table in use: it is checked, somebody holds it as
+    /// that kind, and no count is full. `None`: take the long way.
+    #[inline(always)]
+    pub const fn get_table_again(self, kind: Kind) -> Option<Word> {
+        const LOOKED_AT: u64 = ALLOCATED | VALIDATED | KIND_MASK;
+        let is_table = self.0 & LOOKED_AT == ALLOCATED | VALIDATED | (kind as u64) << KIND_SHIFT;
+        if is_table && self.type_count() != 0 && self.references() != COUNT_MAX && self.type_count() != COUNT_MAX {
+            Some(Word(self.0 + Self::PAIR))
+        } else {
+            None
+        }
+    }
+
+    /// The common case of giving both back: others hold the table as such. `None`: take the long way.
+    #[inline(always)]
+    pub const fn put_table_shared(self) -> Option<Word> {
+        let is_shared = self.type_count() > 2 || (self.type_count() == 2 && self.0 & ORPHAN == 0);
+        if is_shared && self.references() > 1 {
+            Some(Word(self.0 - Self::PAIR))
+        } else {
+            None
+        }
+    }
+
+    /// A reference and a type reference, as they are counted.
+    pub const PAIR: u64 = ONE_TYPE + 1;
 
     /// Whether a frame that had this word could lose a writable pair of references.
     #[inline(always)]
