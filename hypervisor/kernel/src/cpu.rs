@@ -3,9 +3,10 @@
 use crate::domain::{InfoArea, VcpuRef};
 use crate::guest::GuestPtr;
 use crate::hypercall::counts::Counts;
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
+use ferroxen_machine::current::Current;
 use ferroxen_machine::smp::CpuSet;
 use ferroxen_machine::{MAX_CPUS, PerCpu};
 use ferroxen_words::CpuId;
@@ -29,7 +30,7 @@ pub mod work {
 /// One CPU's own state.
 pub struct CpuLocal {
     /// The vcpu whose registers are in the CPU; `None` while idle.
-    pub current: RefCell<Option<VcpuRef>>,
+    pub current: Current<VcpuRef>,
     /// Where the running vcpu's `vcpu_info` lies: what is looked at before every return.
     pub info: Cell<Option<InfoArea>>,
     /// Bits of [`work`].
@@ -43,7 +44,7 @@ static LOCAL: PerCpu<CpuLocal> = PerCpu::new();
 /// Prepares this CPU's slot; called once on each CPU before anything else here.
 pub fn init_this() {
     LOCAL.init(CpuLocal {
-        current: RefCell::new(None),
+        current: Current::new(),
         info: Cell::new(None),
         work: Cell::new(0),
         hypercalls: Counts::of_this_cpu(),
@@ -66,7 +67,7 @@ pub fn request(what: u32) {
 /// The running vcpu. Only for use below an entry from a guest.
 #[inline]
 pub fn current() -> Option<VcpuRef> {
-    local().current.borrow().clone()
+    local().current.get().map(|vcpu| vcpu.clone())
 }
 
 /// A set of CPUs that several CPUs may change.
@@ -108,6 +109,16 @@ impl AtomicCpuSet {
         self.words
             .get(cpu.0 as usize / 64)
             .is_some_and(|word| word.load(Ordering::Acquire) >> (cpu.0 % 64) & 1 != 0)
+    }
+
+    /// Whether that one is in, and no other that runs.
+    #[inline]
+    pub fn is_only(&self, cpu: CpuId) -> bool {
+        let mut words = (0u32..).zip(&self.words[..ferroxen_machine::cpu::cpus_online().div_ceil(64) as usize]);
+        words.all(|(index, word)| {
+            let wanted = if cpu.0 / 64 == index { 1 << (cpu.0 % 64) } else { 0 };
+            word.load(Ordering::Acquire) == wanted
+        })
     }
 
     /// What is in just now.

@@ -9,33 +9,69 @@ use crate::domain::{Callback, InfoArea, VcpuRef};
 use crate::hypercall;
 use crate::pv::{bounce, mm, trap};
 use ferroxen_abi::errno::Errno;
+use ferroxen_abi::xen::hypercall as nr;
+use ferroxen_machine::current::Look;
 use ferroxen_machine::frame::ReturnFault;
 use ferroxen_machine::{Entry, GuestFrame};
 
 /// A guest executed SYSCALL in 64-bit code.
 ///
-/// From the guest's kernel that is a hypercall; from its user mode it is a system call for its kernel.
+/// From the guest's kernel that is a hypercall; from its user mode it is a system call for its kernel. Each has a way of
+/// its own, and the most frequent hypercall too, so that none saves more registers than it needs.
 #[inline(always)]
 pub fn syscall64(frame: &mut GuestFrame) {
     let local = cpu::local();
-    let entered = local.current.borrow();
-    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
-    if vcpu.is_in_kernel() {
-        hypercall(local, vcpu, frame);
+    let vcpu = entered(local);
+    if !vcpu.is_in_kernel() {
+        system_call(frame, local, vcpu)
+    } else if frame.rax as u32 == nr::IRET {
+        iret(frame, local, vcpu)
     } else {
-        trap::system_call(vcpu, frame);
+        hypercall(frame, local, vcpu)
     }
-    drop(entered);
+}
+
+/// The vcpu whose guest this CPU comes from.
+#[inline(always)]
+fn entered(local: &CpuLocal) -> Look<'_, VcpuRef> {
+    match local.current.get() {
+        Some(vcpu) => vcpu,
+        None => nobody_runs(),
+    }
+}
+
+#[inline(never)]
+fn system_call(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
+    trap::system_call64(&vcpu, frame);
+    drop(vcpu);
+    before_return(local, frame);
+}
+
+#[inline(never)]
+fn iret(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
+    local.hypercalls.note(nr::IRET);
+    frame.rax = hypercall::traps::return_from(&vcpu, frame);
+    drop(vcpu);
+    before_return(local, frame);
+}
+
+#[inline(never)]
+fn hypercall(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
+    let number = frame.rax as u32;
+    match hypercall::dispatch(local.hypercalls, number, &vcpu, frame) {
+        Ok(value) => frame.rax = value,
+        Err(why) => refused(frame, number, why),
+    }
+    drop(vcpu);
     before_return(local, frame);
 }
 
 /// A guest executed SYSCALL in 32-bit code, or SYSENTER.
 pub fn other_syscall(frame: &mut GuestFrame) {
     let local = cpu::local();
-    let entered = local.current.borrow();
-    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
-    trap::system_call(vcpu, frame);
-    drop(entered);
+    let vcpu = entered(local);
+    trap::other_system_call(&vcpu, frame);
+    drop(vcpu);
     before_return(local, frame);
 }
 
@@ -43,15 +79,6 @@ pub fn other_syscall(frame: &mut GuestFrame) {
 #[inline(never)]
 fn nobody_runs() -> ! {
     unreachable!("a guest entered, but none runs here")
-}
-
-#[inline(always)]
-fn hypercall(local: &CpuLocal, vcpu: &VcpuRef, frame: &mut GuestFrame) {
-    let number = frame.rax as u32;
-    match hypercall::dispatch(local.hypercalls, number, vcpu, frame) {
-        Ok(value) => frame.rax = value,
-        Err(why) => refused(frame, number, why),
-    }
 }
 
 #[inline(never)]
@@ -75,10 +102,9 @@ fn ask_again(frame: &mut GuestFrame, number: u32) {
 #[inline(always)]
 pub fn trap(frame: &mut GuestFrame) {
     let local = cpu::local();
-    let entered = local.current.borrow();
-    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
-    trap::handle(vcpu, frame);
-    drop(entered);
+    let vcpu = entered(local);
+    trap::handle(&vcpu, frame);
+    drop(vcpu);
     before_return(local, frame);
 }
 
@@ -98,10 +124,9 @@ pub fn idle_interrupt(vector: u8) {
 /// The way back to the guest failed: its selectors or its stack are no good.
 pub fn return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
     let local = cpu::local();
-    let entered = local.current.borrow();
-    let Some(vcpu) = entered.as_ref() else { nobody_runs() };
-    trap::return_failed(vcpu, frame, fault);
-    drop(entered);
+    let vcpu = entered(local);
+    trap::return_failed(&vcpu, frame, fault);
+    drop(vcpu);
     before_return(local, frame);
 }
 
@@ -130,8 +155,7 @@ fn work_and_upcall(local: &CpuLocal, frame: &mut GuestFrame) {
         if !local.info.get().is_some_and(InfoArea::wants_upcall) {
             return;
         }
-        let entered = local.current.borrow();
-        let Some(vcpu) = entered.as_ref() else { return };
+        let Some(vcpu) = local.current.get() else { return };
         let pv = vcpu.pv.lock();
         let to = pv.event;
         if to.address == 0 {
@@ -142,12 +166,12 @@ fn work_and_upcall(local: &CpuLocal, frame: &mut GuestFrame) {
             masks_events: true,
             ..to
         };
-        let made = bounce::enter(vcpu, &pv, frame, to, bounce::Extra::None);
+        let made = bounce::enter(&vcpu, &pv, frame, to, bounce::Extra::None);
         drop(pv);
         if made.is_ok() {
             return;
         }
-        trap::or_crash(vcpu, made);
+        trap::or_crash(&vcpu, made);
     }
 }
 

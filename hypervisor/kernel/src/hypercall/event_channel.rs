@@ -37,13 +37,14 @@ fn errno(refused: Refused) -> Errno {
 }
 
 /// The hypercall: a command, and where its operands are.
+#[inline(always)]
 pub fn event_channel_op(call: &mut Call<'_>) -> Answer {
     let [command, at, ..] = call.args();
     if command == evtchnop::SEND {
         let request = GuestPtr::<abi::Send>::new(at).read()?;
         return send(call.caller.domain(), Port::new(request.port)).map(|()| 0);
     }
-    operate(call, command, at)
+    operate(&mut call.apart(), command, at)
 }
 
 /// The old form of the hypercall: command and operands in one structure.
@@ -224,7 +225,7 @@ fn bind_vcpu(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) -> Result<(), Errno
 }
 
 /// Rings one of a domain's ports, as the domain itself asks.
-#[inline]
+#[inline(always)]
 fn send(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let ports = domain.ports.lock();
     match ports.send(port).map_err(errno)? {
@@ -242,27 +243,31 @@ fn send(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
                 return Ok(());
             }
             drop(ports);
-            // Either may have closed its end since; then nobody listens, and that is no error.
-            if let Some(remote) = domain::by_id(far.domain) {
-                let theirs = remote.ports.lock();
-                if let Some(vcpu) = theirs.rung_by(far.port, by) {
-                    ring(&remote, far.port, vcpu);
-                }
-            }
+            ring_far(far, by);
         }
     }
     Ok(())
+}
+
+/// Rings another domain's port, if the two still name each other: either may have closed its end since, and then nobody
+/// listens, which is no error.
+#[inline(never)]
+fn ring_far(far: FarEnd, by: FarEnd) {
+    if let Some(remote) = domain::by_id(far.domain) {
+        let theirs = remote.ports.lock();
+        if let Some(vcpu) = theirs.rung_by(far.port, by) {
+            ring(&remote, far.port, vcpu);
+        }
+    }
 }
 
 pub(crate) fn unmask(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let ports = domain.ports.lock();
     let channel = ports.get(port).ok_or(Errno::EINVAL)?;
     if channel.state != State::Free {
-        carry_out(
-            domain,
-            port,
-            ferroxen_evtchn::unmask(&Bits { domain }, port, channel.vcpu),
-        );
+        let vcpu = domain.vcpu(channel.vcpu);
+        let rung = ferroxen_evtchn::unmask(&Bits { domain, vcpu }, port, channel.vcpu);
+        carry_out(domain, port, vcpu, rung);
     }
     Ok(())
 }
@@ -280,7 +285,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
             State::Interdomain(far) if far.domain != domain.id => far,
             _ => {
                 let closed = ports.close(port).map_err(errno)?;
-                Bits { domain }.clear_pending(port);
+                Bits { domain, vcpu: None }.clear_pending(port);
                 if let Closed::Far(far) = closed {
                     ports.far_end_closed(
                         far.port,
@@ -307,7 +312,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
         if ours.used(port).map_err(errno)?.state == State::Interdomain(far) {
             // Nothing but the far end is left to be told of an interdomain port.
             let _ = ours.close(port).map_err(errno)?;
-            Bits { domain }.clear_pending(port);
+            Bits { domain, vcpu: None }.clear_pending(port);
             theirs.far_end_closed(
                 far.port,
                 FarEnd {
@@ -424,7 +429,7 @@ pub fn send_pirq(domain: &Arc<Domain>, port: Port, pirq: Pirq) {
 /// Whether one of a domain's ports is pending; `EINVAL` if it has no such port in use.
 pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
     domain.ports.lock().used(port).map_err(|_| Errno::EINVAL)?;
-    Ok(Bits { domain }.is_pending(port))
+    Ok(Bits { domain, vcpu: None }.is_pending(port))
 }
 
 /// Prints a domain's ports.
@@ -434,7 +439,7 @@ pub fn print(domain: &Arc<Domain>) {
     let mut next = ports.next_used(Port::new(1));
     while let Some(port) = next {
         if let Some(channel) = ports.get(port) {
-            let bits = Bits { domain };
+            let bits = Bits { domain, vcpu: None };
             crate::info!(
                 "  {port}: {:?}, {}{}{}",
                 channel.state,
@@ -479,17 +484,24 @@ pub fn look_everywhere(domain: &Arc<Domain>, vcpu: &Vcpu) {
 
 /// Rings a port. The caller holds the lock of its table.
 #[inline]
-fn ring(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) {
-    carry_out(domain, port, ferroxen_evtchn::ring(&Bits { domain }, port, vcpu));
+fn ring(domain: &Arc<Domain>, port: Port, id: VcpuId) {
+    let vcpu = domain.vcpu(id);
+    carry_out(
+        domain,
+        port,
+        vcpu,
+        ferroxen_evtchn::ring(&Bits { domain, vcpu }, port, id),
+    );
 }
 
-#[inline]
-fn carry_out(domain: &Arc<Domain>, port: Port, rung: Rung) {
+/// Carries out what a ring came to. `vcpu` is whom the port notifies.
+#[inline(always)]
+fn carry_out(domain: &Arc<Domain>, port: Port, vcpu: Option<&Vcpu>, rung: Rung) {
     match rung {
         Rung::Already => {}
         Rung::Quiet => sched::port_pending(domain, port),
-        Rung::Upcall(vcpu) => {
-            if let Some(vcpu) = domain.vcpu(vcpu) {
+        Rung::Upcall(_) => {
+            if let Some(vcpu) = vcpu {
                 sched::kick_in(domain, vcpu);
             }
             sched::port_pending(domain, port);
@@ -500,6 +512,8 @@ fn carry_out(domain: &Arc<Domain>, port: Port, rung: Rung) {
 /// The words that a domain shares with us.
 struct Bits<'a> {
     domain: &'a Domain,
+    /// Whom the port at hand notifies.
+    vcpu: Option<&'a Vcpu>,
 }
 
 impl Bits<'_> {
@@ -548,9 +562,9 @@ impl SharedBits for Bits<'_> {
     }
 
     #[inline]
-    fn select(&self, vcpu: VcpuId, word: u32) -> bool {
+    fn select(&self, _: VcpuId, word: u32) -> bool {
         // Without a place to look at it is told nothing; when it gets one, it looks everywhere.
-        let info = self.domain.vcpu(vcpu).and_then(Vcpu::info);
+        let info = self.vcpu.and_then(Vcpu::info);
         info.is_some_and(|info| info.select(word))
     }
 }

@@ -181,6 +181,7 @@ where
 }
 
 /// `mmu_update(requests, count, done, foreign domains)`
+#[inline(always)]
 pub fn mmu_update(call: &mut Call<'_>) -> Answer {
     let caller = call.caller;
     let foreign = call.args()[3] as u32;
@@ -249,6 +250,7 @@ fn set_machphys(through: &Domain, owner: u16, mfn: u64, number: u64) -> Result<(
 }
 
 /// `update_va_mapping(address, entry, flags)`
+#[inline(always)]
 pub fn update_va_mapping(call: &mut Call<'_>) -> Answer {
     let owner = call.caller.domain().id.raw();
     update_mapping(call, owner)
@@ -329,6 +331,7 @@ fn cpus_of(caller: &VcpuRef, mask_at: u64) -> Result<CpuSet, Errno> {
 }
 
 /// `mmuext_op(requests, count, done, foreign domain)`
+#[inline(always)]
 pub fn mmuext_op(call: &mut Call<'_>) -> Answer {
     let caller = call.caller;
     let owner = match PageOwner::resolve(caller, RawDomId(call.args()[3] as u16))? {

@@ -68,6 +68,15 @@ impl Call<'_> {
         registers.into_iter().zip(first).for_each(|(old, new)| *old = new);
     }
 
+    /// The same call, for a function that is not inlined: whoever answers the usual case keeps its own in registers.
+    #[inline(always)]
+    pub fn apart(&mut self) -> Call<'_> {
+        Call {
+            caller: self.caller,
+            frame: self.frame,
+        }
+    }
+
     /// "Ask again", with other arguments in front.
     pub fn again<const N: usize>(&mut self, first: [u64; N]) -> Answer {
         self.set_args(first);

@@ -14,6 +14,7 @@ const LOOK_AT_CLOCK: u32 = 8;
 /// caller's own come back at the end. An entry may not be a multicall itself (`EINVAL`), and one that is an `iret`
 /// ends the list, as nothing can come back. When time is up, or an entry is not finished, the guest asks again for
 /// the rest; the unfinished entry's arguments are updated in its memory.
+#[inline(always)]
 pub fn multicall(call: &mut Call<'_>) -> Answer {
     let own = call.args();
     let [list, count, ..] = own;

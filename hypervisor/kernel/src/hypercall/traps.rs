@@ -40,6 +40,7 @@ pub fn set_trap_table(call: &mut Call<'_>) -> Answer {
 }
 
 /// `stack_switch(ss, sp)`: where the guest's kernel stack is on entries from user mode.
+#[inline(always)]
 pub fn stack_switch(call: &mut Call<'_>) -> Answer {
     let mut pv = call.caller.pv.lock();
     pv.kernel_ss = call.args()[0] | 3;
@@ -196,12 +197,16 @@ pub fn vm_assist(call: &mut Call<'_>) -> Answer {
 /// Whatever the frame holds, the hardware keeps CPL 3 and interrupts on. A guest whose frame cannot be read,
 /// or that has no user page tables to return to, is past saving.
 pub fn iret(call: &mut Call<'_>) -> Answer {
-    let frame = &mut *call.frame;
-    let vcpu = call.caller;
+    Ok(return_from(call.caller, call.frame))
+}
+
+/// As [`iret`]; answers what `rax` shall be.
+#[inline(always)]
+pub fn return_from(vcpu: &VcpuRef, frame: &mut GuestFrame) -> u64 {
     let Ok(wanted) = GuestPtr::<IretContext>::new(frame.rsp).read() else {
         return lost(vcpu, frame, "its iret frame cannot be read");
     };
-    if wanted.cs & 3 == 3 && mode::enter_user(vcpu, &vcpu.pv.lock()).is_err() {
+    if wanted.cs & 3 == 3 && mode::enter_user(vcpu).is_err() {
         return lost(vcpu, frame, "it goes to user mode without user page tables");
     }
     if vcpu.domain().assists(assist::ARCHITECTURAL_IOPL) {
@@ -220,12 +225,12 @@ pub fn iret(call: &mut Call<'_>) -> Answer {
     if let Some(info) = vcpu.info() {
         info.set_masked(wanted.rflags & rflags::IF == 0);
     }
-    Ok(wanted.rax)
+    wanted.rax
 }
 
 #[cold]
 #[inline(never)]
-fn lost(vcpu: &VcpuRef, frame: &GuestFrame, why: &str) -> Answer {
+fn lost(vcpu: &VcpuRef, frame: &GuestFrame, why: &str) -> u64 {
     vcpu.domain().crash(format_args!("{vcpu}: {why}; rsp {:#x}", frame.rsp));
-    Ok(frame.rax)
+    frame.rax
 }

@@ -42,11 +42,12 @@ fn text<const N: usize>(from: &[u8]) -> [u8; N] {
 }
 
 /// `xen_version(cmd, arg)`.
+#[inline(always)]
 pub fn xen_version(call: &mut Call<'_>) -> Answer {
     let [command, arg, ..] = call.args();
     match VersionCmd(command as u32) {
         VersionCmd::VERSION => Ok(VERSION.0 << 16 | VERSION.1),
-        command => tell(call, command, arg),
+        command => tell(&call.apart(), command, arg),
     }
 }
 

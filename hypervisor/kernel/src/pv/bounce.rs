@@ -61,11 +61,50 @@ pub fn enter(
     to: Callback,
     extra: Extra,
 ) -> Result<(), BadKernelStack> {
-    let was_kernel = vcpu.is_in_kernel();
-    let stack = if was_kernel { frame.rsp } else { pv.kernel_sp };
-    if !was_kernel {
+    let from = if vcpu.is_in_kernel() {
+        Mode::Kernel
+    } else {
         mode::enter_kernel(vcpu, pv);
-    }
+        Mode::User
+    };
+    enter_from(from, vcpu, pv, frame, to, extra)
+}
+
+/// [`enter`], for a vcpu that is known to be in its user mode.
+#[inline(always)]
+pub fn enter_from_user(
+    vcpu: &VcpuRef,
+    pv: &PvState,
+    frame: &mut GuestFrame,
+    to: Callback,
+    extra: Extra,
+) -> Result<(), BadKernelStack> {
+    mode::enter_kernel(vcpu, pv);
+    enter_from(Mode::User, vcpu, pv, frame, to, extra)
+}
+
+/// What was interrupted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Kernel,
+    User,
+}
+
+/// Makes a vcpu go on at `to`, which is in its kernel already.
+#[inline(always)]
+fn enter_from(
+    from: Mode,
+    vcpu: &VcpuRef,
+    pv: &PvState,
+    frame: &mut GuestFrame,
+    to: Callback,
+    extra: Extra,
+) -> Result<(), BadKernelStack> {
+    // RPL 0 says that it was the kernel.
+    let (stack, cs) = match from {
+        Mode::Kernel => (frame.rsp, frame.cs & !3),
+        Mode::User => (pv.kernel_sp, frame.cs),
+    };
     let info = vcpu.info();
     let masked = info.is_some_and(InfoArea::is_masked);
     let iopl = if vcpu.domain().assists(ferroxen_abi::xen::vm_assist::ARCHITECTURAL_IOPL) {
@@ -74,8 +113,7 @@ pub fn enter(
         0
     };
     let interrupted = Interrupted {
-        // RPL 0 says that it was the kernel.
-        cs: u64::from(if was_kernel { frame.cs & !3 } else { frame.cs }) | u64::from(masked) << 32,
+        cs: u64::from(cs) | u64::from(masked) << 32,
         rflags: frame.rflags & !(rflags::IF | rflags::IOPL) | if masked { 0 } else { rflags::IF } | iopl,
     };
     let top = stack & !0xf;

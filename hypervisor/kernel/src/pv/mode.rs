@@ -9,7 +9,7 @@ use ferroxen_machine::{cpu, paging};
 /// Moves the running vcpu to its kernel: kernel page tables, kernel GS base.
 ///
 /// Nothing happens if it is there already.
-#[inline]
+#[inline(always)]
 pub fn enter_kernel(vcpu: &Vcpu, pv: &PvState) {
     if vcpu.is_in_kernel() {
         return;
@@ -22,11 +22,12 @@ pub fn enter_kernel(vcpu: &Vcpu, pv: &PvState) {
 }
 
 /// Moves the running vcpu to its user mode; refuses if it never gave us user page tables.
-#[inline]
-pub fn enter_user(vcpu: &Vcpu, pv: &PvState) -> Result<(), NoUserTables> {
+#[inline(always)]
+pub fn enter_user(vcpu: &Vcpu) -> Result<(), NoUserTables> {
     if !vcpu.is_in_kernel() {
         return Ok(());
     }
+    let pv = vcpu.pv.lock();
     let Some(root) = &pv.user_root else {
         return Err(NoUserTables);
     };

@@ -212,24 +212,42 @@ fn software_interrupt(vcpu: &VcpuRef, frame: &mut GuestFrame, number: u8, length
     deliver(vcpu, frame, Exception::plain(number));
 }
 
-/// SYSCALL or SYSENTER from the guest's user mode (or 32-bit code).
-pub fn system_call(vcpu: &VcpuRef, frame: &mut GuestFrame) {
+/// SYSCALL from 64-bit code of the guest's user mode.
+#[inline(always)]
+pub fn system_call64(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let pv = vcpu.pv.lock();
-    let entry = frame.entry();
-    let (to, otherwise) = match entry {
-        Entry::Syscall64 => (pv.syscall, Exception::UD),
-        Entry::Syscall32 => (pv.syscall32, Exception::UD),
-        _ => (pv.sysenter, Exception::GP),
-    };
+    let to = pv.syscall;
     if to.address == 0 {
         drop(pv);
-        if matches!(entry, Entry::Syscall64 | Entry::Syscall32) {
-            // The exception belongs to the instruction itself, two bytes long.
-            frame.rip = frame.rip.wrapping_sub(2);
-        }
-        return inject(vcpu, frame, otherwise);
+        return no_such_instruction(vcpu, frame);
     }
-    let made = bounce::enter(vcpu, &pv, frame, to, Extra::None);
+    let made = bounce::enter_from_user(vcpu, &pv, frame, to, Extra::None);
+    drop(pv);
+    or_crash(vcpu, made);
+}
+
+/// The kernel takes no such system calls: the exception belongs to the instruction itself, two bytes long.
+#[cold]
+#[inline(never)]
+fn no_such_instruction(vcpu: &VcpuRef, frame: &mut GuestFrame) {
+    frame.rip = frame.rip.wrapping_sub(2);
+    inject(vcpu, frame, Exception::UD);
+}
+
+/// SYSENTER, or SYSCALL from 32-bit code.
+pub fn other_system_call(vcpu: &VcpuRef, frame: &mut GuestFrame) {
+    let pv = vcpu.pv.lock();
+    let is_syscall = frame.entry() == Entry::Syscall32;
+    let to = if is_syscall { pv.syscall32 } else { pv.sysenter };
+    if to.address == 0 {
+        drop(pv);
+        return if is_syscall {
+            no_such_instruction(vcpu, frame)
+        } else {
+            inject(vcpu, frame, Exception::GP)
+        };
+    }
+    let made = bounce(vcpu, &pv, frame, to, Extra::None);
     drop(pv);
     or_crash(vcpu, made);
 }

@@ -197,7 +197,7 @@ pub fn poked() {
     {
         cpu::request(work::RESCHEDULE);
     }
-    if let Some(vcpu) = cpu::local().current.borrow().as_ref() {
+    if let Some(vcpu) = cpu::local().current.get() {
         cpu::request(if vcpu.has_nmi() { work::NMI } else { 0 });
     }
 }
@@ -239,18 +239,23 @@ pub fn kick(vcpu: &VcpuRef) {
 }
 
 /// [`kick`] for a vcpu of a domain at hand.
-#[inline]
+#[inline(always)]
 pub fn kick_in(domain: &Arc<Domain>, vcpu: &Vcpu) {
     // The event's bits were written by an atomic exchange before; `block` and the way back to a guest read
     // them after having told where the vcpu is. One of the two sides sees the other.
     if vcpu.sched.is_waiting() {
-        if let Some(vcpu) = VcpuRef::of(domain, vcpu.id) {
-            unblock(&vcpu);
-        }
+        unblock_in(domain, vcpu.id);
     } else if let Some(cpu) = vcpu.sched.cpu()
         && cpu != ferroxen_machine::cpu::cpu_id()
     {
         smp::poke(cpu);
+    }
+}
+
+#[inline(never)]
+fn unblock_in(domain: &Arc<Domain>, id: VcpuId) {
+    if let Some(vcpu) = VcpuRef::of(domain, id) {
+        unblock(&vcpu);
     }
 }
 
@@ -421,7 +426,7 @@ fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
     runstate::update(old, decision.old_times);
     context::save(old, frame);
     cpu::local().info.set(None);
-    *cpu::local().current.borrow_mut() = None;
+    drop(cpu::local().current.replace(None));
     old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
     if decision.must_move {
         balance::move_to_allowed(old);
@@ -431,12 +436,11 @@ fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
 /// Puts a vcpu onto this CPU, after it was chosen.
 fn enter(new: VcpuRef, frame: &mut GuestFrame, times: Option<Times>) {
     let local = cpu::local();
-    *local.current.borrow_mut() = Some(new);
-    let current = local.current.borrow();
-    let Some(new) = current.as_ref() else { return };
-    context::load(new, frame);
-    runstate::update(new, times);
-    crate::time::entered(new);
+    drop(local.current.replace(Some(new)));
+    let Some(new) = local.current.get() else { return };
+    context::load(&new, frame);
+    runstate::update(&new, times);
+    crate::time::entered(&new);
     local.info.set(new.info());
     if new.has_nmi() {
         cpu::request(work::NMI);

@@ -343,12 +343,7 @@ pub(crate) fn register_time_area(vcpu: &VcpuRef, at: Vaddr) {
 
 /// The vcpu's `vcpu_info` has moved: its clock has to be written there.
 pub(crate) fn info_moved(vcpu: &VcpuRef) {
-    if cpu::local()
-        .current
-        .borrow()
-        .as_ref()
-        .is_some_and(|running| running.is(vcpu))
-    {
+    if cpu::local().current.get().is_some_and(|running| running.is(vcpu)) {
         cpu::local().info.set(vcpu.info());
     }
     vcpu.time.is_published.store(true, Ordering::Relaxed);

@@ -12,6 +12,7 @@ mod traps;
 pub mod area;
 pub mod boot_slice;
 pub mod cpu;
+pub mod current;
 pub mod debugregs;
 pub mod fpu;
 pub mod frame;
