@@ -70,22 +70,22 @@ fn told(result: Result<(), Stop>) -> Result<GrantStatus, Again> {
 struct Again;
 
 /// The hypercall: a command, and an array of operands with its length.
+#[inline(always)]
 pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
     let [command, at, count, ..] = call.args();
     let count = u32::try_from(count as i32).map_err(|_| Errno::EINVAL)?;
     match command {
-        gnttabop::MAP_GRANT_REF => each(call, at, count, |caller, request: &mut abi::MapGrantRef| {
-            request.status = told(map(caller, request).map(|(handle, frame)| {
-                request.handle = handle.raw();
-                request.dev_bus_addr = frame.maddr().raw();
-            }))?;
-            Ok(())
-        }),
+        gnttabop::MAP_GRANT_REF => map_all(call, at, count),
         gnttabop::UNMAP_GRANT_REF => unmap_all(call, at, count),
-        gnttabop::COPY => each(call, at, count, |caller, request: &mut abi::Copy| {
-            request.status = copy(caller, request).err().unwrap_or(GrantStatus::OKAY);
-            Ok(())
-        }),
+        gnttabop::COPY => copy_all(call, at, count),
+        command => manage(call, command, at, count),
+    }
+}
+
+/// Commands about tables as such.
+#[inline(never)]
+fn manage(call: &mut Call<'_>, command: u64, at: u64, count: u32) -> Answer {
+    match command {
         gnttabop::SETUP_TABLE => one(call, at, count, |caller, request: &mut abi::SetupTable| {
             request.status = setup_table(caller, request).err().unwrap_or(GrantStatus::OKAY);
             Ok(())
@@ -130,11 +130,29 @@ pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
     }
 }
 
+fn map_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
+    let mut last = None;
+    each(call, at, count, |caller, request: &mut abi::MapGrantRef| {
+        request.status = told(map(caller, &mut last, request).map(|(handle, frame)| {
+            request.handle = handle.raw();
+            request.dev_bus_addr = frame.maddr().raw();
+        }))?;
+        Ok(())
+    })
+}
+
+fn copy_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
+    each(call, at, count, |caller, request: &mut abi::Copy| {
+        request.status = copy(caller, request).err().unwrap_or(GrantStatus::OKAY);
+        Ok(())
+    })
+}
+
 /// How many elements of an array are done between looks at the clock.
 const LOOK_AT_CLOCK: u32 = 4;
 
 /// Carries an operation out on each element of an array, and gives way in between if it takes long.
-#[inline]
+#[inline(always)]
 fn each<T: FromBytes + IntoBytes + Immutable>(
     call: &mut Call<'_>,
     at: u64,
@@ -189,30 +207,30 @@ fn domain_of(caller: &VcpuRef, id: RawDomId) -> Result<Arc<Domain>, GrantStatus>
 /// Shared table frames, accessed through the direct map.
 struct SharedPages;
 
-impl SharedPages {
+impl SharedEntries for SharedPages {
+    type Frame = Page;
+
     #[inline(always)]
-    fn page(frame: Mfn) -> Page {
+    fn frame(&self, frame: Mfn) -> Page {
         match Page::new(frame) {
             Some(page) => page,
             None => panic!("grant frame {frame} is no page"),
         }
     }
-}
 
-impl SharedEntries for SharedPages {
-    #[inline]
-    fn load(&self, frame: Mfn, index: usize) -> u64 {
-        Self::page(frame).load_u64(index)
+    #[inline(always)]
+    fn load(&self, frame: Page, index: usize) -> u64 {
+        frame.load_u64(index)
     }
 
-    #[inline]
-    fn replace(&self, frame: Mfn, index: usize, old: u64, new: u64) -> bool {
-        Self::page(frame).cas_u64(index, old, new).is_ok()
+    #[inline(always)]
+    fn replace(&self, frame: Page, index: usize, old: u64, new: u64) -> bool {
+        frame.cas_u64(index, old, new).is_ok()
     }
 
-    #[inline]
-    fn clear_flags(&self, frame: Mfn, index: usize, flags: u16) {
-        Self::page(frame).fetch_and_u16_at(index * 8, !flags);
+    #[inline(always)]
+    fn clear_flags(&self, frame: Page, index: usize, flags: u16) {
+        frame.fetch_and_u16_at(index * 8, !flags);
     }
 }
 
@@ -251,7 +269,7 @@ impl<O: Deref<Target = Domain>> Drop for Pin<O> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn hold(owner: &Domain, frame: Mfn, access: Access) -> Result<Held, GrantStatus> {
     let held = match access {
         Access::ReadOnly => memory::hold(owner, frame),
@@ -275,8 +293,28 @@ fn access_of(flags: u32) -> Access {
     }
 }
 
-#[inline]
-fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), Stop> {
+/// The domain that lends: a batch mostly has the same one all along.
+#[inline(always)]
+fn granter(mapper: &Arc<Domain>, last: &mut Option<Arc<Domain>>, id: RawDomId) -> Result<Arc<Domain>, GrantStatus> {
+    let id = DomId::new(id.0).ok_or(GrantStatus::BAD_DOMAIN)?;
+    if id == mapper.id {
+        return Ok(mapper.clone());
+    }
+    match last {
+        Some(last) if last.id == id => Ok(last.clone()),
+        _ => look_up(last, id),
+    }
+}
+
+#[inline(never)]
+fn look_up(last: &mut Option<Arc<Domain>>, id: DomId) -> Result<Arc<Domain>, GrantStatus> {
+    let found = domain::by_id(id).ok_or(GrantStatus::BAD_DOMAIN)?;
+    *last = Some(found.clone());
+    Ok(found)
+}
+
+#[inline(always)]
+fn map(caller: &VcpuRef, last: &mut Option<Arc<Domain>>, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), Stop> {
     let flags = request.flags;
     let uses = Use {
         host: flags & gntmap::HOST_MAP != 0,
@@ -285,10 +323,8 @@ fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), St
     if !uses.host && !uses.device {
         return Err(GrantStatus::BAD_GNTREF.into());
     }
-    let owner = DomId::new(request.dom.0)
-        .and_then(domain::by_id)
-        .ok_or(GrantStatus::BAD_DOMAIN)?;
     let mapper = caller.domain();
+    let owner = granter(mapper, last, request.dom)?;
     let handle = take_handle(mapper)?;
     match map_at(caller, owner, request, uses) {
         Ok(mapping) => {
@@ -304,14 +340,10 @@ fn map(caller: &VcpuRef, request: &abi::MapGrantRef) -> Result<(Handle, Mfn), St
 }
 
 /// Who may use the page holds it: for CPUs that is the page-table entry, for devices the mapping itself.
-#[inline]
+#[inline(always)]
 fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses: Use) -> Result<Borrowed, Stop> {
     let (gref, access) = (Gref::new(request.gref), access_of(request.flags));
     let (pin, frame) = Pin::new(&*owner, gref, caller.domain().id, access)?;
-    // Device memory is not the owner's to lend, whoever may map it otherwise.
-    if memory::frame(frame.raw()).is_none() {
-        return Err(GrantStatus::BAD_PAGE.into());
-    }
     let held = if uses.device {
         Some(hold(&owner, frame, access)?)
     } else {
@@ -348,7 +380,7 @@ fn place(at: u64, names_entry: bool) -> GrantPlace {
 }
 
 /// Hands out a handle. What a guest can make us remember must not eat the memory that others need.
-#[inline]
+#[inline(always)]
 fn take_handle(mapper: &Domain) -> Result<Handle, GrantStatus> {
     let mut grants = mapper.grants.lock();
     if grants.maps.must_grow() && !may_use_heap(mapper) {
@@ -423,7 +455,7 @@ fn unmap_some<const N: usize>(
     (done, stopped)
 }
 
-#[inline]
+#[inline(always)]
 fn unmap_element(
     caller: &VcpuRef,
     array: GuestPtr<abi::UnmapGrantRef>,
@@ -440,7 +472,7 @@ fn unmap_element(
     element.write(&request).map(Ok)
 }
 
-#[inline]
+#[inline(always)]
 fn let_go_of(caller: &VcpuRef, request: &abi::UnmapGrantRef) -> Result<Option<LetGo>, Stop> {
     let handle = Handle::new(request.handle);
     let mapper = caller.domain();
@@ -458,7 +490,7 @@ fn let_go_of(caller: &VcpuRef, request: &abi::UnmapGrantRef) -> Result<Option<Le
     }
 }
 
-#[inline]
+#[inline(always)]
 fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Borrowed, gone: Use) -> Result<(), Stop> {
     if gone.device && request.dev_bus_addr != mapping.frame.maddr().raw() {
         return Err(GrantStatus::GENERAL_ERROR.into());
@@ -480,7 +512,7 @@ fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Borrowed,
 }
 
 /// Makes sure that no CPU uses what was unmapped, and gives the pages back to their owners.
-#[inline]
+#[inline(always)]
 fn settle(caller: &VcpuRef, let_go: &mut [Option<LetGo>]) {
     let mapper = caller.domain();
     if let_go.iter().flatten().any(|one| one.gone.host) {
@@ -509,7 +541,7 @@ fn settle(caller: &VcpuRef, let_go: &mut [Option<LetGo>]) {
 }
 
 /// Tells the owner that a mapping is gone.
-#[inline]
+#[inline(always)]
 fn unpin(mapping: &Borrowed) {
     mapping
         .owner
@@ -526,7 +558,7 @@ struct End {
     _pin: Option<Pin<Arc<Domain>>>,
 }
 
-#[inline]
+#[inline(always)]
 fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) -> Result<End, GrantStatus> {
     if is_gref {
         let owner = domain_of(caller, at.domid)?;
@@ -549,7 +581,7 @@ fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) ->
     }
 }
 
-#[inline]
+#[inline(always)]
 fn copy(caller: &VcpuRef, request: &abi::Copy) -> Result<(), GrantStatus> {
     let (from, to, len) = (&request.source, &request.dest, usize::from(request.len));
     let fits = |at: &abi::CopyPtr| usize::from(at.offset) + len <= PAGE_SIZE;

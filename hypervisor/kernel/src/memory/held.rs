@@ -42,6 +42,7 @@ pub fn release(mfn: Mfn, is_writable: bool) {
 }
 
 /// Holds a page of a domain's, to read it.
+#[inline(always)]
 pub fn hold(owner: &Domain, mfn: Mfn) -> Result<Held, Refused> {
     let hands = crate::pv::mm::Hands::of(owner);
     let space = Space::new(&hands, owner.id.raw());
@@ -59,6 +60,7 @@ pub fn hold(owner: &Domain, mfn: Mfn) -> Result<Held, Refused> {
 }
 
 /// Holds a page of a domain's, to write it: it is no table and no descriptor page meanwhile.
+#[inline(always)]
 pub fn hold_writable(owner: &Domain, mfn: Mfn) -> Result<Held, Refused> {
     let hands = crate::pv::mm::Hands::of(owner);
     let space = Space::new(&hands, owner.id.raw());

@@ -26,7 +26,7 @@ use crate::lock::{Lock, Rank};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
-use ferroxen_frames::{Frame, Refused, Word};
+use ferroxen_frames::{Frame, Kind, Refused, Word};
 use ferroxen_heap::{Block, Cleanliness, Heap, Nodes, Wish};
 use ferroxen_loader::memory_map;
 use ferroxen_loader::options::Options;
@@ -97,6 +97,13 @@ static FREE: Lock<Free> = Lock::new(
 #[inline(always)]
 fn frames() -> &'static [Frame] {
     FRAMES.all()
+}
+
+/// The record of a frame, if it is a live level-1 table of `owner`'s: under the page-table lock it stays one.
+#[inline(always)]
+pub fn level_1_table(mfn: u64, owner: u16) -> Option<&'static Frame> {
+    let frame = FRAMES.get(usize::try_from(mfn).ok()?)?;
+    (frame.owner() == owner && frame.word().is_live(Kind::L1)).then_some(frame)
 }
 
 /// The record of a frame of RAM, the hypervisor's own included; `None` for device memory and beyond.

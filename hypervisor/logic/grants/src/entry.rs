@@ -12,29 +12,35 @@ pub enum Access {
     ReadWrite,
 }
 
-/// The words of the shared table. Each method is one atomic access; a frame has 512 entries of 8 bytes.
+/// The words of the shared table. Each method but [`Self::frame`] is one atomic access; a frame has 512 entries of 8
+/// bytes.
 pub trait SharedEntries {
+    /// A frame, found.
+    type Frame: Copy;
+
+    /// Finds a frame of the table.
+    fn frame(&self, frame: Mfn) -> Self::Frame;
     /// Reads entry `index` of a frame.
-    fn load(&self, frame: Mfn, index: usize) -> u64;
+    fn load(&self, frame: Self::Frame, index: usize) -> u64;
     /// Replaces entry `index` of a frame if it still is `old`.
-    fn replace(&self, frame: Mfn, index: usize, old: u64, new: u64) -> bool;
+    fn replace(&self, frame: Self::Frame, index: usize, old: u64, new: u64) -> bool;
     /// Clears bits of the flags (the entry's low 16 bits).
-    fn clear_flags(&self, frame: Mfn, index: usize, flags: u16);
+    fn clear_flags(&self, frame: Self::Frame, index: usize, flags: u16);
 }
 
 /// Where an entry lies.
-pub(crate) struct Place<'a, S> {
+pub(crate) struct Place<'a, S: SharedEntries> {
     pub shared: &'a S,
-    pub frame: Mfn,
+    pub frame: S::Frame,
     pub index: usize,
 }
 
-impl<S> Clone for Place<'_, S> {
+impl<S: SharedEntries> Clone for Place<'_, S> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<S> Copy for Place<'_, S> {}
+impl<S: SharedEntries> Copy for Place<'_, S> {}
 
 /// `grant_entry_v1`: flags, grantee, frame; read as one little-endian word, so never torn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +76,7 @@ impl Entry {
     }
 
     /// Marks the entry as being used by `by`, if it offers that.
+    #[inline(always)]
     pub const fn claim(self, by: DomId, access: Access) -> Result<Entry, Refused> {
         if self.flags() & (Self::TYPE_MASK | Self::SUB_PAGE) != Self::PERMIT_ACCESS {
             return Err(Refused::NotOffered);

@@ -80,7 +80,7 @@ impl<O> MapTrack<O> {
     }
 
     /// Hands out a handle, which stands for nothing until [`Self::set`].
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> Result<Handle, Refused> {
         let at = if self.free != NONE {
             let at = self.free;
@@ -108,7 +108,7 @@ impl<O> MapTrack<O> {
     }
 
     /// Says what a handle that the caller works on stands for.
-    #[inline]
+    #[inline(always)]
     pub fn set(&mut self, handle: Handle, mapping: Mapping<O>) {
         if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
             *slot = Slot::Live(mapping);
@@ -118,7 +118,7 @@ impl<O> MapTrack<O> {
     }
 
     /// Takes a mapping to work on; until it is set again or freed, nobody else finds it.
-    #[inline]
+    #[inline(always)]
     pub fn begin(&mut self, handle: Handle) -> Result<Mapping<O>, Refused> {
         let slot = self.slots.get_mut(handle.raw() as usize).ok_or(Refused::NoSuchHandle)?;
         if !matches!(slot, Slot::Live(_)) {
@@ -131,7 +131,7 @@ impl<O> MapTrack<O> {
     }
 
     /// Gives back a handle that the caller works on.
-    #[inline]
+    #[inline(always)]
     pub fn free(&mut self, handle: Handle) {
         if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
             *slot = Slot::Free { next: self.free };

@@ -3,6 +3,7 @@
 use crate::entry::{Access, Entry, Place, SharedEntries};
 use crate::maptrack::MapTrack;
 use crate::{NoMemory, Refused};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use ferroxen_words::{DomId, Gref, Mfn};
 
@@ -30,13 +31,21 @@ pub struct Pinned {
     pub frame: Mfn,
 }
 
+/// A frame of the shared table: its entries, and how each is used.
+struct Frame {
+    mfn: Mfn,
+    uses: Box<Uses>,
+}
+
+type Uses = [Active; ENTRIES_PER_FRAME as usize];
+
 /// One domain's grants and mappings. `O` is how the owner of a mapped page is remembered.
 pub struct GrantTable<O> {
     max_frames: u32,
     /// The frames of the shared table; entry `n` lies in frame `n / 512`.
-    frames: Vec<Mfn>,
-    /// Uses of the entries of each frame.
-    active: Vec<Vec<Active>>,
+    frames: Vec<Frame>,
+    /// For the uses of the next frame's entries.
+    prepared: Option<Box<Uses>>,
     /// What the domain has mapped from others.
     pub maps: MapTrack<O>,
 }
@@ -47,7 +56,7 @@ impl<O> GrantTable<O> {
         Ok(GrantTable {
             max_frames,
             frames: Vec::new(),
-            active: Vec::new(),
+            prepared: None,
             maps: MapTrack::new(max_maptrack_frames),
         })
     }
@@ -65,7 +74,7 @@ impl<O> GrantTable<O> {
     /// A frame of the table.
     #[inline]
     pub fn frame(&self, index: u32) -> Option<Mfn> {
-        self.frames.get(index as usize).copied()
+        self.frames.get(index as usize).map(|frame| frame.mfn)
     }
 
     /// Makes room to remember the uses of one more frame; [`Self::add_frame`] then cannot fail.
@@ -74,33 +83,34 @@ impl<O> GrantTable<O> {
             return Err(Refused::NoSuchGrant);
         }
         self.frames.try_reserve(1).map_err(|_| Refused::NoMemory)?;
-        self.active.try_reserve(1).map_err(|_| Refused::NoMemory)?;
-        if self.active.len() == self.frames.len() {
+        if self.prepared.is_none() {
             let mut uses = Vec::new();
             uses.try_reserve_exact(ENTRIES_PER_FRAME as usize)
                 .map_err(|_| Refused::NoMemory)?;
             uses.resize(ENTRIES_PER_FRAME as usize, Active::default());
-            self.active.push(uses);
+            self.prepared = uses.into_boxed_slice().try_into().ok();
         }
         Ok(())
     }
 
     /// Adds a zeroed frame to the table. The caller has prepared it.
-    pub fn add_frame(&mut self, frame: Mfn) {
-        assert!(
-            self.active.len() > self.frames.len(),
-            "a grant frame was added unprepared"
-        );
-        self.frames.push(frame);
+    ///
+    /// # Panics
+    /// If it has not.
+    pub fn add_frame(&mut self, mfn: Mfn) {
+        let Some(uses) = self.prepared.take() else {
+            panic!("a grant frame was added unprepared")
+        };
+        self.frames.push(Frame { mfn, uses });
     }
 
     /// Whether any entry is in use.
     pub fn is_in_use(&self) -> bool {
-        self.active.iter().flatten().any(Active::is_pinned)
+        self.frames.iter().flat_map(|frame| &*frame.uses).any(Active::is_pinned)
     }
 
     /// Begins a use of `gref` by `by`.
-    #[inline]
+    #[inline(always)]
     pub fn pin(
         &mut self,
         shared: &impl SharedEntries,
@@ -129,7 +139,7 @@ impl<O> GrantTable<O> {
     ///
     /// # Panics
     /// If there was no such use: the caller's books are wrong.
-    #[inline]
+    #[inline(always)]
     pub fn unpin(&mut self, shared: &impl SharedEntries, gref: Gref, access: Access) {
         let Some((place, active)) = self.place(shared, gref) else {
             panic!("unpinned a grant beyond the table")
@@ -157,21 +167,18 @@ impl<O> GrantTable<O> {
         change(second, |_| Ok(a)).map(drop)
     }
 
-    #[inline]
+    #[inline(always)]
     fn place<'a, S: SharedEntries>(&mut self, shared: &'a S, gref: Gref) -> Option<(Place<'a, S>, &mut Active)> {
-        let (which, index) = (
-            (gref.raw() / ENTRIES_PER_FRAME) as usize,
-            (gref.raw() % ENTRIES_PER_FRAME) as usize,
-        );
-        let frame = *self.frames.get(which)?;
-        let active = self.active.get_mut(which)?.get_mut(index)?;
-        Some((Place { shared, frame, index }, active))
+        let index = (gref.raw() % ENTRIES_PER_FRAME) as usize;
+        let Frame { mfn, uses } = self.frames.get_mut((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
+        let frame = shared.frame(*mfn);
+        Some((Place { shared, frame, index }, &mut uses[index]))
     }
 
     /// How an entry is used: (reading only, writing), and by whom.
     pub fn uses(&self, gref: Gref) -> Option<(u16, u16, u16)> {
-        let active = self.active.get((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
-        let active = active.get((gref.raw() % ENTRIES_PER_FRAME) as usize)?;
+        let frame = self.frames.get((gref.raw() / ENTRIES_PER_FRAME) as usize)?;
+        let active = &frame.uses[(gref.raw() % ENTRIES_PER_FRAME) as usize];
         active
             .is_pinned()
             .then_some((active.readers, active.writers, active.by))
@@ -181,18 +188,20 @@ impl<O> GrantTable<O> {
     ///
     /// What the shared entries say is left out: that memory is the guest's, which may write there what it likes.
     pub fn audit(&self) -> Result<(), &'static str> {
-        if self.frame_count() > self.max_frames || self.active.len() < self.frames.len() {
-            return Err("more frames than there may be, or frames without counts");
+        if self.frame_count() > self.max_frames {
+            return Err("more frames than there may be");
         }
         self.maps.audit()
     }
 }
 
 impl Active {
+    #[inline(always)]
     fn is_pinned(&self) -> bool {
         self.readers != 0 || self.writers != 0
     }
 
+    #[cold]
     fn pin_again<S: SharedEntries>(&mut self, place: Place<'_, S>, by: DomId, access: Access) -> Result<Mfn, Refused> {
         if self.by != by.raw() {
             return Err(Refused::NotForYou);
@@ -210,6 +219,7 @@ impl Active {
         Ok(self.frame)
     }
 
+    #[inline(always)]
     fn count(&mut self, access: Access) {
         match access {
             Access::ReadOnly => self.readers += 1,
@@ -218,6 +228,7 @@ impl Active {
     }
 
     /// Counts one use less; answers which flags to clear.
+    #[inline(always)]
     fn uncount(&mut self, access: Access) -> u16 {
         let count = match access {
             Access::ReadOnly => &mut self.readers,
@@ -239,7 +250,7 @@ impl Active {
 }
 
 /// Changes an entry in one step, as long as its owner does not change it at the same time again and again.
-#[inline]
+#[inline(always)]
 fn change<S: SharedEntries>(
     place: Place<'_, S>,
     step: impl Fn(Entry) -> Result<Entry, Refused>,

@@ -6,10 +6,10 @@
 use super::{Tables, walk};
 use crate::domain::VcpuRef;
 use crate::memory;
+use ferroxen_frames::Refused;
 use ferroxen_frames::entry::{Entry, bits};
-use ferroxen_frames::{Kind, Refused};
 use ferroxen_machine::memory::Page;
-use ferroxen_machine::smp::{self, CpuSet, Request};
+use ferroxen_machine::smp::{self, Request};
 use ferroxen_machine::{cpu, paging};
 use ferroxen_words::{DomId, Mfn, Vaddr};
 
@@ -43,6 +43,10 @@ mod gntmap {
 }
 
 /// Maps a frame of the granter's for the caller; `flags` are those of the operation (`GNTMAP_*`).
+///
+/// What is no RAM is refused as [`Refused::NoSuchFrame`]: device memory is not the owner's to lend, whoever may map it
+/// otherwise.
+#[inline(always)]
 pub fn map_grant(caller: &VcpuRef, place: GrantPlace, granter: DomId, frame: Mfn, flags: u32) -> Result<(), NotMapped> {
     let mut raw = frame.maddr().raw() | bits::PRESENT | bits::ACCESSED | bits::DIRTY;
     if flags & gntmap::READONLY == 0 {
@@ -53,21 +57,24 @@ pub fn map_grant(caller: &VcpuRef, place: GrantPlace, granter: DomId, frame: Mfn
     }
     raw |= u64::from(flags >> gntmap::AVAILABLE_SHIFT & 7) << 9;
     let tables = Tables::lock(caller.domain()).map_err(|_| NotMapped::NotYet)?;
-    let (table, index) = find(&tables, caller, place)?;
+    let (table, index) = find(&tables, place)?;
     let space = tables.space();
-    let new = space
-        .get_leaf(Entry(raw), granter.raw())
-        .map_err(NotMapped::Refused)?
-        .adjusted(1);
-    let old = table.swap_u64(index, new.0);
+    let held = if flags & gntmap::READONLY == 0 {
+        space.get_writable(frame.raw(), granter.raw())
+    } else {
+        space.get(frame.raw(), granter.raw())
+    };
+    held.map_err(NotMapped::Refused)?;
+    let old = table.swap_u64(index, Entry(raw).adjusted(1).0);
     space.put_leaf(Entry(old));
     Ok(())
 }
 
 /// Takes a mapping made by [`map_grant`] away. Other CPUs may still use it until [`flush_after_unmap`].
+#[inline(always)]
 pub fn unmap_grant(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) -> Result<(), NotMapped> {
     let tables = Tables::lock(caller.domain()).map_err(|_| NotMapped::NotYet)?;
-    let (table, index) = find(&tables, caller, place)?;
+    let (table, index) = find(&tables, place)?;
     let wanted = bits::PRESENT
         | if flags & gntmap::READONLY == 0 {
             bits::WRITABLE
@@ -85,32 +92,28 @@ pub fn unmap_grant(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) 
 
 /// Makes every CPU that runs the caller's domain forget what was unmapped. Before the granter is told.
 pub fn flush_after_unmap(caller: &VcpuRef) {
-    let cpus = caller.domain().dirty_cpus.snapshot();
-    if cpus == CpuSet::of(cpu::cpu_id()) {
+    let cpus = &caller.domain().dirty_cpus;
+    if cpus.is_only(cpu::cpu_id()) {
         paging::flush_local();
     } else {
-        smp::request(cpus, Request::FlushTlb);
+        smp::request(cpus.snapshot(), Request::FlushTlb);
     }
 }
 
 /// The entry's table, which the lock keeps what it is, and the index.
 #[inline(always)]
-fn find(tables: &Tables<'_>, caller: &VcpuRef, place: GrantPlace) -> Result<(Page, usize), NotMapped> {
+fn find(tables: &Tables<'_>, place: GrantPlace) -> Result<(Page, usize), NotMapped> {
     let (mfn, index) = match place {
         GrantPlace::Address(at) => {
-            let root = caller.pv.lock().kernel_root.ok_or(NotMapped::NoEntry)?;
-            let walked = walk(root.mfn(), Vaddr::new(at)).ok_or(NotMapped::NoEntry)?;
+            // The caller is in its kernel, so this is its kernel's root.
+            let root = paging::active().ok_or(NotMapped::NoEntry)?;
+            let walked = walk(root, Vaddr::new(at)).ok_or(NotMapped::NoEntry)?;
             (walked.table, walked.index)
         }
         GrantPlace::Entry(at) if at.is_multiple_of(8) => (at >> 12, (at & 0xfff) as usize / 8),
         GrantPlace::Entry(_) => return Err(NotMapped::NoEntry),
     };
-    let frame = memory::frame(mfn).ok_or(NotMapped::NoEntry)?;
-    let word = frame.word();
-    let is_ours = frame.owner() == tables.space().owner;
-    if !is_ours || !word.is_live_table() || word.kind() != Kind::L1 {
-        return Err(NotMapped::NoEntry);
-    }
+    memory::level_1_table(mfn, tables.space().owner).ok_or(NotMapped::NoEntry)?;
     Page::new(Mfn::new(mfn))
         .map(|page| (page, index))
         .ok_or(NotMapped::NoEntry)

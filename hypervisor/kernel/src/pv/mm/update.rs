@@ -61,15 +61,11 @@ impl Tables<'_> {
     #[inline(always)]
     pub fn update_leaf_at(&mut self, root: Mfn, at: Vaddr, new: u64, owner: u16) -> Result<(), Errno> {
         let walked = walk(root, at).ok_or(Errno::EINVAL)?;
-        let frame = memory::frame(walked.table).ok_or(Errno::EINVAL)?;
-        if frame.word().kind() != Kind::L1 || frame.owner() != self.hands.domain.id.raw() {
-            return Err(Errno::EINVAL);
-        }
-        match self
-            .space()
-            .update(walked.table, frame, walked.index, new, Flavour::Plain, owner)
-        {
-            Ok(_) => Ok(()),
+        let space = self.space();
+        memory::level_1_table(walked.table, space.owner).ok_or(Errno::EINVAL)?;
+        let table = space.host.table(walked.table).ok_or(Errno::EINVAL)?;
+        match space.update_leaf(table, walked.index, Entry(new), Flavour::Plain, owner) {
+            Ok(()) => Ok(()),
             Err(Stop::Refused(why) | Stop::Unwinding(why, _)) => Err(leaf_errno(why)),
             // A leaf names no table.
             Err(Stop::Preempted) => Err(Errno::EBUSY),

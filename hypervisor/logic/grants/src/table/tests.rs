@@ -9,6 +9,11 @@ use std::vec::Vec;
 struct Shared(RefCell<Vec<u64>>);
 
 impl SharedEntries for Shared {
+    type Frame = Mfn;
+
+    fn frame(&self, frame: Mfn) -> Mfn {
+        frame
+    }
     fn load(&self, _: Mfn, index: usize) -> u64 {
         self.0.borrow()[index]
     }
