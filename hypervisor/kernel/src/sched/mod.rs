@@ -24,7 +24,7 @@ use crate::lock::{Guard, Lock, Rank};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_machine::{GuestFrame, MAX_CPUS, smp};
-use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Times, Unit, Wake};
+use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
 
 static QUEUES: [Lock<RunQueue<VcpuRef>>; MAX_CPUS] = [const { Lock::new(Rank::RunQueue, RunQueue::new()) }; MAX_CPUS];
@@ -404,7 +404,7 @@ pub fn schedule(frame: &mut GuestFrame) {
             leave(&old, frame, &decision);
         }
         if let Some(new) = decision.chosen {
-            enter(new, frame, decision.new_times);
+            enter(new, frame);
             return;
         }
         idle::idle(here);
@@ -414,16 +414,13 @@ pub fn schedule(frame: &mut GuestFrame) {
 /// What was decided, as far as it has to be carried out without the queue's lock.
 struct Decision {
     chosen: Option<VcpuRef>,
-    /// The accounts of who goes and who comes.
-    old_times: Option<Times>,
-    new_times: Option<Times>,
     /// Who goes may not stay in this CPU's queue.
     must_move: bool,
 }
 
 /// Takes a vcpu off this CPU, after it was decided that it goes.
 fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
-    runstate::update(old, decision.old_times);
+    runstate::update(old);
     context::save(old, frame);
     cpu::local().info.set(None);
     drop(cpu::local().current.replace(None));
@@ -434,12 +431,12 @@ fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
 }
 
 /// Puts a vcpu onto this CPU, after it was chosen.
-fn enter(new: VcpuRef, frame: &mut GuestFrame, times: Option<Times>) {
+fn enter(new: VcpuRef, frame: &mut GuestFrame) {
     let local = cpu::local();
     drop(local.current.replace(Some(new)));
     let Some(new) = local.current.get() else { return };
     context::load(&new, frame);
-    runstate::update(&new, times);
+    runstate::update(&new);
     crate::time::entered(&new);
     local.info.set(new.info());
     if new.has_nmi() {
@@ -477,8 +474,6 @@ fn decide(here: CpuId, before: Option<&VcpuRef>) -> Decision {
     if let Some(vcpu) = &chosen {
         vcpu.sched.on_cpu.store(here.0, Ordering::SeqCst);
     }
-    let old_times = old_slot.and_then(|slot| queue.times(slot));
-    let new_times = next.slot.and_then(|slot| queue.times(slot));
     note_load(here, &queue);
     let waiting = queue.waiting();
     drop(queue);
@@ -495,12 +490,7 @@ fn decide(here: CpuId, before: Option<&VcpuRef>) -> Decision {
     if waiting != 0 {
         balance::pass_on(here, now);
     }
-    Decision {
-        chosen,
-        old_times,
-        new_times,
-        must_move,
-    }
+    Decision { chosen, must_move }
 }
 
 /// A new unit for a vcpu's queue.

@@ -33,10 +33,10 @@ pub fn register_area(vcpu: &VcpuRef, at: Vaddr) {
 
 /// Writes the run state of the vcpu whose page tables are loaded, if it asked for that.
 #[inline]
-pub(super) fn update(vcpu: &VcpuRef, times: Option<Times>) {
+pub(super) fn update(vcpu: &VcpuRef) {
     let area = vcpu.sched.runstate_area.load(Ordering::Relaxed);
     if area != 0
-        && let Some(times) = times
+        && let Some(times) = times(vcpu)
     {
         write(vcpu, Vaddr::new(area), times);
     }
