@@ -114,11 +114,17 @@ impl AtomicCpuSet {
     /// Whether that one is in, and no other that runs.
     #[inline]
     pub fn is_only(&self, cpu: CpuId) -> bool {
-        let mut words = (0u32..).zip(&self.words[..ferroxen_machine::cpu::cpus_online().div_ceil(64) as usize]);
-        words.all(|(index, word)| {
-            let wanted = if cpu.0 / 64 == index { 1 << (cpu.0 % 64) } else { 0 };
-            word.load(Ordering::Acquire) == wanted
-        })
+        let of_others = |at: usize| {
+            let own = if at == cpu.0 as usize / 64 {
+                1 << (cpu.0 % 64)
+            } else {
+                0
+            };
+            self.words.get(at).map_or(0, |word| word.load(Ordering::Acquire) ^ own)
+        };
+        // With up to 64 CPUs that is one word.
+        of_others(0) == 0
+            && (1..ferroxen_machine::cpu::cpus_online().div_ceil(64) as usize).all(|at| of_others(at) == 0)
     }
 
     /// What is in just now.

@@ -229,7 +229,7 @@ fn bind_vcpu(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) -> Result<(), Errno
 fn send(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let ports = domain.ports.lock();
     match ports.send(port).map_err(errno)? {
-        Target::Own(vcpu) => ring(domain, port, vcpu),
+        Target::Own(vcpu) => ring_at_once(domain, port, vcpu),
         Target::Nobody => {}
         Target::Far(far) => {
             let by = FarEnd {
@@ -266,7 +266,7 @@ pub(crate) fn unmask(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let channel = ports.get(port).ok_or(Errno::EINVAL)?;
     if channel.state != State::Free {
         let vcpu = domain.vcpu(channel.vcpu);
-        let rung = ferroxen_evtchn::unmask(&Bits { domain, vcpu }, port, channel.vcpu);
+        let rung = ferroxen_evtchn::unmask(&Bits::of(domain, vcpu), port, channel.vcpu);
         carry_out(domain, port, vcpu, rung);
     }
     Ok(())
@@ -285,7 +285,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
             State::Interdomain(far) if far.domain != domain.id => far,
             _ => {
                 let closed = ports.close(port).map_err(errno)?;
-                Bits { domain, vcpu: None }.clear_pending(port);
+                Bits::of(domain, None).clear_pending(port);
                 if let Closed::Far(far) = closed {
                     ports.far_end_closed(
                         far.port,
@@ -312,7 +312,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
         if ours.used(port).map_err(errno)?.state == State::Interdomain(far) {
             // Nothing but the far end is left to be told of an interdomain port.
             let _ = ours.close(port).map_err(errno)?;
-            Bits { domain, vcpu: None }.clear_pending(port);
+            Bits::of(domain, None).clear_pending(port);
             theirs.far_end_closed(
                 far.port,
                 FarEnd {
@@ -429,7 +429,7 @@ pub fn send_pirq(domain: &Arc<Domain>, port: Port, pirq: Pirq) {
 /// Whether one of a domain's ports is pending; `EINVAL` if it has no such port in use.
 pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
     domain.ports.lock().used(port).map_err(|_| Errno::EINVAL)?;
-    Ok(Bits { domain, vcpu: None }.is_pending(port))
+    Ok(Bits::of(domain, None).is_pending(port))
 }
 
 /// Prints a domain's ports.
@@ -439,7 +439,7 @@ pub fn print(domain: &Arc<Domain>) {
     let mut next = ports.next_used(Port::new(1));
     while let Some(port) = next {
         if let Some(channel) = ports.get(port) {
-            let bits = Bits { domain, vcpu: None };
+            let bits = Bits::of(domain, None);
             crate::info!(
                 "  {port}: {:?}, {}{}{}",
                 channel.state,
@@ -483,14 +483,19 @@ pub fn look_everywhere(domain: &Arc<Domain>, vcpu: &Vcpu) {
 }
 
 /// Rings a port. The caller holds the lock of its table.
-#[inline]
 fn ring(domain: &Arc<Domain>, port: Port, id: VcpuId) {
+    ring_at_once(domain, port, id);
+}
+
+/// [`ring`], for where it happens all the time.
+#[inline(always)]
+fn ring_at_once(domain: &Arc<Domain>, port: Port, id: VcpuId) {
     let vcpu = domain.vcpu(id);
     carry_out(
         domain,
         port,
         vcpu,
-        ferroxen_evtchn::ring(&Bits { domain, vcpu }, port, id),
+        ferroxen_evtchn::ring(&Bits::of(domain, vcpu), port, id),
     );
 }
 
@@ -511,15 +516,16 @@ fn carry_out(domain: &Arc<Domain>, port: Port, vcpu: Option<&Vcpu>, rung: Rung) 
 
 /// The words that a domain shares with us.
 struct Bits<'a> {
-    domain: &'a Domain,
+    page: Page,
     /// Whom the port at hand notifies.
     vcpu: Option<&'a Vcpu>,
 }
 
-impl Bits<'_> {
+impl<'a> Bits<'a> {
     #[inline(always)]
-    fn page(&self) -> Page {
-        self.domain.shared_info
+    fn of(domain: &Domain, vcpu: Option<&'a Vcpu>) -> Self {
+        let page = domain.shared_info;
+        Bits { page, vcpu }
     }
 }
 
@@ -534,31 +540,31 @@ impl SharedBits for Bits<'_> {
     #[inline]
     fn test_and_set_pending(&self, port: Port) -> bool {
         let (at, bit) = place(shared_info::EVTCHN_PENDING, port);
-        self.page().fetch_or_u64_at(at, bit) & bit != 0
+        self.page.fetch_or_u64_at(at, bit) & bit != 0
     }
 
     #[inline]
     fn is_pending(&self, port: Port) -> bool {
         let (at, bit) = place(shared_info::EVTCHN_PENDING, port);
-        self.page().load_u64_at(at) & bit != 0
+        self.page.load_u64_at(at) & bit != 0
     }
 
     #[inline]
     fn clear_pending(&self, port: Port) {
         let (at, bit) = place(shared_info::EVTCHN_PENDING, port);
-        self.page().fetch_and_u64_at(at, !bit);
+        self.page.fetch_and_u64_at(at, !bit);
     }
 
     #[inline]
     fn is_masked(&self, port: Port) -> bool {
         let (at, bit) = place(shared_info::EVTCHN_MASK, port);
-        self.page().load_u64_at(at) & bit != 0
+        self.page.load_u64_at(at) & bit != 0
     }
 
     #[inline]
     fn test_and_clear_mask(&self, port: Port) -> bool {
         let (at, bit) = place(shared_info::EVTCHN_MASK, port);
-        self.page().fetch_and_u64_at(at, !bit) & bit != 0
+        self.page.fetch_and_u64_at(at, !bit) & bit != 0
     }
 
     #[inline]

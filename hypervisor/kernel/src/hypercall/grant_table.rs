@@ -16,10 +16,11 @@ use alloc::sync::Arc;
 use core::ops::Deref;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::grant_table::{self as abi, GrantStatus, gntcopy, gntmap, gnttabop};
-use ferroxen_grants::{Access, Mapping, Refused, SharedEntries, Use};
+use ferroxen_grants::{Access, Facts, Mapping, Refused, SharedEntries, Use};
+use ferroxen_machine::guest::{Array, GuestFault};
 use ferroxen_machine::memory::Page;
 use ferroxen_machine::{heap, time};
-use ferroxen_words::{DomId, Gref, Handle, Mfn, PAGE_SIZE, RawDomId};
+use ferroxen_words::{DomId, Gref, Handle, Mfn, PAGE_SIZE, RawDomId, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 fn status(refused: Refused) -> GrantStatus {
@@ -78,7 +79,7 @@ pub fn grant_table_op(call: &mut Call<'_>) -> Answer {
         gnttabop::MAP_GRANT_REF => map_all(call, at, count),
         gnttabop::UNMAP_GRANT_REF => unmap_all(call, at, count),
         gnttabop::COPY => copy_all(call, at, count),
-        command => manage(call, command, at, count),
+        command => manage(&mut call.apart(), command, at, count),
     }
 }
 
@@ -130,6 +131,7 @@ fn manage(call: &mut Call<'_>, command: u64, at: u64, count: u32) -> Answer {
     }
 }
 
+#[inline(always)]
 fn map_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
     let mut last = None;
     each(call, at, count, |caller, request: &mut abi::MapGrantRef| {
@@ -141,15 +143,17 @@ fn map_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
     })
 }
 
+#[inline(always)]
 fn copy_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
+    let mut last = None;
     each(call, at, count, |caller, request: &mut abi::Copy| {
-        request.status = copy(caller, request).err().unwrap_or(GrantStatus::OKAY);
+        request.status = copy(caller, &mut last, request).err().unwrap_or(GrantStatus::OKAY);
         Ok(())
     })
 }
 
 /// How many elements of an array are done between looks at the clock.
-const LOOK_AT_CLOCK: u32 = 4;
+const LOOK_AT_CLOCK: u32 = 8;
 
 /// Carries an operation out on each element of an array, and gives way in between if it takes long.
 #[inline(always)]
@@ -159,24 +163,33 @@ fn each<T: FromBytes + IntoBytes + Immutable>(
     count: u32,
     mut operation: impl FnMut(&VcpuRef, &mut T) -> Result<(), Again>,
 ) -> Answer {
-    let array = GuestPtr::<T>::new(at);
-    for index in 0..count {
-        if index != 0 && index.is_multiple_of(LOOK_AT_CLOCK) && time::entry_budget_spent() {
-            return again(call, array, index, count);
+    let mut rest = array::<T>(at, count)?;
+    let mut done = 0u32;
+    while rest.left() != 0 {
+        if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && time::entry_budget_spent() {
+            return again(call, rest);
         }
-        let element = array.element(u64::from(index))?;
-        let mut request = element.read()?;
+        let mut request = rest.read().map_err(fault)?;
         if let Err(Again) = operation(call.caller, &mut request) {
-            return again(call, array, index, count);
+            return again(call, rest);
         }
-        element.write(&request)?;
+        rest.write(&request).map_err(fault)?;
+        rest.advance();
+        done += 1;
     }
     Ok(0)
 }
 
-fn again<T>(call: &mut Call<'_>, array: GuestPtr<T>, done: u32, count: u32) -> Answer {
-    let rest = array.element(u64::from(done))?.raw();
-    call.again([call.args()[0], rest, u64::from(count - done)])
+fn array<T: FromBytes + IntoBytes + Immutable>(at: u64, count: u32) -> Result<Array<T>, Errno> {
+    Array::new(Vaddr::new(at), count).ok_or(Errno::EFAULT)
+}
+
+fn fault(_: GuestFault) -> Errno {
+    Errno::EFAULT
+}
+
+fn again<T: FromBytes + IntoBytes + Immutable>(call: &mut Call<'_>, rest: Array<T>) -> Answer {
+    call.again([call.args()[0], rest.at().raw(), rest.left().into()])
 }
 
 /// Carries out an operation that takes no array.
@@ -263,7 +276,7 @@ impl Pin<&Domain> {
 }
 
 impl<O: Deref<Target = Domain>> Drop for Pin<O> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.owner.grants.lock().unpin(&SharedPages, self.gref, self.access);
     }
@@ -405,71 +418,66 @@ type Borrowed = Mapping<Arc<Domain>>;
 const BATCH: usize = 32;
 
 /// A mapping that the mapper has let go of, but some CPU may still use.
+#[derive(Clone, Copy)]
 struct LetGo {
     handle: Handle,
-    mapping: Borrowed,
-    /// Uses that were taken back.
+    /// Uses that were taken back, and that are left.
     gone: Use,
+    left: Use,
 }
 
+#[inline(always)]
 fn unmap_all(call: &mut Call<'_>, at: u64, count: u32) -> Answer {
-    let array = GuestPtr::<abi::UnmapGrantRef>::new(at);
-    let mut index = 0;
-    while index < count {
-        if index != 0 && time::entry_budget_spent() {
-            return again(call, array, index, count);
+    let mut rest = array::<abi::UnmapGrantRef>(at, count)?;
+    while rest.left() != 0 {
+        if rest.left() != count && time::entry_budget_spent() {
+            return again(call, rest);
         }
         // One at a time is what backends mostly do.
-        let (done, stopped) = if count - index == 1 {
-            unmap_some::<1>(call.caller, array, index, count)
+        let stopped = if rest.left() == 1 {
+            unmap_some::<1>(call.caller, &mut rest)
         } else {
-            unmap_some::<BATCH>(call.caller, array, index, count)
+            unmap_some::<BATCH>(call.caller, &mut rest)
         };
-        index += done;
         if let Err(Again) = stopped? {
-            return again(call, array, index, count);
+            return again(call, rest);
         }
     }
     Ok(0)
 }
 
-/// Takes up to `N` mappings back; answers how many, and what stopped it before.
-#[inline]
+/// Takes up to `N` mappings back; answers what stopped it before.
+#[inline(always)]
 fn unmap_some<const N: usize>(
     caller: &VcpuRef,
-    array: GuestPtr<abi::UnmapGrantRef>,
-    first: u32,
-    count: u32,
-) -> (u32, Result<Result<(), Again>, Errno>) {
-    let mut let_go = [const { None }; N];
+    rest: &mut Array<abi::UnmapGrantRef>,
+) -> Result<Result<(), Again>, Errno> {
+    let mut let_go = [None; N];
     let mut stopped = Ok(Ok(()));
-    let mut done = 0;
-    for slot in let_go.iter_mut().take((count - first) as usize) {
-        stopped = unmap_element(caller, array, first + done, slot);
+    for slot in let_go.iter_mut().take(rest.left() as usize) {
+        stopped = unmap_element(caller, rest, slot);
         if !matches!(stopped, Ok(Ok(()))) {
             break;
         }
-        done += 1;
+        rest.advance();
     }
-    settle(caller, &mut let_go);
-    (done, stopped)
+    settle(caller, &let_go);
+    stopped
 }
 
 #[inline(always)]
 fn unmap_element(
     caller: &VcpuRef,
-    array: GuestPtr<abi::UnmapGrantRef>,
-    index: u32,
+    element: &Array<abi::UnmapGrantRef>,
     slot: &mut Option<LetGo>,
 ) -> Result<Result<(), Again>, Errno> {
-    let element = array.element(u64::from(index))?;
-    let mut request = element.read()?;
+    const STATUS: usize = core::mem::offset_of!(abi::UnmapGrantRef, status);
+    let request = element.read().map_err(fault)?;
     let done = let_go_of(caller, &request).map(|let_go| *slot = let_go);
-    request.status = match told(done) {
-        Ok(status) => status,
-        Err(again) => return Ok(Err(again)),
-    };
-    element.write(&request).map(Ok)
+    match told(done) {
+        Ok(status) => element.write_u16::<STATUS>(status.0 as u16).map_err(fault).map(Ok),
+        Err(again) => Ok(Err(again)),
+    }
 }
 
 #[inline(always)]
@@ -482,16 +490,22 @@ fn let_go_of(caller: &VcpuRef, request: &abi::UnmapGrantRef) -> Result<Option<Le
         device: mapping.uses.device && request.dev_bus_addr != 0,
     };
     match take_away(caller, request, &mapping, gone) {
-        Ok(()) if gone.host || gone.device => Ok(Some(LetGo { handle, mapping, gone })),
+        Ok(()) if gone.host || gone.device => {
+            let left = Use {
+                host: mapping.uses.host && !gone.host,
+                device: mapping.uses.device && !gone.device,
+            };
+            Ok(Some(LetGo { handle, gone, left }))
+        }
         kept => {
-            mapper.grants.lock().maps.set(handle, mapping);
+            mapper.grants.lock().maps.keep(handle, mapping.uses);
             kept.map(|()| None)
         }
     }
 }
 
 #[inline(always)]
-fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Borrowed, gone: Use) -> Result<(), Stop> {
+fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Facts, gone: Use) -> Result<(), Stop> {
     if gone.device && request.dev_bus_addr != mapping.frame.maddr().raw() {
         return Err(GrantStatus::GENERAL_ERROR.into());
     }
@@ -513,30 +527,31 @@ fn take_away(caller: &VcpuRef, request: &abi::UnmapGrantRef, mapping: &Borrowed,
 
 /// Makes sure that no CPU uses what was unmapped, and gives the pages back to their owners.
 #[inline(always)]
-fn settle(caller: &VcpuRef, let_go: &mut [Option<LetGo>]) {
+fn settle(caller: &VcpuRef, let_go: &[Option<LetGo>]) {
     let mapper = caller.domain();
     if let_go.iter().flatten().any(|one| one.gone.host) {
         flush_after_unmap(caller);
     }
-    for LetGo {
-        handle,
-        mut mapping,
-        gone,
-    } in let_go.iter_mut().filter_map(Option::take)
-    {
-        if gone.device {
-            memory::release(mapping.frame, mapping.access == Access::ReadWrite);
-        }
-        mapping.uses = Use {
-            host: mapping.uses.host && !gone.host,
-            device: mapping.uses.device && !gone.device,
-        };
-        if mapping.uses.host || mapping.uses.device {
-            mapper.grants.lock().maps.set(handle, mapping);
+    for &LetGo { handle, gone, left } in let_go.iter().flatten() {
+        let mut grants = mapper.grants.lock();
+        if left.host || left.device {
+            let Facts { frame, access, .. } = grants.maps.keep(handle, left);
+            drop(grants);
+            release_from_devices(gone, frame, access);
         } else {
+            let mapping = grants.maps.finish(handle);
+            drop(grants);
+            release_from_devices(gone, mapping.frame, mapping.access);
             unpin(&mapping);
-            mapper.grants.lock().maps.free(handle);
         }
+    }
+}
+
+/// Gives back what a mapping has held for devices.
+#[inline(always)]
+fn release_from_devices(gone: Use, frame: Mfn, access: Access) {
+    if gone.device {
+        memory::release(frame, access == Access::ReadWrite);
     }
 }
 
@@ -559,9 +574,19 @@ struct End {
 }
 
 #[inline(always)]
-fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) -> Result<End, GrantStatus> {
+fn end_of(
+    caller: &VcpuRef,
+    last: &mut Option<Arc<Domain>>,
+    at: &abi::CopyPtr,
+    is_gref: bool,
+    access: Access,
+) -> Result<End, GrantStatus> {
     if is_gref {
-        let owner = domain_of(caller, at.domid)?;
+        let owner = if at.domid == RawDomId::SELF {
+            caller.domain().clone()
+        } else {
+            granter(caller.domain(), last, at.domid)?
+        };
         let (pin, frame) = Pin::new(owner, Gref::new(at.u as u32), caller.domain().id, access)?;
         let held = hold(&pin.owner, frame, access)?;
         Ok(End {
@@ -582,7 +607,7 @@ fn end_of(caller: &VcpuRef, at: &abi::CopyPtr, is_gref: bool, access: Access) ->
 }
 
 #[inline(always)]
-fn copy(caller: &VcpuRef, request: &abi::Copy) -> Result<(), GrantStatus> {
+fn copy(caller: &VcpuRef, last: &mut Option<Arc<Domain>>, request: &abi::Copy) -> Result<(), GrantStatus> {
     let (from, to, len) = (&request.source, &request.dest, usize::from(request.len));
     let fits = |at: &abi::CopyPtr| usize::from(at.offset) + len <= PAGE_SIZE;
     if !fits(from) || !fits(to) {
@@ -590,11 +615,18 @@ fn copy(caller: &VcpuRef, request: &abi::Copy) -> Result<(), GrantStatus> {
     }
     let source = end_of(
         caller,
+        last,
         from,
         request.flags & gntcopy::SOURCE_GREF != 0,
         Access::ReadOnly,
     )?;
-    let dest = end_of(caller, to, request.flags & gntcopy::DEST_GREF != 0, Access::ReadWrite)?;
+    let dest = end_of(
+        caller,
+        last,
+        to,
+        request.flags & gntcopy::DEST_GREF != 0,
+        Access::ReadWrite,
+    )?;
     dest.page
         .copy_range(usize::from(to.offset), source.page, usize::from(from.offset), len);
     Ok(())
@@ -676,17 +708,14 @@ pub fn audit(domains: &[Arc<Domain>]) -> u64 {
 pub fn release_all(domain: &Arc<Domain>) -> Progress {
     let mut from = 0;
     loop {
-        let next = domain.grants.lock().maps.begin_next(from);
+        let next = domain.grants.lock().maps.finish_next(from);
         let Some((handle, mapping)) = next else {
             return Progress::Done;
         };
         // Its vcpus do not run again, so no translation of its own is used. Its tables, which are taken down
         // later, hold the pages themselves.
-        if mapping.uses.device {
-            memory::release(mapping.frame, mapping.access == Access::ReadWrite);
-        }
+        release_from_devices(mapping.uses, mapping.frame, mapping.access);
         unpin(&mapping);
-        domain.grants.lock().maps.free(handle);
         from = handle.raw();
         if time::entry_budget_spent() {
             return Progress::More;

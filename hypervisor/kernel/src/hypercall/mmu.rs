@@ -348,7 +348,26 @@ pub fn mmuext_op(call: &mut Call<'_>) -> Answer {
 }
 
 /// One extended operation. `other`: the domain whose frames it concerns, if not the caller.
+///
+/// What each switch of processes asks for comes first, by itself.
+#[inline(always)]
 fn extended(caller: &VcpuRef, other: Option<&Arc<Domain>>, op: MmuextOp) -> Result<(), Halt> {
+    match op.cmd {
+        ext::NEW_BASEPTR if other.is_none() => {
+            let mut tables = Tables::lock(caller.domain())?;
+            Ok(mm::switch_root(&mut tables, caller, Mfn::new(op.arg1))?)
+        }
+        ext::NEW_USER_BASEPTR if other.is_none() => {
+            let mut tables = Tables::lock(caller.domain())?;
+            Ok(mm::new_user_root(&mut tables, caller, Mfn::new(op.arg1))?)
+        }
+        ext::NEW_BASEPTR | ext::NEW_USER_BASEPTR => Err(Halt::Refused(Errno::EPERM)),
+        _ => extended_more(caller, other, op),
+    }
+}
+
+#[inline(never)]
+fn extended_more(caller: &VcpuRef, other: Option<&Arc<Domain>>, op: MmuextOp) -> Result<(), Halt> {
     let owner = other.unwrap_or(caller.domain());
     let own = || {
         if other.is_some() {
@@ -387,16 +406,6 @@ fn extended(caller: &VcpuRef, other: Option<&Arc<Domain>>, op: MmuextOp) -> Resu
             space.put(op.arg1, frame);
             tables.note(unpinned.ok_or(Errno::EINVAL)?);
             Ok(())
-        }
-        ext::NEW_BASEPTR => {
-            own()?;
-            let mut tables = Tables::lock(owner)?;
-            Ok(mm::switch_root(&mut tables, caller, Mfn::new(op.arg1))?)
-        }
-        ext::NEW_USER_BASEPTR => {
-            own()?;
-            let mut tables = Tables::lock(owner)?;
-            Ok(mm::new_user_root(&mut tables, caller, Mfn::new(op.arg1))?)
         }
         ext::TLB_FLUSH_LOCAL => {
             own()?;

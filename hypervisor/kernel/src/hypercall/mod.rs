@@ -51,21 +51,9 @@ impl Call<'_> {
     }
 
     /// Replaces the arguments, those in front at least.
-    ///
-    /// Those behind stay as they are: registers that a call does not take are the guest's, and it may not expect
-    /// them to change.
     #[inline(always)]
     pub fn set_args<const N: usize>(&mut self, first: [u64; N]) {
-        let frame = &mut *self.frame;
-        let registers = [
-            &mut frame.rdi,
-            &mut frame.rsi,
-            &mut frame.rdx,
-            &mut frame.r10,
-            &mut frame.r8,
-            &mut frame.r9,
-        ];
-        registers.into_iter().zip(first).for_each(|(old, new)| *old = new);
+        set_args(self.frame, first);
     }
 
     /// The same call, for a function that is not inlined: whoever answers the usual case keeps its own in registers.
@@ -78,10 +66,32 @@ impl Call<'_> {
     }
 
     /// "Ask again", with other arguments in front.
+    #[inline(always)]
     pub fn again<const N: usize>(&mut self, first: [u64; N]) -> Answer {
-        self.set_args(first);
-        Err(Errno::ERESTART)
+        again(self.frame, first)
     }
+}
+
+/// Those behind stay as they are: registers that a call does not take are the guest's, and it may not expect them to
+/// change.
+#[inline(always)]
+fn set_args<const N: usize>(frame: &mut GuestFrame, first: [u64; N]) {
+    let registers = [
+        &mut frame.rdi,
+        &mut frame.rsi,
+        &mut frame.rdx,
+        &mut frame.r10,
+        &mut frame.r8,
+        &mut frame.r9,
+    ];
+    registers.into_iter().zip(first).for_each(|(old, new)| *old = new);
+}
+
+#[cold]
+#[inline(never)]
+fn again<const N: usize>(frame: &mut GuestFrame, first: [u64; N]) -> Answer {
+    set_args(frame, first);
+    Err(Errno::ERESTART)
 }
 
 /// Runs hypercall `number`, and counts it; `ENOSYS` if there is none.

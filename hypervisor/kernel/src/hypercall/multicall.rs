@@ -1,9 +1,10 @@
 //! `multicall`: several hypercalls for one entry.
 
 use super::{Answer, Call, dispatch};
-use crate::guest::GuestPtr;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::{MulticallEntry, hypercall as nr};
+use ferroxen_machine::guest::Array;
+use ferroxen_words::Vaddr;
 
 /// How many entries are run between looks at the clock. What may take long by itself looks at it too.
 const LOOK_AT_CLOCK: u32 = 8;
@@ -18,8 +19,8 @@ const LOOK_AT_CLOCK: u32 = 8;
 pub fn multicall(call: &mut Call<'_>) -> Answer {
     let own = call.args();
     let [list, count, ..] = own;
-    let (mut at, mut left) = (GuestPtr::new(list), count as u32);
-    match run(call, &mut at, &mut left) {
+    let mut entries = Array::new(Vaddr::new(list), count as u32).ok_or(Errno::EFAULT)?;
+    match run(call, &mut entries) {
         Ok(End::Left(value)) => Ok(value),
         Ok(End::Done) => {
             call.set_args(own);
@@ -28,7 +29,7 @@ pub fn multicall(call: &mut Call<'_>) -> Answer {
         Err(why) => {
             call.set_args(own);
             match why {
-                Errno::ERESTART => call.again([at.raw(), u64::from(left)]),
+                Errno::ERESTART => call.again([entries.at().raw(), u64::from(entries.left())]),
                 why => Err(why),
             }
         }
@@ -43,16 +44,16 @@ enum End {
     Left(u64),
 }
 
-/// Runs entries from `at` on until none is `left`; both say how far it came. `ERESTART`: not to the end.
+/// Runs entries until none is left. `ERESTART`: not to the end.
 #[inline(always)]
-fn run(call: &mut Call<'_>, at: &mut GuestPtr<MulticallEntry>, left: &mut u32) -> Result<End, Errno> {
+fn run(call: &mut Call<'_>, entries: &mut Array<MulticallEntry>) -> Result<End, Errno> {
     let counts = crate::cpu::local().hypercalls;
     let mut done = 0u32;
-    while *left != 0 {
+    while entries.left() != 0 {
         if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && ferroxen_machine::time::entry_budget_spent() {
             return Err(Errno::ERESTART);
         }
-        let MulticallEntry { op, args, .. } = at.read()?;
+        let MulticallEntry { op, args, .. } = entries.read().map_err(|_| Errno::EFAULT)?;
         call.set_args(args);
         let answer = match u32::try_from(op) {
             Ok(nr::MULTICALL) => Err(Errno::EINVAL),
@@ -64,15 +65,15 @@ fn run(call: &mut Call<'_>, at: &mut GuestPtr<MulticallEntry>, left: &mut u32) -
             Ok(value) => value,
             Err(Errno::ERESTART) => {
                 let args = call.args();
-                at.write(&MulticallEntry { op, result: 0, args })?;
+                let unfinished = MulticallEntry { op, result: 0, args };
+                entries.write(&unfinished).map_err(|_| Errno::EFAULT)?;
                 return Err(Errno::ERESTART);
             }
             Err(refused) => refused.to_return() as u64,
         };
-        // `result` is the second word of the entry.
-        at.cast::<u64>().write_element(1, &result)?;
-        *at = at.element(1)?;
-        *left -= 1;
+        const RESULT: usize = core::mem::offset_of!(MulticallEntry, result);
+        entries.write_u64::<RESULT>(result).map_err(|_| Errno::EFAULT)?;
+        entries.advance();
         done += 1;
     }
     Ok(End::Done)

@@ -26,7 +26,7 @@ mod maptrack;
 mod table;
 
 pub use entry::{Access, Entry, SharedEntries};
-pub use maptrack::{MapTrack, Mapping, Use};
+pub use maptrack::{Facts, MapTrack, Mapping, Use};
 pub use table::{ENTRIES_PER_FRAME, GrantTable, Pinned};
 
 /// Not enough memory.

@@ -36,13 +36,40 @@ pub struct Mapping<O> {
     pub names_entry: bool,
 }
 
+impl<O> Mapping<O> {
+    #[inline(always)]
+    fn facts(&self) -> Facts {
+        Facts {
+            frame: self.frame,
+            access: self.access,
+            uses: self.uses,
+            names_entry: self.names_entry,
+        }
+    }
+}
+
 enum Slot<O> {
     Free {
         next: u32,
     },
-    /// Handed out, but somebody is at work on it: nobody else may touch it.
-    Busy,
+    /// Handed out, and stands for nothing yet.
+    Taken,
     Live(Mapping<O>),
+    /// Somebody is at work on it: nobody else may touch it.
+    Busy(Mapping<O>),
+}
+
+/// What there is to know about a mapping but its owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The page.
+    pub frame: Mfn,
+    /// Read-only or not.
+    pub access: Access,
+    /// Which uses are left.
+    pub uses: Use,
+    /// The page-table entry was named by its machine address.
+    pub names_entry: bool,
 }
 
 /// A domain's mappings of other domains' pages. `O` is how an owner is remembered.
@@ -88,7 +115,7 @@ impl<O> MapTrack<O> {
                 panic!("the free handle {at} is none")
             };
             self.free = *next;
-            self.slots[at as usize] = Slot::Busy;
+            self.slots[at as usize] = Slot::Taken;
             at
         } else {
             let at = self.slots.len() as u32;
@@ -100,40 +127,72 @@ impl<O> MapTrack<O> {
                     .try_reserve_exact(HANDLES_PER_FRAME as usize)
                     .map_err(|_| Refused::NoMemory)?;
             }
-            self.slots.push(Slot::Busy);
+            self.slots.push(Slot::Taken);
             at
         };
         self.used += 1;
         Ok(Handle::new(at))
     }
 
-    /// Says what a handle that the caller works on stands for.
+    /// Says what a handle that was just taken stands for.
     #[inline(always)]
     pub fn set(&mut self, handle: Handle, mapping: Mapping<O>) {
-        if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
+        if let Some(slot @ Slot::Taken) = self.slots.get_mut(handle.raw() as usize) {
             *slot = Slot::Live(mapping);
         } else {
             panic!("{handle} was filled but not taken");
         }
     }
 
-    /// Takes a mapping to work on; until it is set again or freed, nobody else finds it.
+    /// Begins to work on a mapping; until that is kept or finished, nobody else finds it.
     #[inline(always)]
-    pub fn begin(&mut self, handle: Handle) -> Result<Mapping<O>, Refused> {
+    pub fn begin(&mut self, handle: Handle) -> Result<Facts, Refused> {
         let slot = self.slots.get_mut(handle.raw() as usize).ok_or(Refused::NoSuchHandle)?;
-        if !matches!(slot, Slot::Live(_)) {
-            return Err(Refused::NoSuchHandle);
-        }
-        match core::mem::replace(slot, Slot::Busy) {
-            Slot::Live(mapping) => Ok(mapping),
-            Slot::Free { .. } | Slot::Busy => unreachable!("just looked"),
+        match core::mem::replace(slot, Slot::Taken) {
+            Slot::Live(mapping) => {
+                let facts = mapping.facts();
+                *slot = Slot::Busy(mapping);
+                Ok(facts)
+            }
+            other => {
+                *slot = other;
+                Err(Refused::NoSuchHandle)
+            }
         }
     }
 
-    /// Gives back a handle that the caller works on.
+    /// Ends the work on a mapping, of which these uses are left.
+    pub fn keep(&mut self, handle: Handle, uses: Use) -> Facts {
+        let slot = self.slots.get_mut(handle.raw() as usize);
+        match slot.map(|slot| (core::mem::replace(slot, Slot::Taken), slot)) {
+            Some((Slot::Busy(mapping), slot)) => {
+                let facts = mapping.facts();
+                *slot = Slot::Live(Mapping { uses, ..mapping });
+                facts
+            }
+            _ => panic!("{handle} was kept, but nobody worked on it"),
+        }
+    }
+
+    /// Ends a mapping that the caller works on, and gives its handle back.
+    #[inline(always)]
+    pub fn finish(&mut self, handle: Handle) -> Mapping<O> {
+        let slot = self.slots.get_mut(handle.raw() as usize);
+        let free = Slot::Free { next: self.free };
+        match slot.map(|slot| core::mem::replace(slot, free)) {
+            Some(Slot::Busy(mapping)) => {
+                self.free = handle.raw();
+                self.used -= 1;
+                mapping
+            }
+            _ => panic!("{handle} was finished, but nobody worked on it"),
+        }
+    }
+
+    /// Gives back a handle that was taken, and stands for nothing.
     #[inline(always)]
     pub fn free(&mut self, handle: Handle) {
-        if let Some(slot @ Slot::Busy) = self.slots.get_mut(handle.raw() as usize) {
+        if let Some(slot @ Slot::Taken) = self.slots.get_mut(handle.raw() as usize) {
             *slot = Slot::Free { next: self.free };
             self.free = handle.raw();
             self.used -= 1;
@@ -142,20 +201,19 @@ impl<O> MapTrack<O> {
         }
     }
 
-    /// The first live mapping at or after `from`, taken to work on (for a dying domain).
-    pub fn begin_next(&mut self, from: u32) -> Option<(Handle, Mapping<O>)> {
+    /// Ends the first live mapping at or after `from` (for a dying domain), and says which it was.
+    pub fn finish_next(&mut self, from: u32) -> Option<(Handle, Mapping<O>)> {
         let rest = self.slots.get(from as usize..)?;
         let at = from + rest.iter().position(|slot| matches!(slot, Slot::Live(_)))? as u32;
-        self.begin(Handle::new(at))
-            .ok()
-            .map(|mapping| (Handle::new(at), mapping))
+        let handle = Handle::new(at);
+        self.begin(handle).ok().map(|_| (handle, self.finish(handle)))
     }
 
     /// The mappings that nobody is at work on.
     pub fn live(&self) -> impl Iterator<Item = &Mapping<O>> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Live(mapping) => Some(mapping),
-            Slot::Free { .. } | Slot::Busy => None,
+            Slot::Free { .. } | Slot::Taken | Slot::Busy(_) => None,
         })
     }
 

@@ -6,6 +6,7 @@
 use super::fixups::{fixup, on_fault};
 use crate::arithmetic::is_guest_range;
 use core::arch::asm;
+use core::marker::PhantomData;
 use ferroxen_words::Vaddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -85,27 +86,35 @@ macro_rules! for_each_piece {
 /// Reads a value.
 #[inline(always)]
 pub fn read<T: FromBytes + IntoBytes>(from: Vaddr) -> Result<T, GuestFault> {
+    if !is_guest_range(from.raw(), size_of::<T>()) {
+        return Err(REFUSED);
+    }
+    // SAFETY: just looked at.
+    unsafe { read_at(from.raw()) }
+}
+
+/// # Safety
+/// The value lies in the guest's part of the address space.
+#[inline(always)]
+unsafe fn read_at<T: FromBytes + IntoBytes>(from: u64) -> Result<T, GuestFault> {
     let mut value = T::new_zeroed();
     let bytes = value.as_mut_bytes();
     if const { !is_small::<T>() } {
-        copy_from_guest(from, bytes)?;
+        copy_from_guest(Vaddr::new(from), bytes)?;
         return Ok(value);
-    }
-    if !is_guest_range(from.raw(), size_of::<T>()) {
-        return Err(REFUSED);
     }
     let mut failed = 0;
     macro_rules! eight {
         ($at:literal) => {{
             // SAFETY: reading guest memory can only fault, which is fixed up.
-            let piece = unsafe { load64::<$at>(from.raw(), &mut failed) };
+            let piece = unsafe { load64::<$at>(from, &mut failed) };
             bytes[$at..$at + 8].copy_from_slice(&piece.to_ne_bytes());
         }};
     }
     macro_rules! four {
         ($at:literal) => {{
             // SAFETY: as above.
-            let piece = unsafe { load32::<$at>(from.raw(), &mut failed) };
+            let piece = unsafe { load32::<$at>(from, &mut failed) };
             bytes[$at..$at + 4].copy_from_slice(&piece.to_ne_bytes());
         }};
     }
@@ -116,12 +125,20 @@ pub fn read<T: FromBytes + IntoBytes>(from: Vaddr) -> Result<T, GuestFault> {
 /// Writes a value.
 #[inline(always)]
 pub fn write<T: IntoBytes + Immutable>(to: Vaddr, value: &T) -> Result<(), GuestFault> {
-    let bytes = value.as_bytes();
-    if const { !is_small::<T>() } {
-        return copy_to_guest(to, bytes);
-    }
     if !is_guest_range(to.raw(), size_of::<T>()) {
         return Err(REFUSED);
+    }
+    // SAFETY: just looked at.
+    unsafe { write_at(to.raw(), value) }
+}
+
+/// # Safety
+/// The place lies in the guest's part of the address space.
+#[inline(always)]
+unsafe fn write_at<T: IntoBytes + Immutable>(to: u64, value: &T) -> Result<(), GuestFault> {
+    let bytes = value.as_bytes();
+    if const { !is_small::<T>() } {
+        return copy_to_guest(Vaddr::new(to), bytes);
     }
     let mut failed = 0;
     macro_rules! eight {
@@ -129,7 +146,7 @@ pub fn write<T: IntoBytes + Immutable>(to: Vaddr, value: &T) -> Result<(), Guest
             let mut piece = [0; 8];
             piece.copy_from_slice(&bytes[$at..$at + 8]);
             // SAFETY: as in `copy_to_guest`.
-            unsafe { store64::<$at>(to.raw(), u64::from_ne_bytes(piece), &mut failed) }
+            unsafe { store64::<$at>(to, u64::from_ne_bytes(piece), &mut failed) }
         }};
     }
     macro_rules! four {
@@ -137,11 +154,99 @@ pub fn write<T: IntoBytes + Immutable>(to: Vaddr, value: &T) -> Result<(), Guest
             let mut piece = [0; 4];
             piece.copy_from_slice(&bytes[$at..$at + 4]);
             // SAFETY: as in `copy_to_guest`.
-            unsafe { store32::<$at>(to.raw(), u32::from_ne_bytes(piece), &mut failed) }
+            unsafe { store32::<$at>(to, u32::from_ne_bytes(piece), &mut failed) }
         }};
     }
     for_each_piece!(T, eight, four);
     if failed == 0 { Ok(()) } else { Err(REFUSED) }
+}
+
+/// An array in a guest's memory, of which nothing was read yet. That all of it lies in the guest's part of the address
+/// space is looked at once, when it is made.
+pub struct Array<T> {
+    at: u64,
+    left: u32,
+    shape: PhantomData<fn() -> T>,
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> Array<T> {
+    /// `count` elements at `at`; `None` if they go beyond the guest's part.
+    #[inline(always)]
+    pub fn new(at: Vaddr, count: u32) -> Option<Self> {
+        let bytes = count as usize * size_of::<T>();
+        is_guest_range(at.raw(), bytes).then_some(Array {
+            at: at.raw(),
+            left: count,
+            shape: PhantomData,
+        })
+    }
+
+    /// Where the rest begins.
+    #[inline(always)]
+    pub fn at(&self) -> Vaddr {
+        Vaddr::new(self.at)
+    }
+
+    /// How many elements are left.
+    #[inline(always)]
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// Reads the first of the elements that are left.
+    #[inline(always)]
+    pub fn read(&self) -> Result<T, GuestFault> {
+        if self.left == 0 {
+            return Err(REFUSED);
+        }
+        // SAFETY: the element was looked at when the array was made.
+        unsafe { read_at(self.at) }
+    }
+
+    /// Writes it.
+    #[inline(always)]
+    pub fn write(&self, value: &T) -> Result<(), GuestFault> {
+        if self.left == 0 {
+            return Err(REFUSED);
+        }
+        // SAFETY: as above.
+        unsafe { write_at(self.at, value) }
+    }
+
+    /// Writes the 8 bytes of it that begin at `AT`.
+    #[inline(always)]
+    pub fn write_u64<const AT: usize>(&self, value: u64) -> Result<(), GuestFault> {
+        const { assert!(AT + 8 <= size_of::<T>()) };
+        if self.left == 0 {
+            return Err(REFUSED);
+        }
+        let mut failed = 0;
+        // SAFETY: as above; the bytes are the element's.
+        unsafe { store64::<AT>(self.at, value, &mut failed) };
+        if failed == 0 { Ok(()) } else { Err(REFUSED) }
+    }
+
+    /// Writes the 2 bytes of it that begin at `AT`.
+    #[inline(always)]
+    pub fn write_u16<const AT: usize>(&self, value: u16) -> Result<(), GuestFault> {
+        const { assert!(AT + 2 <= size_of::<T>()) };
+        if self.left == 0 {
+            return Err(REFUSED);
+        }
+        let mut failed = 0;
+        // SAFETY: as above; the bytes are the element's.
+        unsafe { store16::<AT>(self.at, value, &mut failed) };
+        if failed == 0 { Ok(()) } else { Err(REFUSED) }
+    }
+
+    /// Goes on to the next element.
+    #[inline(always)]
+    pub fn advance(&mut self) {
+        if self.left != 0 {
+            self.left -= 1;
+            self.at = self.at.wrapping_add(size_of::<T>() as u64);
+        }
+    }
 }
 
 /// The top `WORDS` words of a guest's stack, to be written one by one.
@@ -232,6 +337,11 @@ one_access!(
     /// # Safety
     /// As [`store64`].
     store32, AT, store u32, ":e", AT
+);
+one_access!(
+    /// # Safety
+    /// As [`store64`].
+    store16, AT, store u16, ":x", AT
 );
 one_access!(
     /// # Safety

@@ -52,9 +52,10 @@ impl<T> TicketLock<T> {
     /// Takes the lock if nobody holds it.
     #[inline]
     pub fn try_lock(&self) -> Option<TicketGuard<'_, T>> {
-        let ticket = self.serving.load(Ordering::Relaxed);
+        // What the holder before did is seen by whoever sees that it is nobody's turn.
+        let ticket = self.serving.load(Ordering::Acquire);
         self.next
-            .compare_exchange(ticket, ticket.wrapping_add(1), Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(ticket, ticket.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed)
             .ok()
             .map(|_| TicketGuard { lock: self })
     }

@@ -181,6 +181,7 @@ impl Page {
     ///
     /// # Panics
     /// If that goes beyond either page.
+    #[inline(always)]
     #[track_caller]
     pub fn copy_range(self, offset: usize, from: Page, from_offset: usize, len: usize) {
         let inside = |at: usize| at <= PAGE_SIZE && len <= PAGE_SIZE - at;

@@ -198,11 +198,14 @@ impl RootTable {
 
     /// Vouches for a table with our slots, as far as anything of ours is behind them: what a table has in others
     /// maps no more than the guest's own addresses do.
+    #[inline(always)]
     pub fn check(mfn: Mfn) -> Option<RootTable> {
         let page = Page::new(mfn)?;
-        let differ = |slot| page.load_u64(slot) ^ own_slot(slot);
-        let mut difference = differ(M2P_SLOT) | differ(IMAGE_SLOT);
-        for slot in DIRECT_MAP_SLOT..DIRECT_MAP_END.load(Ordering::Relaxed) {
+        let own = OWN_ROOT.load(Ordering::Relaxed);
+        // SAFETY: our root's entries for our slots do not change after boot.
+        let differ = |slot| page.load_u64(slot) ^ unsafe { *table_entry(own, slot) };
+        let mut difference = differ(M2P_SLOT) | differ(IMAGE_SLOT) | differ(DIRECT_MAP_SLOT);
+        for slot in DIRECT_MAP_SLOT + 1..DIRECT_MAP_END.load(Ordering::Relaxed) {
             difference |= differ(slot);
         }
         (difference & !ACCESSED_DIRTY == 0).then_some(RootTable(mfn))

@@ -91,6 +91,7 @@ pub fn unmap_grant(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) 
 }
 
 /// Makes every CPU that runs the caller's domain forget what was unmapped. Before the granter is told.
+#[inline(always)]
 pub fn flush_after_unmap(caller: &VcpuRef) {
     let cpus = &caller.domain().dirty_cpus;
     if cpus.is_only(cpu::cpu_id()) {

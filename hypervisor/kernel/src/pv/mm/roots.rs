@@ -15,6 +15,7 @@ use ferroxen_words::{Mfn, Vaddr};
 const LDT_ENTRIES: u32 = 8192;
 
 /// Takes a pair of references to a root for a vcpu. `None`: ask again.
+#[inline(always)]
 fn take_root(tables: &mut Tables<'_>, mfn: Mfn) -> Result<Option<RootTable>, Errno> {
     match tables.space().take_table(mfn.raw(), Kind::L4) {
         Ok(()) => {}
@@ -27,6 +28,7 @@ fn take_root(tables: &mut Tables<'_>, mfn: Mfn) -> Result<Option<RootTable>, Err
     }
 }
 
+#[inline(always)]
 fn drop_root(tables: &mut Tables<'_>, root: Option<RootTable>) {
     if let Some(root) = root {
         let dropped = tables.space().drop_table(root.mfn().raw());
@@ -41,6 +43,7 @@ pub fn new_root(vcpu: &VcpuRef, mfn: Mfn) -> Result<(), Errno> {
 }
 
 /// As [`new_root`], with the tables locked already.
+#[inline(always)]
 pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<(), Errno> {
     let mut pv = vcpu.pv.lock();
     if let Some(root) = &pv.kernel_root
@@ -67,6 +70,7 @@ pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<
 }
 
 /// The running vcpu's user mode gets another root; frame 0: none (`MMUEXT_NEW_USER_BASEPTR`).
+#[inline(always)]
 pub fn new_user_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<(), Errno> {
     let same = match &vcpu.pv.lock().user_root {
         Some(root) => root.mfn() == mfn,

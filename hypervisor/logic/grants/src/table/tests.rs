@@ -188,10 +188,15 @@ fn a_handle_that_somebody_works_on_is_no_handle_for_others() {
         names_entry: false,
     };
     maps.set(handle, mapping);
-    assert_eq!(maps.begin(handle), Ok(mapping));
+    let frame = maps.begin(handle).map(|facts| facts.frame);
+    assert_eq!(frame, Ok(mapping.frame));
     assert_eq!(maps.begin(handle), Err(Refused::NoSuchHandle));
-    maps.free(handle);
+    maps.keep(handle, Use::default());
+    assert_eq!(maps.begin(handle).map(|facts| facts.uses), Ok(Use::default()));
+    let uses = Use::default();
+    assert_eq!(maps.finish(handle), Mapping { uses, ..mapping });
     assert_eq!(maps.begin(handle), Err(Refused::NoSuchHandle));
+    assert_eq!(maps.audit(), Ok(()));
 }
 
 /// A use that its entry does not tell of, which can only be where the guest wrote to an entry in use.
