@@ -68,15 +68,15 @@ impl Limits {
         ]
     }
 
-    /// The limit of that name, to change it.
+    /// The limit of that name, to change it; two have other names with C's xenstored.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut u32> {
         Some(match name {
             "nodes" => &mut self.nodes,
-            "node-size" => &mut self.node_size,
+            "node-size" | "size" => &mut self.node_size,
             "watches" => &mut self.watches,
             "transactions" => &mut self.transactions,
             "transaction-nodes" => &mut self.transaction_nodes,
-            "permissions" => &mut self.permissions,
+            "permissions" | "node-permissions" => &mut self.permissions,
             "outstanding" => &mut self.outstanding,
             "ops-per-second" => &mut self.ops_per_second,
             "ops-burst" => &mut self.ops_burst,
@@ -93,6 +93,22 @@ pub fn exceeds(amount: usize, limit: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_cs_xenstored_are_known() {
+        let mut limits = Limits::default();
+        for name in [
+            "size",
+            "node-permissions",
+            "nodes",
+            "watches",
+            "transactions",
+            "outstanding",
+            "transaction-nodes",
+        ] {
+            assert!(limits.get_mut(name).is_some(), "{name}");
+        }
+    }
 
     #[test]
     fn every_listed_limit_can_be_set_by_its_name() {
