@@ -150,6 +150,10 @@ pub mod shared_info {
     pub const NMI_REASON: usize = 3104;
     /// `arch.p2m_cr3`, 64 bits.
     pub const P2M_CR3: usize = 3112;
+    /// `arch.p2m_vaddr`, 64 bits.
+    pub const P2M_VADDR: usize = 3120;
+    /// `arch.p2m_generation`, 64 bits.
+    pub const P2M_GENERATION: usize = 3128;
 }
 
 /// One call of a multicall (`multicall_entry`).

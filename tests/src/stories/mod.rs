@@ -18,6 +18,7 @@ mod load;
 mod network;
 mod own_kernel;
 mod refusals;
+mod saved;
 mod tutorials;
 
 use anyhow::Result;
@@ -121,6 +122,12 @@ pub const STORIES: &[Story] = &[
         claim: "a guest starts the kernel in its own disk, with the ports and CPUID bits of its configuration; what cannot be had is refused",
         rows: &["M072"],
         tell: own_kernel::is_found,
+    },
+    Story {
+        name: "saved",
+        claim: "a guest is saved, restored, gone back to and moved, and what ran in it runs on; what fails disturbs nobody",
+        rows: &["M136", "M137", "M144"],
+        tell: saved::runs_on,
     },
     Story {
         name: "daemons",

@@ -111,6 +111,17 @@ impl Toolstack {
         Ok(end.unwrap_or(End::StillThere))
     }
 
+    /// As [`Toolstack::wait_end`], but a domain that has suspended itself may run on.
+    pub fn wait_end_for_good(&self, domid: DomId, patience: Patience<'_>) -> Result<End> {
+        let end = self
+            .wait_for_domains(patience, || {
+                let end = self.end(domid)?;
+                Ok(end.filter(|end| *end != End::Stopped(Reason::Suspend)))
+            })
+            .map_err(|error| error.in_step(format!("waiting for the end of domain {}", domid.raw())))?;
+        Ok(end.unwrap_or(End::StillThere))
+    }
+
     /// Waits until a domain is no more, whatever it did before. `false`: it is still there.
     pub fn wait_gone(&self, domid: DomId, patience: Patience<'_>) -> Result<bool> {
         let gone = self

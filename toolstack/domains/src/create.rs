@@ -5,12 +5,13 @@ use crate::hyper::Affinity;
 use crate::image::Claimant;
 use crate::nodes;
 use crate::pv::{self, Built, Channels};
-use crate::{Toolstack, block, boot, grants, network, rights};
+use crate::{Toolstack, block, boot, grants, network, restore, rights};
 use ferroxen_abi::domctl::{self, SchedCredit};
 use ferroxen_abi::memory::{E820Entry, E820Type};
 use ferroxen_abi::sysctl::physcap;
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{CpuList, DomainConfig, DomainType, TscMode};
+use std::io::Read;
 use uuid::Uuid;
 
 /// What the hypervisor lets a domain have beyond its memory, as libxl does (KiB).
@@ -70,6 +71,34 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     let mut config = config.clone();
     let payload = boot::payload(&mut config)?;
     let layout = payload.plan(config.memory_mib)?;
+    let cmdline = config.cmdline.clone().unwrap_or_default();
+    bring_up(tools, config, |domid, channels| {
+        let claimed = claim(tools, domid, layout.frames)?;
+        let built = pv::build(tools, domid, &payload, &layout, &cmdline, channels)?;
+        if claimed {
+            tools
+                .hypervisor
+                .claim_pages(domid, 0)
+                .doing(|| "ending the claim on memory".to_owned())?;
+        }
+        Ok(built)
+    })
+}
+
+/// Makes a domain from an image, complete and paused.
+pub fn restore(tools: &Toolstack, config: &DomainConfig, image: &mut dyn Read) -> Result<DomId> {
+    check(tools, config)?;
+    bring_up(tools, config.clone(), |domid, channels| {
+        restore::read_image(tools, domid, config.maxmem_mib, channels, image)
+    })
+}
+
+/// Makes a domain of which `fill` makes the contents.
+fn bring_up(
+    tools: &Toolstack,
+    mut config: DomainConfig,
+    fill: impl FnOnce(DomId, Channels) -> Result<Built>,
+) -> Result<DomId> {
     let uuid = config.uuid.unwrap_or_else(Uuid::new_v4);
     config.uuid = Some(uuid);
 
@@ -81,22 +110,8 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
         return Err(name_taken(&config, taken));
     }
     let channels = channels(tools, domid)?;
-    let claimed = claim(tools, domid, layout.frames)?;
-    let built = pv::build(
-        tools,
-        domid,
-        &payload,
-        &layout,
-        config.cmdline.as_deref().unwrap_or(""),
-        channels,
-    )?;
+    let built = fill(domid, channels)?;
     tools.progress.end();
-    if claimed {
-        tools
-            .hypervisor
-            .claim_pages(domid, 0)
-            .doing(|| "ending the claim on memory".to_owned())?;
-    }
     introduce(tools, domid, &config, &built, channels)?;
     for disk in &config.disks {
         block::attach(tools, domid, disk)?;

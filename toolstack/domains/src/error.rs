@@ -82,6 +82,15 @@ impl<T> Doing<T> for std::io::Result<T> {
     }
 }
 
+impl<T> Doing<T> for ferroxen_stream::Result<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        match self {
+            Err(ferroxen_stream::Error::Io(error)) => Err(error).doing(what),
+            other => other.map_err(|error| Error::new(what(), error.to_string())),
+        }
+    }
+}
+
 impl<T> Doing<T> for ferroxen_xenstore::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| Error::new(what(), error.to_string()))

@@ -2,10 +2,11 @@
 //!
 //! [`Xen`](crate::xen::Xen) is the real one. Tests have one of their own, in which any call can be made to fail.
 
-use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo};
+use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, MsrEntry};
 use ferroxen_abi::memory::E820Entry;
 use ferroxen_abi::sysctl;
 use ferroxen_abi::x86::VcpuGuestContext;
+use ferroxen_stream::image::VcpuPart;
 use ferroxen_words::{DomId, Gfn, Mfn, Port};
 use ferroxen_xenctl::ForeignPages;
 use std::collections::BTreeSet;
@@ -21,8 +22,53 @@ pub enum Affinity {
     Soft,
 }
 
+/// What a domain holds, for whoever saves it or brings it back. Frames are the machine's here.
+pub trait Contents {
+    /// The hypervisor's major and minor version.
+    fn version(&self) -> io::Result<(u32, u32)>;
+
+    /// Lets a domain that has suspended itself run on.
+    fn resume(&self, domid: DomId) -> io::Result<()>;
+
+    /// The machine-to-physical table, to read, and how many frames it tells of.
+    fn machine_to_phys(&self) -> io::Result<(ForeignPages, u64)>;
+
+    /// Maps frames of a domain to read them, whatever they are to it.
+    fn map_to_read(&self, domid: DomId, frames: &[Gfn]) -> io::Result<ForeignPages>;
+
+    /// What each frame is to the domain (`XEN_DOMCTL_PFINFO_*`), in place; at most [`FRAME_TYPES`] at a time.
+    fn frame_types(&self, domid: DomId, frames: &mut [u64]) -> io::Result<()>;
+
+    /// A vcpu's context.
+    fn vcpu_context(&self, domid: DomId, vcpu: u32) -> io::Result<Box<VcpuGuestContext>>;
+
+    /// A part of a vcpu that is in no context; empty if there is nothing to tell.
+    fn vcpu_part(&self, domid: DomId, vcpu: u32, part: VcpuPart) -> io::Result<Vec<u8>>;
+
+    /// Sets a part as [`Contents::vcpu_part`] gave it.
+    fn set_vcpu_part(&self, domid: DomId, vcpu: u32, part: VcpuPart, bytes: &[u8]) -> io::Result<()>;
+
+    /// How time passes for the domain.
+    fn tsc_info(&self, domid: DomId) -> io::Result<domctl::TscInfo>;
+
+    /// Sets that.
+    fn set_tsc_info(&self, domid: DomId, info: &domctl::TscInfo) -> io::Result<()>;
+
+    /// CPUID leaves and MSRs that the domain sees.
+    fn cpu_policy(&self, domid: DomId) -> io::Result<(Vec<CpuidLeaf>, Vec<MsrEntry>)>;
+
+    /// Has a domain that has not run see these; gives the leaf and subleaf that the host cannot give, if there is one.
+    fn set_cpu_policy(&self, domid: DomId, leaves: &[CpuidLeaf], msrs: &[MsrEntry]) -> io::Result<Option<(u32, u32)>>;
+
+    /// Pins page tables: of each its level, 1 to 4, and its frame.
+    fn pin(&self, domid: DomId, tables: &[(u8, Mfn)]) -> io::Result<()>;
+}
+
+/// Frames that [`Contents::frame_types`] takes.
+pub const FRAME_TYPES: usize = 1024;
+
 /// The control calls.
-pub trait Hypervisor: Debug {
+pub trait Hypervisor: Contents + Debug {
     /// Makes an empty, paused domain without vcpus' contexts or memory.
     fn create_domain(&self, request: &domctl::Createdomain) -> io::Result<DomId>;
 
@@ -77,9 +123,6 @@ pub trait Hypervisor: Debug {
     /// Makes a port of the domain to which Domain 0 may bind.
     fn alloc_unbound_port(&self, domid: DomId) -> io::Result<Port>;
 
-    /// Pins a top-level page table, which makes all below it page tables too.
-    fn pin_l4(&self, domid: DomId, table: Mfn) -> io::Result<()>;
-
     /// Sets pages aside for a domain before they are allocated one by one. 0 ends the claim.
     fn claim_pages(&self, domid: DomId, pages: u64) -> io::Result<()>;
 
@@ -100,12 +143,6 @@ pub trait Hypervisor: Debug {
 
     /// What the host's CPUID says.
     fn cpuid_of_host(&self) -> io::Result<Vec<CpuidLeaf>>;
-
-    /// What a domain's CPUID says.
-    fn cpuid(&self, domid: DomId) -> io::Result<Vec<CpuidLeaf>>;
-
-    /// Sets that, of a domain that has not run; gives the leaf and subleaf that the host cannot give, if there is one.
-    fn set_cpuid(&self, domid: DomId, leaves: &[CpuidLeaf]) -> io::Result<Option<(u32, u32)>>;
 
     /// The host in figures.
     fn physinfo(&self) -> io::Result<sysctl::Physinfo>;

@@ -25,6 +25,7 @@ mod destroy;
 pub mod devd;
 pub mod device;
 mod error;
+mod frames;
 mod grants;
 pub mod host;
 mod hotplug;
@@ -41,9 +42,13 @@ pub mod nodes;
 pub mod patience;
 pub mod progress;
 pub mod pv;
+pub mod recall;
 #[cfg(test)]
 mod rehearsal;
+pub mod restore;
 mod rights;
+pub mod save;
+mod suspend;
 pub mod xen;
 
 pub use error::{Error, Result};

@@ -13,17 +13,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub fn supervise(tools: &Toolstack, mut domid: DomId, loaded: &Loaded, mut log: impl FnMut(String)) -> Result<()> {
     let mut loaded = loaded.clone();
     loop {
-        let reason = match tools.wait_end(domid, Patience::until_interrupted(&tools.interrupt, None))? {
+        // Whoever suspends a domain, to save or to move it, has it run on or destroys it.
+        let reason = match tools.wait_end_for_good(domid, Patience::until_interrupted(&tools.interrupt, None))? {
             End::Stopped(reason) => reason,
             End::Gone | End::StillThere => {
                 log(format!("domain {} is gone", domid.raw()));
                 return Ok(());
             }
         };
-        let Some(action) = action(&loaded.config, reason) else {
-            log(format!("domain {} is suspended", domid.raw()));
-            return Ok(());
-        };
+        let action = action(&loaded.config, reason);
         log(format!(
             "domain {} stopped (reason {}), action: {}",
             domid.raw(),
@@ -82,16 +80,16 @@ fn start(tools: &Toolstack, loaded: &Loaded) -> Result<DomId> {
     }
 }
 
-/// What the configuration says; nothing for a domain that was saved or moved.
-fn action(config: &DomainConfig, reason: Reason) -> Option<Action> {
-    Some(match reason {
+/// What the configuration says.
+fn action(config: &DomainConfig, reason: Reason) -> Action {
+    match reason {
         Reason::PowerOff => config.on_poweroff,
         Reason::Reboot => config.on_reboot,
-        Reason::Suspend => return None,
+        Reason::Suspend => Action::Preserve,
         Reason::Crash | Reason::Other(_) => config.on_crash,
         Reason::Watchdog => config.on_watchdog,
         Reason::SoftReset => config.on_soft_reset,
-    })
+    }
 }
 
 /// Seconds since 1970: unique enough for the name of a domain that has ended.

@@ -173,7 +173,7 @@ pub fn build(
     }
     let top = memory.mfn(layout.tables.start)?;
     hypervisor
-        .pin_l4(domid, top)
+        .pin(domid, &[(4, top)])
         .doing(|| "pinning the page tables".to_owned())?;
     hypervisor
         .set_vcpu_context(domid, 0, &first_context(layout, image.entry, top))

@@ -56,13 +56,13 @@ const EPERM: i32 = 1;
 fn set_cpuid(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
     let doing = || "setting what its CPUID says".to_owned();
     let host = tools.hypervisor.cpuid_of_host().doing(doing)?;
-    let mut policy = tools.hypervisor.cpuid(domid).doing(doing)?;
+    let (mut policy, _) = tools.hypervisor.cpu_policy(domid).doing(doing)?;
     for rule in config.cpuid.iter() {
         apply(&mut policy, &host, rule)?;
     }
-    let refused = tools.hypervisor.set_cpuid(domid, &policy).doing(doing)?;
+    let refused = tools.hypervisor.set_cpu_policy(domid, &policy, &[]).doing(doing)?;
     // Features that the host cannot give are left out without a word.
-    let now = tools.hypervisor.cpuid(domid).doing(doing)?;
+    let (now, _) = tools.hypervisor.cpu_policy(domid).doing(doing)?;
     let lacking = || config.cpuid.iter().find_map(|rule| lacks(&now, rule));
     match refused.map(|(leaf, subleaf)| leaf_name(leaf, subleaf)).or_else(lacking) {
         None => Ok(()),

@@ -1,5 +1,7 @@
 //! The hypervisor beneath Domain 0: Xen 4.17's control calls, through `/dev/xen/privcmd`.
 
+mod contents;
+
 use crate::error::Doing;
 use crate::hyper::{Affinity, Hypervisor};
 use ferroxen_abi::domctl::{self, CpuidLeaf, Domctl, DomctlCmd, Getdomaininfo, MsrEntry, XenctlBitmap};
@@ -7,15 +9,12 @@ use ferroxen_abi::memory::{self, GRANT_TABLE_ID_SHARED, MemoryCmd, ResourceType}
 use ferroxen_abi::physdev;
 use ferroxen_abi::sysctl::{self, Sysctl, SysctlCmd};
 use ferroxen_abi::x86::VcpuGuestContext;
-use ferroxen_abi::xen::MmuextOp;
 use ferroxen_words::{DomId, Gfn, Mfn, Port, RawDomId};
 use ferroxen_xenctl::{Access, ForeignPages, HypercallBuffer, Privcmd};
 use std::collections::BTreeSet;
 use std::io;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// `MMUEXT_PIN_L4_TABLE`
-const PIN_L4_TABLE: u32 = 3;
 /// `GNTTABOP_setup_table`
 const SETUP_TABLE: u32 = 2;
 /// What Xen returns when a long operation wants to be asked again.
@@ -243,16 +242,6 @@ impl Hypervisor for Xen {
         self.privcmd.alloc_unbound_port(domid.to_abi(), DomId::DOM0.to_abi())
     }
 
-    fn pin_l4(&self, domid: DomId, table: Mfn) -> io::Result<()> {
-        let mut ops = [MmuextOp {
-            cmd: PIN_L4_TABLE,
-            pad: 0,
-            arg1: table.raw(),
-            arg2: 0,
-        }];
-        self.privcmd.mmuext_op(&mut ops, domid.to_abi()).map(drop)
-    }
-
     fn claim_pages(&self, domid: DomId, pages: u64) -> io::Result<()> {
         let mut request = memory::MemoryReservation {
             nr_extents: pages,
@@ -344,35 +333,6 @@ impl Hypervisor for Xen {
         };
         let answer: sysctl::CpuPolicy = self.ask_host(SysctlCmd::GET_CPU_POLICY, &request)?;
         leaves.get_many(0, answer.nr_leaves.min(room.nr_leaves) as usize)
-    }
-
-    fn cpuid(&self, domid: DomId) -> io::Result<Vec<CpuidLeaf>> {
-        let room: domctl::CpuPolicy = self.ask(DomctlCmd::GET_CPU_POLICY, domid, &domctl::CpuPolicy::default())?;
-        let (leaves, registers) = self.policy_room(room.nr_leaves, room.nr_msrs)?;
-        let request = domctl::CpuPolicy {
-            leaves: leaves.handle(),
-            msrs: registers.handle(),
-            ..room
-        };
-        let answer: domctl::CpuPolicy = self.ask(DomctlCmd::GET_CPU_POLICY, domid, &request)?;
-        leaves.get_many(0, answer.nr_leaves.min(room.nr_leaves) as usize)
-    }
-
-    fn set_cpuid(&self, domid: DomId, leaves: &[CpuidLeaf]) -> io::Result<Option<(u32, u32)>> {
-        let buffer = self.privcmd.buffer_of(leaves)?;
-        let request = domctl::CpuPolicy {
-            nr_leaves: leaves.len() as u32,
-            leaves: buffer.handle(),
-            err_leaf: u32::MAX,
-            ..Default::default()
-        };
-        let mut op = Domctl::with(DomctlCmd::SET_CPU_POLICY, domid.to_abi(), &request);
-        let done = self.privcmd.domctl(&mut op).map(drop);
-        let answer: domctl::CpuPolicy = op.payload();
-        match done {
-            Err(_) if answer.err_leaf != u32::MAX => Ok(Some((answer.err_leaf, answer.err_subleaf))),
-            other => other.map(|()| None),
-        }
     }
 
     fn physinfo(&self) -> io::Result<sysctl::Physinfo> {

@@ -12,7 +12,7 @@ pub struct Absent {
 
 const HVM: &str = "it is for HVM domains, and there are only PV ones yet";
 const PCI: &str = "no PCI device can be passed to a domain yet";
-const MOVING: &str = "domains cannot be saved or moved yet";
+const REMUS: &str = "no domain is copied to another host while it runs on (Remus, COLO)";
 const XSM: &str = "the hypervisor has no security modules (XSM)";
 const PSR: &str = "cache and bandwidth allocation (PSR) is not supported";
 const POOLS: &str = "there is one pool, Pool-0, with all CPUs";
@@ -104,10 +104,6 @@ pub const ABSENT: &[Absent] = &[
     absent("pci-assignable-remove", PCI),
     absent("pci-assignable-list", PCI),
     absent("vncviewer", "a PV domain has no screen; `xl console` shows its console"),
-    absent("save", MOVING),
-    absent("migrate", MOVING),
-    absent("restore", MOVING),
-    absent("migrate-receive", MOVING),
     absent("dump-core", "core dumps are not supported yet"),
     absent("cd-insert", HVM),
     absent("cd-eject", HVM),
@@ -138,7 +134,7 @@ pub const ABSENT: &[Absent] = &[
     absent("getenforce", XSM),
     absent("setenforce", XSM),
     absent("loadpolicy", XSM),
-    absent("remus", MOVING),
+    absent("remus", REMUS),
     absent("psr-hwinfo", PSR),
     absent("psr-cmt-attach", PSR),
     absent("psr-cmt-detach", PSR),

@@ -2,7 +2,8 @@
 
 use crate::json::Format;
 use crate::{
-    console, create, devd, devices, domids, help, host, image, lifecycle, list, network, pools, sched, time, tune,
+    console, create, devd, devices, domids, help, host, image, lifecycle, list, migrate, network, pools, save, sched,
+    time, tune,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -55,6 +56,14 @@ pub enum Command {
     Pause(One),
     /// Unpause a paused domain
     Unpause(One),
+    /// Save a domain state to restore later
+    Save(save::Save),
+    /// Migrate a domain to another host
+    Migrate(migrate::Migrate),
+    /// Restore a domain from a saved state
+    Restore(save::Restore),
+    /// Take a domain that another host migrates here (what `migrate` runs there)
+    MigrateReceive(migrate::Receive),
     /// Attach to domain's console
     Console(console::Console),
     /// Set the maximum amount reservation for a domain

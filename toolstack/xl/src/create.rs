@@ -213,54 +213,83 @@ fn make(args: &Create, mut loaded: Loaded) -> anyhow::Result<()> {
     loaded.settle();
     let domid =
         create::create(&tools, &loaded.config).with_context(|| format!("cannot create \"{}\"", name(&loaded)))?;
-    // From the moment it runs it is on its own.
-    let is_started = Rc::new(Cell::new(false));
-    let finished = finish(&tools, args, domid, &loaded, stop, &is_started);
-    if finished.is_err() && !is_started.get() {
-        // The complaint that led here is the one worth reading.
-        let _ = tools.destroy(domid);
+    let start = Start {
+        console: args.console,
+        paused: args.paused,
+        quiet: args.quiet,
+        alone: args.exit,
+        foreground: args.foreground,
+    };
+    start.finish(&tools, domid, &loaded, stop)
+}
+
+/// What happens to a domain that was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// Its console is shown.
+    pub console: bool,
+    /// It stays paused.
+    pub paused: bool,
+    /// Nothing is said.
+    pub quiet: bool,
+    /// Nobody stays with it.
+    pub alone: bool,
+    /// We stay with it, and not another process.
+    pub foreground: bool,
+}
+
+impl Start {
+    /// Starts a domain that is complete and paused. If that fails the domain is taken back.
+    pub fn finish(self, tools: &Toolstack, domid: DomId, loaded: &Loaded, stop: OwnedFd) -> anyhow::Result<()> {
+        // From the moment it runs it is on its own.
+        let is_started = Rc::new(Cell::new(false));
+        let finished = self.start(tools, domid, loaded, stop, &is_started);
+        if finished.is_err() && !is_started.get() {
+            // The complaint that led here is the one worth reading.
+            let _ = tools.destroy(domid);
+        }
+        finished
     }
-    finished
+
+    fn start(
+        self,
+        tools: &Toolstack,
+        domid: DomId,
+        loaded: &Loaded,
+        stop: OwnedFd,
+        is_started: &Rc<Cell<bool>>,
+    ) -> anyhow::Result<()> {
+        tools.keep.save(domid, loaded)?;
+        if !self.alone && !self.foreground {
+            stay_in_background(domid, loaded, &stop)?;
+        }
+        let (name, paused, quiet) = (name(loaded).to_owned(), self.paused, self.quiet);
+        let is_started = is_started.clone();
+        let start = move |tools: &Toolstack| -> anyhow::Result<()> {
+            if !paused {
+                tools.unpause(domid)?;
+            }
+            is_started.set(true);
+            if !quiet {
+                crate::show(&format!("Started domain {name} (domid {})\n", domid.raw()))?;
+            }
+            Ok(())
+        };
+        if self.console {
+            // Attaching has its own connections; so does what happens once it is attached.
+            console::start_and_join(domid, stop, move || start(&Toolstack::open()?))?;
+        } else {
+            start(tools)?;
+        }
+        if self.foreground {
+            keeper::supervise(tools, domid, loaded, |line| eprintln!("{line}"))?;
+        }
+        Ok(())
+    }
 }
 
 fn name(loaded: &Loaded) -> &str {
     &loaded.config.name
-}
-
-fn finish(
-    tools: &Toolstack,
-    args: &Create,
-    domid: DomId,
-    loaded: &Loaded,
-    stop: OwnedFd,
-    is_started: &Rc<Cell<bool>>,
-) -> anyhow::Result<()> {
-    tools.keep.save(domid, loaded)?;
-    if !args.exit && !args.foreground {
-        stay_in_background(domid, loaded, &stop)?;
-    }
-    let (name, paused, quiet) = (name(loaded).to_owned(), args.paused, args.quiet);
-    let is_started = is_started.clone();
-    let start = move |tools: &Toolstack| -> anyhow::Result<()> {
-        if !paused {
-            tools.unpause(domid)?;
-        }
-        is_started.set(true);
-        if !quiet {
-            crate::show(&format!("Started domain {name} (domid {})\n", domid.raw()))?;
-        }
-        Ok(())
-    };
-    if args.console {
-        // Attaching has its own connections; so does what happens once it is attached.
-        console::start_and_join(domid, stop, move || start(&Toolstack::open()?))?;
-    } else {
-        start(tools)?;
-    }
-    if args.foreground {
-        keeper::supervise(tools, domid, loaded, |line| eprintln!("{line}"))?;
-    }
-    Ok(())
 }
 
 /// Starts another of us, detached from this terminal, to stay with the domain, and waits until it does.

@@ -127,7 +127,7 @@ mod tests {
         assert!(no_such_command("crete").contains("`create`"));
         assert!(no_such_command("migrte").contains("`migrate`"));
         assert!(no_such_command("nope").contains("lists them"));
-        assert!(no_such_command("migrate").contains("cannot be saved or moved yet"));
+        assert!(no_such_command("remus").contains("Remus, COLO"));
         assert!(no_such_command("start").contains("`xl create FILE`"));
         assert!(no_such_command("frobnicate").contains("lists them"));
     }

@@ -55,6 +55,11 @@ pub fn nic(vif: &Vif) -> String {
     pretty(&describe::nic(0, vif))
 }
 
+/// One running domain's configuration.
+pub fn running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> String {
+    pretty(&of_running(tools, info, domid))
+}
+
 /// From what was kept at its creation; else the little that the hypervisor knows.
 fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     let uuid = Uuid::from_bytes(info.handle);

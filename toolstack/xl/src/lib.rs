@@ -17,9 +17,11 @@ mod image;
 mod json;
 mod lifecycle;
 mod list;
+mod migrate;
 mod network;
 mod pools;
 mod progress;
+mod save;
 mod sched;
 mod time;
 mod tune;
@@ -111,6 +113,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let tools = tools()?;
             tools.unpause(domain(&tools, &args.domain)?)?;
         }
+        Command::Save(args) => save::save(&args)?,
+        Command::Restore(args) => save::restore(&args)?,
+        Command::Migrate(args) => migrate::send(&args)?,
+        Command::MigrateReceive(args) => migrate::receive(&args)?,
         Command::Rename(args) => lifecycle::rename(&tools()?, &args)?,
         Command::Sysrq(args) => lifecycle::sysrq(&tools()?, &args)?,
         Command::MemSet(args) => tune::set_memory(&tools()?, &args)?,

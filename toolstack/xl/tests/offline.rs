@@ -62,7 +62,7 @@ fn what_is_not_there_says_so_with_a_status() {
     for (words, code, said) in [
         (&["crete"][..], 1, "did you mean `create`?"),
         (&["start", "web"], 1, "xl create FILE"),
-        (&["save", "web", "f"], 1, "not available"),
+        (&["remus", "web", "host"], 1, "not available"),
         (&["list", "--nonsense"], 2, "--nonsense"),
         (&["create"], 6, "no configuration file"),
         (&["create", "nowhere.cfg"], 3, "neither here nor in /etc/xen"),
@@ -87,7 +87,7 @@ fn every_command_has_a_page_and_every_shell_its_completions() {
     }
     let page = std::fs::read_to_string(directory.join("share/man/man1/xl.1")).expect("is there");
     assert!(
-        page.contains("migrate") && page.contains("cannot be saved or moved yet"),
+        page.contains("remus") && page.contains("no domain is copied to another host"),
         "{page}"
     );
     for place in [

@@ -171,6 +171,12 @@ pub fn parse_all(source: Source, overrides: &[String]) -> Result<Vec<Loaded>, Pr
     Ok(all)
 }
 
+/// As [`parse`], of settings that were never a file. `name` stands in messages.
+pub fn from_values(name: &str, values: impl IntoIterator<Item = (String, Value)>) -> Result<Loaded, Problem> {
+    let setting = |(key, value)| (key, Setting { value, place: None });
+    finish(&Source::new(name, ""), values.into_iter().map(setting).collect(), &[])
+}
+
 fn finish(source: &Source, mut settings: Settings, overrides: &[String]) -> Result<Loaded, Problem> {
     for line in overrides {
         settings = plain::parse_override(line, &settings)?;

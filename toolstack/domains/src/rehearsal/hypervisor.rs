@@ -1,16 +1,18 @@
 //! A hypervisor that counts frames and hands out pages of our own.
 
 use super::{Stage, State};
-use crate::hyper::{Affinity, Hypervisor};
-use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, dominf};
+use crate::hyper::{Affinity, Contents, Hypervisor};
+use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, MsrEntry, dominf};
 use ferroxen_abi::memory::E820Entry;
 use ferroxen_abi::sysctl;
 use ferroxen_abi::x86::VcpuGuestContext;
+use ferroxen_stream::image::VcpuPart;
 use ferroxen_words::{DomId, Gfn, Mfn, Port, RawDomId};
 use ferroxen_xenctl::{Access, ForeignPages};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, MutexGuard};
+use zerocopy::FromZeros;
 
 #[derive(Debug)]
 pub struct Rehearsed(pub Arc<Stage>);
@@ -135,10 +137,6 @@ impl Hypervisor for Rehearsed {
         self.done("alloc_unbound_port", domid).map(|()| Port::new(1))
     }
 
-    fn pin_l4(&self, domid: DomId, _table: Mfn) -> io::Result<()> {
-        self.done("pin_l4", domid)
-    }
-
     fn claim_pages(&self, domid: DomId, pages: u64) -> io::Result<()> {
         let mut state = self.about("claim_pages", domid)?;
         match pages {
@@ -176,14 +174,6 @@ impl Hypervisor for Rehearsed {
         self.0.call("cpuid_of_host").map(|_| Vec::new())
     }
 
-    fn cpuid(&self, domid: DomId) -> io::Result<Vec<CpuidLeaf>> {
-        self.done("cpuid", domid).map(|()| Vec::new())
-    }
-
-    fn set_cpuid(&self, domid: DomId, _leaves: &[CpuidLeaf]) -> io::Result<Option<(u32, u32)>> {
-        self.done("set_cpuid", domid).map(|()| None)
-    }
-
     fn physinfo(&self) -> io::Result<sysctl::Physinfo> {
         let used: u64 = self.0.call("physinfo")?.domains.values().sum();
         Ok(sysctl::Physinfo {
@@ -205,5 +195,63 @@ impl Hypervisor for Rehearsed {
     fn map_grant_table(&self, domid: DomId) -> io::Result<ForeignPages> {
         self.done("map_grant_table", domid)?;
         ForeignPages::anonymous(1, Access::ReadWrite)
+    }
+}
+
+impl Contents for Rehearsed {
+    fn version(&self) -> io::Result<(u32, u32)> {
+        self.0.call("version").map(|_| (4, 17))
+    }
+
+    fn resume(&self, domid: DomId) -> io::Result<()> {
+        self.done("resume", domid)
+    }
+
+    fn machine_to_phys(&self) -> io::Result<(ForeignPages, u64)> {
+        drop(self.0.call("machine_to_phys")?);
+        Ok((ForeignPages::anonymous(1, Access::ReadOnly)?, 0))
+    }
+
+    fn map_to_read(&self, domid: DomId, frames: &[Gfn]) -> io::Result<ForeignPages> {
+        self.done("map_to_read", domid)?;
+        ForeignPages::anonymous(frames.len(), Access::ReadOnly)
+    }
+
+    fn frame_types(&self, domid: DomId, frames: &mut [u64]) -> io::Result<()> {
+        frames.fill(0);
+        self.done("frame_types", domid)
+    }
+
+    fn vcpu_context(&self, domid: DomId, _vcpu: u32) -> io::Result<Box<VcpuGuestContext>> {
+        self.done("vcpu_context", domid)?;
+        Ok(Box::new(VcpuGuestContext::new_zeroed()))
+    }
+
+    fn vcpu_part(&self, domid: DomId, _vcpu: u32, _part: VcpuPart) -> io::Result<Vec<u8>> {
+        self.done("vcpu_part", domid).map(|()| Vec::new())
+    }
+
+    fn set_vcpu_part(&self, domid: DomId, _vcpu: u32, _part: VcpuPart, _bytes: &[u8]) -> io::Result<()> {
+        self.done("set_vcpu_part", domid)
+    }
+
+    fn tsc_info(&self, domid: DomId) -> io::Result<domctl::TscInfo> {
+        self.done("tsc_info", domid).map(|()| domctl::TscInfo::default())
+    }
+
+    fn set_tsc_info(&self, domid: DomId, _info: &domctl::TscInfo) -> io::Result<()> {
+        self.done("set_tsc_info", domid)
+    }
+
+    fn cpu_policy(&self, domid: DomId) -> io::Result<(Vec<CpuidLeaf>, Vec<MsrEntry>)> {
+        self.done("cpu_policy", domid).map(|()| (Vec::new(), Vec::new()))
+    }
+
+    fn set_cpu_policy(&self, domid: DomId, _: &[CpuidLeaf], _: &[MsrEntry]) -> io::Result<Option<(u32, u32)>> {
+        self.done("set_cpu_policy", domid).map(|()| None)
+    }
+
+    fn pin(&self, domid: DomId, _tables: &[(u8, Mfn)]) -> io::Result<()> {
+        self.done("pin", domid)
     }
 }

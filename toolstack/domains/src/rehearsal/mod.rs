@@ -5,6 +5,7 @@
 //! the stage is looked over for what was left behind.
 
 mod hypervisor;
+mod images;
 mod kernel;
 mod linux;
 mod store;
@@ -271,13 +272,13 @@ const STEPS: [&str; 26] = [
     "permit_ports",
     "permit_iomem",
     "permit_irq",
-    "set_cpuid",
+    "set_cpu_policy",
     "alloc_unbound_port",
     "claim_pages",
     "populate",
     "map",
     "init_hypercall_page",
-    "pin_l4",
+    "pin",
     "set_vcpu_context",
     "map_grant_table",
     "attach_loop",
@@ -323,6 +324,44 @@ fn each_step_fails_once_by_its_name() {
             scene.tools.destroy(domid).expect("nothing goes wrong any more");
         }
         assert_eq!(scene.litter(), Vec::<String>::new(), "after {step} had failed");
+    }
+}
+
+#[test]
+fn a_failing_step_of_a_restoration_leaves_nothing_behind() {
+    let image = images::of_a_small_domain();
+    let mut restored = 0;
+    let steps = with_trouble_at_each_call(|scene, turn| {
+        let config = scene.config("maxmem = 16\n").config;
+        scene.plan(turn, false);
+        let made = create::restore(&scene.tools, &config, &mut image.as_slice());
+        let failed = scene.calm();
+        if let Ok(domid) = made {
+            restored += 1;
+            scene.tools.destroy(domid).expect("nothing goes wrong any more");
+        }
+        let failed = failed?;
+        assert_eq!(
+            scene.litter(),
+            Vec::<String>::new(),
+            "after call {turn}, {failed}, had failed"
+        );
+        Some(failed)
+    });
+    assert!(
+        steps > 30 && restored > 0,
+        "only {steps} calls, {restored} times restored"
+    );
+}
+
+#[test]
+fn an_image_that_makes_no_sense_is_refused_with_the_reason() {
+    for (image, reason) in images::without_sense() {
+        let scene = Scene::new();
+        let config = scene.config("maxmem = 16\n").config;
+        let refused = create::restore(&scene.tools, &config, &mut image.as_slice()).expect_err(reason);
+        assert!(refused.to_string().contains(reason), "{refused} instead of {reason}");
+        assert_eq!(scene.litter(), Vec::<String>::new(), "after {reason}");
     }
 }
 
