@@ -9,6 +9,7 @@ mod goals;
 mod growth;
 mod loads;
 mod machine;
+mod store;
 mod table;
 
 use std::fs;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use crate::cost::growth::growth;
 pub use crate::cost::loads::Group;
+pub use crate::cost::store::store;
 
 use crate::bench::{self, STOCK_XEN};
 use crate::cost::figures::Ranges;

@@ -137,6 +137,12 @@ enum Verb {
         #[arg(long)]
         yes: bool,
     },
+    /// Measures what a read in xenstore costs, with our daemon and with Debian's two, alone and in a storm
+    Store {
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Makes a CD that GRUB boots: target/ferroxen.iso
     Iso {
         /// Installs missing Debian packages without asking.
@@ -249,6 +255,7 @@ fn act(verb: Verb) -> Result<()> {
         }
         Verb::Bench { groups, yes } => cost::bench(&groups, yes),
         Verb::Growth { guests, yes } => cost::growth(guests, yes),
+        Verb::Store { yes } => cost::store(yes),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
             println!("{}", iso::make()?.display());

@@ -7,10 +7,11 @@
 //! - `arrive`: as the first process, makes a mark, and switches its domain off.
 //! - `mark`: makes a mark.
 //! - `second NAME`: sleeps for a second between two marks.
+//! - `reads NAME COUNT`: reads a node of xenstore so often, each time between two marks.
 //! - `run PROGRAM WORD...`: runs a program between two marks, and ends as that does.
 //!
 //! Once its marks are made, a row is told: `[bench] NAME: samples N hypervisor`, of which the hypervisor's part counts;
-//! `samples N machine`, of which all does; or `FAIL why`. `[bench] NAME: boot hypervisor` is what lies between the
+//! `samples N machine`, of which all does; `spread N machine`, of which the largest is of interest too; or `FAIL why`. `[bench] NAME: boot hypervisor` is what lies between the
 //! first instruction of Linux and a mark.
 //!
 //! UNSAFETY: a program without a library is entered on a bare stack, and its system calls are instructions.
@@ -18,6 +19,7 @@
 #![no_main]
 
 mod rows;
+mod store;
 mod sys;
 
 use core::fmt::{self, Write};
@@ -77,6 +79,15 @@ fn run(words: Words) -> u8 {
         }
         Some("second") => {
             rows::second(words.get(2).unwrap_or_default());
+            0
+        }
+        Some("reads") => {
+            let name = words.get(2).unwrap_or_default();
+            let count = words.get(3).and_then(|count| count.parse().ok()).unwrap_or(1);
+            match store::reads(count) {
+                Ok(()) => println!("[bench] {name}: spread {} machine", count + rows::WARM_UP),
+                Err(wrong) => fail(name, &wrong),
+            }
             0
         }
         Some("run") => between_marks(words),

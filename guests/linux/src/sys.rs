@@ -73,6 +73,8 @@ const MUNMAP: usize = 11;
 const PIPE: usize = 22;
 const MINCORE: usize = 27;
 const NANOSLEEP: usize = 35;
+const SOCKET: usize = 41;
+const CONNECT: usize = 42;
 const FORK: usize = 57;
 const EXECVE: usize = 59;
 const EXIT: usize = 60;
@@ -200,6 +202,49 @@ impl Pipe {
         // SAFETY: writes the byte.
         unsafe { call(READ, [self.out as usize, &raw mut byte as usize, 1, 0, 0, 0]) }?;
         Ok(byte)
+    }
+}
+
+/// One end of a stream between two programs.
+pub struct Connection(usize);
+
+impl Connection {
+    /// Connects to who listens at `path`.
+    pub fn to(path: &str) -> Result<Self, Errno> {
+        const UNIX: u16 = 1;
+        const STREAM: usize = 1;
+        #[repr(C)]
+        struct Address {
+            family: u16,
+            path: [u8; 108],
+        }
+        let mut address = Address {
+            family: UNIX,
+            path: [0; 108],
+        };
+        let room = address.path.get_mut(..path.len()).ok_or(Errno(22))?;
+        room.copy_from_slice(path.as_bytes());
+        // SAFETY: touches no memory.
+        let socket = unsafe { call(SOCKET, [UNIX.into(), STREAM, 0, 0, 0, 0]) }?;
+        let size = size_of::<Address>();
+        // SAFETY: reads the address.
+        unsafe { call(CONNECT, [socket, &raw const address as usize, size, 0, 0, 0]) }?;
+        Ok(Self(socket))
+    }
+
+    /// Sends bytes: few, so that they fit at once.
+    pub fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
+        // SAFETY: reads the bytes.
+        unsafe { call(WRITE, [self.0, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) }.map(drop)
+    }
+
+    /// Waits for bytes; tells how many came. An end is an error.
+    pub fn receive(&self, room: &mut [u8]) -> Result<usize, Errno> {
+        // SAFETY: writes to the room.
+        match unsafe { call(READ, [self.0, room.as_mut_ptr() as usize, room.len(), 0, 0, 0]) } {
+            Ok(0) => Err(Errno(32)),
+            answer => answer,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! - `storm seed=N`: calls every hypercall number with random arguments until it dies of it. Its own death
 //!   is fine. Anything else that suffers is a fault of the host. With `gentle` it leaves out the calls that
 //!   end or jump away by design, and so lives longer.
+//! - `store-storm`: reads and writes in xenstore, as fast as its ring takes it.
 //! - `mark=N`: writes N all over its free memory, says so, and blocks for ever.
 //! - `search=N`: looks for N in the memory that it was given, says how many words it found, and blocks. After a
 //!   `mark`ed guest has gone, its memory may become another's; what it wrote must not (XSA-100's lesson, and the
@@ -26,6 +27,7 @@ mod traces;
 use dice::Dice;
 use pv::abi::sched::schedop;
 use pv::hypercall::{address, call, number};
+use pv::store::{Store, kind};
 use pv::{event, power, start};
 
 pv::main!(run);
@@ -45,6 +47,9 @@ fn run() {
     let has = |wanted: &str| start::words().any(|word| word == wanted);
     if has("storm") {
         storm(Dice::new(start::option("seed").unwrap_or(1)), has("gentle"));
+    }
+    if has("store-storm") {
+        store_storm();
     }
     if has("end") {
         power::off(start::option("reason").unwrap_or(0) as u32);
@@ -66,6 +71,18 @@ fn run() {
     }
     loop {
         call(number::SCHED_OP, [schedop::BLOCK]);
+    }
+}
+
+/// Does not come back, where there is a xenstore.
+fn store_storm() {
+    let (mut read, mut write) = ([0; 64], [0; 64]);
+    let lengths = (
+        Store::message(kind::READ, &[b"name\0"], &mut read),
+        Store::message(kind::WRITE, &[b"data/storm\0", b"blows"], &mut write),
+    );
+    if let (Some(store), (Some(reading), Some(writing))) = (Store::open(), lengths) {
+        store.flood(&[&read[..reading], &write[..writing]]);
     }
 }
 

@@ -97,17 +97,58 @@ impl Store {
         self.request(kind::WRITE, &[path.as_bytes(), b"\0", value]).map(drop)
     }
 
-    fn send(&self, bytes: &[u8]) {
-        let (produced, consumed) = (self.page.atomic32(ring::REQ_PROD), self.page.atomic32(ring::REQ_CONS));
-        for byte in bytes {
-            let next = produced.load(Ordering::SeqCst);
-            while next.wrapping_sub(consumed.load(Ordering::SeqCst)) >= ring::RING_SIZE {
-                self.wait();
+    /// Asks for one thing after the other, as fast as the other end takes it, and looks at no answer.
+    ///
+    /// `requests` are whole messages. The ring is never left with room in it while the other end is awake.
+    pub fn flood(&self, requests: &[&[u8]]) -> ! {
+        let consumed = self.page.atomic32(ring::RSP_CONS);
+        let produced = self.page.atomic32(ring::RSP_PROD);
+        loop {
+            for request in requests {
+                for byte in *request {
+                    // Room for answers is what lets the other end go on.
+                    self.put(*byte, || {
+                        consumed.store(produced.load(Ordering::SeqCst), Ordering::SeqCst)
+                    });
+                }
             }
-            self.page.set_byte(ring::REQ + (next % ring::RING_SIZE) as usize, *byte);
-            produced.store(next.wrapping_add(1), Ordering::SeqCst);
+            event::send(self.port);
         }
+    }
+
+    /// A message as it goes over the ring, for [`Store::flood`]; returns its length.
+    pub fn message(kind: u32, parts: &[&[u8]], room: &mut [u8]) -> Option<usize> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let header = Header {
+            kind,
+            request: 0,
+            transaction: 0,
+            length: length as u32,
+        };
+        let all = core::iter::once(header.as_bytes()).chain(parts.iter().copied());
+        let mut used = 0;
+        for part in all {
+            room.get_mut(used..used + part.len())?.copy_from_slice(part);
+            used += part.len();
+        }
+        Some(used)
+    }
+
+    fn send(&self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.put(*byte, || {}));
         event::send(self.port);
+    }
+
+    /// Adds a byte to the requests. Without room, does `meanwhile` and sleeps until there is.
+    fn put(&self, byte: u8, meanwhile: impl Fn()) {
+        let (produced, consumed) = (self.page.atomic32(ring::REQ_PROD), self.page.atomic32(ring::REQ_CONS));
+        let next = produced.load(Ordering::SeqCst);
+        while next.wrapping_sub(consumed.load(Ordering::SeqCst)) >= ring::RING_SIZE {
+            meanwhile();
+            self.wait();
+        }
+        self.page.set_byte(ring::REQ + (next % ring::RING_SIZE) as usize, byte);
+        produced.store(next.wrapping_add(1), Ordering::SeqCst);
     }
 
     fn receive(&self, bytes: &mut [u8]) {

@@ -172,6 +172,14 @@ impl Toolstack {
             .unwrap_or_else(|| "(null)".to_owned())
     }
 
+    /// The names of domains, in their order, or what stands for one where there is none.
+    pub fn names(&self, domids: &[DomId]) -> Vec<String> {
+        let found = nodes::names(&self.store, domids).unwrap_or_default();
+        let mut found = found.into_iter();
+        let name = |_| found.next().flatten().unwrap_or_else(|| "(null)".to_owned());
+        domids.iter().map(name).collect()
+    }
+
     /// Gives a domain another name.
     pub fn rename(&self, domid: DomId, name: &str) -> Result<()> {
         let doing = || format!("renaming domain {} to \"{name}\"", domid.raw());

@@ -57,14 +57,16 @@ impl Toolstack {
     }
 
     fn others_with_vm(&self, domid: DomId, vm: &str) -> StoreResult<Option<DomId>> {
-        for id in self.store.directory_opt("/local/domain")? {
-            let Some(other) = id.parse().ok().and_then(DomId::new).filter(|other| *other != domid) else {
-                continue;
-            };
-            if self.store.read_opt(&format!("{}/vm", nodes::domain(other)))?.as_deref() == Some(vm) {
-                return Ok(Some(other));
-            }
-        }
-        Ok(None)
+        let others: Vec<_> = nodes::all(&self.store)?
+            .into_iter()
+            .filter(|other| *other != domid)
+            .collect();
+        let paths: Vec<_> = others
+            .iter()
+            .map(|other| format!("{}/vm", nodes::domain(*other)))
+            .collect();
+        let found = self.store.read_each(&paths)?;
+        let at = found.iter().position(|other| other.as_deref() == Some(vm));
+        Ok(at.and_then(|at| others.get(at).copied()))
     }
 }

@@ -260,13 +260,20 @@ pub fn name(store: &impl Store, domid: DomId) -> StoreResult<Option<String>> {
 
 /// The domain of that name.
 pub fn find(store: &impl Store, wanted: &str) -> StoreResult<Option<DomId>> {
-    for id in store.directory_opt("/local/domain")? {
-        let Some(domid) = id.parse().ok().and_then(DomId::new) else {
-            continue;
-        };
-        if name(store, domid)?.as_deref() == Some(wanted) {
-            return Ok(Some(domid));
-        }
-    }
-    Ok(None)
+    let domids = all(store)?;
+    let names = names(store, &domids)?;
+    let found = names.iter().position(|name| name.as_deref() == Some(wanted));
+    Ok(found.and_then(|at| domids.get(at).copied()))
+}
+
+/// The domains that have a directory.
+pub fn all(store: &impl Store) -> StoreResult<Vec<DomId>> {
+    let ids = store.directory_opt("/local/domain")?;
+    Ok(ids.iter().filter_map(|id| DomId::new(id.parse().ok()?)).collect())
+}
+
+/// The names of domains, in their order.
+pub fn names(store: &impl Store, domids: &[DomId]) -> StoreResult<Vec<Option<String>>> {
+    let paths: Vec<_> = domids.iter().map(|domid| format!("{}/name", domain(*domid))).collect();
+    store.read_each(&paths)
 }

@@ -7,6 +7,7 @@ use crate::gntdev::GrantSlot;
 use crate::sys::Mapping;
 use ferroxen_words::PAGE_SIZE;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -84,21 +85,20 @@ impl ForeignPages {
     /// Copies bytes out from `offset`, as many as `data` takes.
     pub fn read(&self, offset: usize, data: &mut [u8]) -> io::Result<()> {
         let source = self.range(offset, data.len())?;
-        let mut done = 0;
-        while done < data.len() {
-            // SAFETY: `range` checked `data.len()` bytes from `source`, and `done` is below that.
-            let at = unsafe { source.add(done) };
-            if at.cast::<u64>().is_aligned() && data.len() - done >= 8 {
-                // SAFETY: aligned, eight bytes within the checked range; shared memory is only ever accessed
-                // atomically from this process.
-                let word = unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }.load(Ordering::Relaxed);
-                data[done..done + 8].copy_from_slice(&word.to_ne_bytes());
-                done += 8;
-            } else {
-                // SAFETY: one byte within the checked range, accessed atomically.
-                data[done] = unsafe { AtomicU8::from_ptr(at.as_ptr()) }.load(Ordering::Relaxed);
-                done += 1;
-            }
+        let (head, words, tail) = parts(source, data.len());
+        let word = |at: usize| {
+            // SAFETY: `range` checked `data.len()` bytes from `source`, of which `parts` makes aligned words at `words`;
+            // shared memory is only ever accessed atomically from this process.
+            unsafe { AtomicU64::from_ptr(source.add(at).cast().as_ptr()) }.load(Ordering::Relaxed)
+        };
+        let mut at = words.start;
+        for eight in data[words].as_chunks_mut::<8>().0 {
+            *eight = word(at).to_ne_bytes();
+            at += 8;
+        }
+        for at in head.chain(tail) {
+            // SAFETY: one byte within the checked range, accessed atomically.
+            data[at] = unsafe { AtomicU8::from_ptr(source.add(at).as_ptr()) }.load(Ordering::Relaxed);
         }
         Ok(())
     }
@@ -107,36 +107,40 @@ impl ForeignPages {
     pub fn write(&self, offset: usize, data: &[u8]) -> io::Result<()> {
         self.may_write()?;
         let target = self.range(offset, data.len())?;
-        let mut done = 0;
-        while done < data.len() {
-            // SAFETY: `range` checked `data.len()` bytes from `target`, and `done` is below that.
-            let at = unsafe { target.add(done) };
-            match data[done..].first_chunk::<8>() {
-                Some(chunk) if at.cast::<u64>().is_aligned() => {
-                    let word = u64::from_ne_bytes(*chunk);
-                    // SAFETY: aligned, eight bytes within the checked range, mapped for writing; accessed
-                    // atomically only.
-                    unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }.store(word, Ordering::Relaxed);
-                    done += 8;
-                }
-                _ => {
-                    // SAFETY: one byte within the checked range, mapped for writing, accessed atomically.
-                    unsafe { AtomicU8::from_ptr(at.as_ptr()) }.store(data[done], Ordering::Relaxed);
-                    done += 1;
-                }
+        let (head, words, tail) = parts(target, data.len());
+        let put = |at: usize, word: [u8; 8]| {
+            // SAFETY: as in `read`, and mapped for writing.
+            unsafe { AtomicU64::from_ptr(target.add(at).cast().as_ptr()) }
+                .store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        };
+        let mut at = words.start;
+        // A guest's kernel and ramdisk come through here: eight words to a round, which the compiler writes out.
+        let (lines, rest) = data[words].as_chunks::<64>();
+        for line in lines {
+            for (nth, word) in line.as_chunks::<8>().0.iter().enumerate() {
+                put(at + nth * 8, *word);
             }
+            at += 64;
+        }
+        for word in rest.as_chunks::<8>().0 {
+            put(at, *word);
+            at += 8;
+        }
+        for at in head.chain(tail) {
+            // SAFETY: one byte within the checked range, mapped for writing, accessed atomically.
+            unsafe { AtomicU8::from_ptr(target.add(at).as_ptr()) }.store(data[at], Ordering::Relaxed);
         }
         Ok(())
     }
 
     /// Fills `len` bytes from `offset` with zeroes.
     pub fn zero(&self, offset: usize, len: usize) -> io::Result<()> {
+        const ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
         self.range(offset, len)?;
-        let zeroes = [0; PAGE_SIZE];
         let mut done = 0;
         while done < len {
             let step = (len - done).min(PAGE_SIZE);
-            self.write(offset + done, &zeroes[..step])?;
+            self.write(offset + done, &ZEROES[..step])?;
             done += step;
         }
         Ok(())
@@ -220,6 +224,13 @@ impl ForeignPages {
         // SAFETY: `offset` is within the mapping (or one past its end, for no bytes).
         Ok(unsafe { self.mapping.start().add(offset) })
     }
+}
+
+/// Cuts `len` bytes from `start` into those before the first aligned word, whole words, and those after the last one.
+fn parts(start: NonNull<u8>, len: usize) -> (Range<usize>, Range<usize>, Range<usize>) {
+    let head = (start.addr().get().wrapping_neg() % 8).min(len);
+    let words = (len - head) / 8 * 8;
+    (0..head, head..head + words, head + words..len)
 }
 
 #[cfg(test)]

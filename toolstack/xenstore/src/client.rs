@@ -1,7 +1,7 @@
 //! One connection: requests out, answers and events in.
 
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{self, Store};
 use ferroxen_xenstore_wire::{Decoder, ErrorCode, Header, Message, MessageType, encode, path, strings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
@@ -18,6 +18,9 @@ const DEVICES: &[&str] = &["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
 /// How long a xenstored that is reached through the kernel may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Questions on their way at a time: their bytes fit into any socket, and so do the answers.
+const AT_ONCE: usize = 32;
 
 /// A connection to xenstored.
 #[derive(Debug)]
@@ -280,24 +283,46 @@ impl Client {
         if answer.is_err() {
             state.broken = true;
         }
-        let answer = answer?;
-        match answer.header.kind {
-            answered if answered == kind => Ok(answer.payload),
-            MessageType::ERROR => {
-                let name = strings(&answer.payload).next().unwrap_or_default();
-                let code = ErrorCode::from_name(name).ok_or_else(|| nonsense("an error's name", name))?;
-                Err(Error::Refused {
-                    asked: kind,
-                    subject: subject.into(),
-                    code,
-                })
+        said(kind, subject, answer?)
+    }
+
+    /// Reads many nodes, with several questions on their way at a time: what an answer costs is mostly the two
+    /// changes between programs, and they are shared.
+    fn read_each_in(&self, tx_id: u32, paths: &[String]) -> Result<Vec<Option<String>>> {
+        let mut values = Vec::with_capacity(paths.len());
+        for some in paths.chunks(AT_ONCE) {
+            let mut state = self.lock()?;
+            let first = state.last_id.wrapping_add(1);
+            let mut requests = vec![];
+            for path in some {
+                state.last_id = state.last_id.wrapping_add(1);
+                let request = encode(MessageType::READ, state.last_id, tx_id, &[path.as_bytes(), &[0]]);
+                requests.extend(request.ok_or_else(|| Error::Unsendable(format!("{path:?} is too long a path")))?);
             }
-            other => Err(Error::Protocol(format!("{other} in answer to {kind}"))),
+            // Until all answers are here, none can be told apart.
+            state.broken = true;
+            (&self.file).write_all(&requests)?;
+            let answers = (0..some.len())
+                .map(|nth| self.answer_to(&mut state, first.wrapping_add(nth as u32)))
+                .collect::<Result<Vec<_>>>()?;
+            state.broken = false;
+            for (path, answer) in some.iter().zip(answers) {
+                values.push(match said(MessageType::READ, path, answer) {
+                    Ok(value) => Some(store::text(path, value)?),
+                    Err(error) if error.is_not_found() => None,
+                    Err(error) => return Err(error),
+                });
+            }
         }
+        Ok(values)
     }
 
     fn exchange(&self, state: &mut State, request: &[u8], id: u32) -> Result<Message> {
         (&self.file).write_all(request)?;
+        self.answer_to(state, id)
+    }
+
+    fn answer_to(&self, state: &mut State, id: u32) -> Result<Message> {
         loop {
             match self.receive(state)? {
                 Some(answer) if answer.header.req_id == id => return Ok(answer),
@@ -360,9 +385,30 @@ impl Client {
     }
 }
 
+/// What an answer to a request of that kind says.
+fn said(kind: MessageType, subject: &str, answer: Message) -> Result<Vec<u8>> {
+    match answer.header.kind {
+        answered if answered == kind => Ok(answer.payload),
+        MessageType::ERROR => {
+            let name = strings(&answer.payload).next().unwrap_or_default();
+            let code = ErrorCode::from_name(name).ok_or_else(|| nonsense("an error's name", name))?;
+            Err(Error::Refused {
+                asked: kind,
+                subject: subject.into(),
+                code,
+            })
+        }
+        other => Err(Error::Protocol(format!("{other} in answer to {kind}"))),
+    }
+}
+
 impl Store for Client {
     fn request(&self, kind: MessageType, subject: &str, payload: &[&[u8]]) -> Result<Vec<u8>> {
         self.ask(kind, subject, 0, payload)
+    }
+
+    fn read_each(&self, paths: &[String]) -> Result<Vec<Option<String>>> {
+        self.read_each_in(0, paths)
     }
 }
 
@@ -395,6 +441,10 @@ impl Transaction<'_> {
 impl Store for Transaction<'_> {
     fn request(&self, kind: MessageType, subject: &str, payload: &[&[u8]]) -> Result<Vec<u8>> {
         self.client.ask(kind, subject, self.id, payload)
+    }
+
+    fn read_each(&self, paths: &[String]) -> Result<Vec<Option<String>>> {
+        self.client.read_each_in(self.id, paths)
     }
 }
 
@@ -453,6 +503,24 @@ mod tests {
             "xenstore refused READ of \"/secret\": permission denied (EACCES)"
         );
         assert_eq!(client.read_opt("/nothing").unwrap(), None);
+    }
+
+    #[test]
+    fn many_reads_are_answered_in_their_order_and_some_with_nothing() {
+        let mut answers: Vec<_> = (1..=40)
+            .map(|id| encode(MessageType::READ, id, 0, &[format!("v{id}").as_bytes()]).unwrap())
+            .collect();
+        answers[6] = encode(MessageType::ERROR, 7, 0, &[b"ENOENT\0"]).unwrap();
+        answers.insert(3, encode(MessageType::WATCH_EVENT, 0, 0, &[b"/a\0tok\0"]).unwrap());
+        let (client, _far) = with_answers(&answers);
+        let paths: Vec<_> = (1..=40).map(|id| format!("/{id}")).collect();
+        let values = client.read_each(&paths).unwrap();
+        assert_eq!(
+            (values[5].as_deref(), &values[6], values[39].as_deref()),
+            (Some("v6"), &None, Some("v40"))
+        );
+        assert!(client.try_event().unwrap().is_some());
+        assert!(client.is_usable());
     }
 
     #[test]

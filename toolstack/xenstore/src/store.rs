@@ -3,6 +3,14 @@
 use crate::error::{Error, Result};
 use ferroxen_xenstore_wire::{ErrorCode, MessageType, Permission, parse_permissions, strings};
 
+/// The value of a node, as text.
+pub(crate) fn text(path: &str, value: Vec<u8>) -> Result<String> {
+    String::from_utf8(value).map_err(|error| Error::Value {
+        path: path.into(),
+        found: format!("{:?}", error.as_bytes().escape_ascii().to_string()),
+    })
+}
+
 /// Something that answers requests about nodes: a [`Client`](crate::Client) or a
 /// [`Transaction`](crate::Transaction).
 pub trait Store {
@@ -16,10 +24,7 @@ pub trait Store {
 
     /// Reads a node's value as text.
     fn read_string(&self, path: &str) -> Result<String> {
-        String::from_utf8(self.read(path)?).map_err(|error| Error::Value {
-            path: path.into(),
-            found: format!("{:?}", error.as_bytes().escape_ascii().to_string()),
-        })
+        text(path, self.read(path)?)
     }
 
     /// Reads a node's value as text, or `None` if there is no such node.
@@ -29,6 +34,11 @@ pub trait Store {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads the values of many nodes as text; `None` for those that are not there.
+    fn read_each(&self, paths: &[String]) -> Result<Vec<Option<String>>> {
+        paths.iter().map(|path| self.read_opt(path)).collect()
     }
 
     /// Reads a node's value as a number, or whatever else parses.

@@ -99,8 +99,11 @@ fn record(tools: &Toolstack, info: &Getdomaininfo) -> Value {
 
 fn table(tools: &Toolstack, columns: Columns, infos: &[Getdomaininfo]) -> anyhow::Result<()> {
     let mut text = heading(columns);
+    let domids: Vec<_> = infos.iter().filter_map(|info| DomId::new(info.domain.0)).collect();
+    let mut names = domids.iter().zip(tools.names(&domids)).peekable();
     for info in infos {
-        text.push_str(&row(columns, &name(tools, info), info));
+        let name = names.next_if(|(domid, _)| domid.raw() == info.domain.0);
+        text.push_str(&row(columns, name.as_ref().map_or("(null)", |(_, name)| name), info));
     }
     crate::show(&text)
 }

@@ -62,6 +62,9 @@ impl<'a> Marks<'a> {
 
     /// Works out what a guest says of a row: a figure of its own, or which marks are the row's.
     fn figure(&mut self, said: &str) -> Result<u64> {
+        if let Some(samples) = said.strip_prefix("samples ") {
+            return median(&self.samples(samples)?);
+        }
         let words: Vec<&str> = said.split(' ').collect();
         match words[..] {
             [figure] => figure.parse().context(said.to_owned()),
@@ -69,21 +72,28 @@ impl<'a> Marks<'a> {
                 let began = self.kernel.context("Linux never began")?;
                 Ok(self.next()?.part(part)? - began.part(part)?)
             }
-            ["samples", number, part] => {
-                let mut samples = Vec::new();
-                for _ in 0..number.parse::<u32>()? {
-                    let before = self.next()?.part(part)?;
-                    samples.push(self.next()?.part(part)? - before);
-                }
-                if samples.len() > WARM_UP {
-                    samples.drain(..WARM_UP);
-                }
-                samples.sort_unstable();
-                samples.get(samples.len() / 2).copied().context("a row without samples")
-            }
             _ => bail!("{said}"),
         }
     }
+
+    /// Takes as many pairs of marks as are `said`, and returns what lies between each, the least first.
+    fn samples(&mut self, said: &str) -> Result<Vec<u64>> {
+        let (number, part) = said.split_once(' ').context("how many, and of what")?;
+        let mut samples = Vec::new();
+        for _ in 0..number.parse::<u32>()? {
+            let before = self.next()?.part(part)?;
+            samples.push(self.next()?.part(part)? - before);
+        }
+        if samples.len() > WARM_UP {
+            samples.drain(..WARM_UP);
+        }
+        samples.sort_unstable();
+        Ok(samples)
+    }
+}
+
+fn median(samples: &[u64]) -> Result<u64> {
+    samples.get(samples.len() / 2).copied().context("a row without samples")
 }
 
 fn count(text: &str) -> Result<Count> {
@@ -104,7 +114,14 @@ impl Figures {
                 continue;
             }
             let (name, figure) = line.rsplit_once(": ").with_context(|| line.to_owned())?;
-            of.push((name.to_owned(), marks.figure(figure).with_context(|| line.to_owned())?));
+            let context = || line.to_owned();
+            if let Some(samples) = figure.strip_prefix("spread ") {
+                let samples = marks.samples(samples).with_context(context)?;
+                of.push((format!("{name}, largest"), samples.last().copied().unwrap_or(0)));
+                of.push((name.to_owned(), median(&samples).with_context(context)?));
+                continue;
+            }
+            of.push((name.to_owned(), marks.figure(figure).with_context(context)?));
         }
         if let (Some((_, figure)), Some(taken)) =
             (of.iter_mut().find(|(name, _)| name == PER_DOMAIN), taken_of_heap(said))
@@ -274,6 +291,8 @@ mod tests {
         marks.push_str("mark 900000 1\nmark 900009 1\n");
         let said = "[bench] a: boot hypervisor\n[bench] b: samples 7 hypervisor\n[bench] c: samples 1 machine\n";
         assert_eq!(figures(said, &marks).unwrap(), [15, 2, 9]);
+        let said = said.replace("samples 7", "spread 7");
+        assert_eq!(figures(&said, &marks).unwrap(), [15, 3, 2, 9]);
         assert!(figures("[bench] a: samples 1 machine\n", "mark 1 1\n").is_err());
         assert!(figures("[bench] a: samples 1 guest\n", &marks).is_err());
     }

@@ -68,9 +68,9 @@ pub fn growth(guests: u32, yes: bool) -> Result<()> {
 fn load(toolstack: Toolstack, guests: u32) -> Result<Load> {
     // The kernel asks for more than half of it.
     let config = b"name = \"NAME\"\nkernel = \"/measured/micro\"\nmemory = 8\nextra = \"idle\"\n";
-    let files = [
-        ("micro", std::fs::read(hypervisor::build_guest("micro")?)?),
-        ("guest.cfg", config.to_vec()),
+    let files = vec![
+        ("measured/micro", std::fs::read(hypervisor::build_guest("micro")?)?),
+        ("measured/guest.cfg", config.to_vec()),
     ];
     let (name, image) = match toolstack {
         Toolstack::Ours => ("growth", "bench-growth.img"),

@@ -86,10 +86,10 @@ fn guest() -> Result<Load> {
     let config = "name = \"guest\"\nkernel = \"/measured/vmlinux\"\nramdisk = \"/measured/guest.img\"\n\
                   memory = 128\nextra = \"console=hvc0 quiet norandmaps arrive\"\non_crash = \"preserve\"\n";
     let kernel = Kernel::fetch("amd64")?;
-    let files = [
-        ("guest.img", only_our_program()?),
-        ("guest.cfg", config.as_bytes().to_vec()),
-        ("vmlinux", fs::read(&kernel.vmlinux)?),
+    let files = vec![
+        ("measured/guest.img", only_our_program()?),
+        ("measured/guest.cfg", config.as_bytes().to_vec()),
+        ("measured/vmlinux", fs::read(&kernel.vmlinux)?),
     ];
     Ok(Load {
         name: "guest",
@@ -106,20 +106,15 @@ fn guest() -> Result<Load> {
     })
 }
 
-/// Domain 0's image, in which a script runs in place of the shell; it finds our program and `files` in /measured.
-pub fn dom0_with<const N: usize>(
-    name: &str,
-    toolstack: Toolstack,
-    script: &[u8],
-    files: [(&str, Vec<u8>); N],
-) -> Result<PathBuf> {
+/// Domain 0's image, in which a script runs in place of the shell; it finds our program in /measured, and has `files` on top.
+pub fn dom0_with(name: &str, toolstack: Toolstack, script: &[u8], files: Vec<(&str, Vec<u8>)>) -> Result<PathBuf> {
     let inittab = "::sysinit:/etc/ferroxen/start\nhvc0::once:/measured/session\n";
     let mut tree = Tree::default();
     tree.file("etc/inittab", 0o644, inittab.as_bytes().to_vec());
     tree.file("measured/session", 0o755, script.to_vec());
     tree.file("measured/linux", 0o755, fs::read(hypervisor::build_linux_program()?)?);
     for (name, bytes) in files {
-        tree.file(&format!("measured/{name}"), 0o644, bytes);
+        tree.file(name, 0o644, bytes);
     }
     // Linux unpacks one archive after the other; the later file stands.
     let mut ramdisk = fs::read(images::make_dom0(toolstack)?)?;
