@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 
 use crate::bench;
 use crate::conform::boot::Host;
@@ -52,7 +53,8 @@ pub enum Oracle {
 }
 
 /// What the guests are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Place {
     /// The first domain, on a machine with nothing in it.
     Dom0,
@@ -97,18 +99,19 @@ pub fn conform(selection: &Selection) -> Result<()> {
     let bench = Bench::prepare()?;
     let place = selection.place;
     let names = match place {
-        Place::Dom0 => bench.chosen(&selection.names)?,
-        Place::DomU => bench.chosen(&domu::chosen(&selection.names))?,
+        Place::DomU if selection.names.is_empty() => domu::sensible(bench.chosen(&[])?),
+        _ => bench.chosen(&selection.names)?,
     };
-    let stock = match selection.oracle {
-        Oracle::Recorded => names
-            .iter()
-            .map(|name| Ok((name.clone(), place.recorded(name)?)))
-            .collect::<Result<_>>()?,
-        Oracle::Compare | Oracle::Record => match place {
-            Place::Dom0 => bench.run_all(&Host::stock(bench::stock_xen()?), &names)?,
-            Place::DomU => domu::run_all(true, &names)?,
-        },
+    let (stock, ours) = match (selection.oracle, place) {
+        (Oracle::Recorded, _) => {
+            let recorded = names.iter().map(|name| Ok((name.clone(), place.recorded(name)?)));
+            (recorded.collect::<Result<_>>()?, bench.run_ours(place, &names)?)
+        }
+        (_, Place::Dom0) => {
+            let stock = bench.run_all(&Host::stock(bench::stock_xen()?), &names)?;
+            (stock, bench.run_ours(place, &names)?)
+        }
+        (_, Place::DomU) => domu::run_on_both(&names)?,
     };
     if selection.oracle == Oracle::Record {
         for (name, transcript) in &stock {
@@ -123,10 +126,6 @@ pub fn conform(selection: &Selection) -> Result<()> {
             stale.join(", ")
         );
     }
-    let ours = match place {
-        Place::Dom0 => bench.run_all(&bench.ours, &names)?,
-        Place::DomU => domu::run_all(false, &names)?,
-    };
     judge(place, &names, &stock, &ours)
 }
 
@@ -136,6 +135,16 @@ pub fn check() -> Result<()> {
         names: Vec::new(),
         oracle: Oracle::Recorded,
         place: Place::Dom0,
+        yes: true,
+    })
+}
+
+/// Runs some guests as domUs on ours alone, likewise.
+pub fn check_domu() -> Result<()> {
+    conform(&Selection {
+        names: domu::TELLING.map(str::to_owned).to_vec(),
+        oracle: Oracle::Recorded,
+        place: Place::DomU,
         yes: true,
     })
 }
@@ -168,6 +177,14 @@ impl Bench {
         Ok(wanted.to_vec())
     }
 
+    /// Runs the guests on ours.
+    fn run_ours(&self, place: Place, names: &[String]) -> Result<Transcripts> {
+        match place {
+            Place::Dom0 => self.run_all(&self.ours, names),
+            Place::DomU => domu::run_all(names),
+        }
+    }
+
     /// Runs each guest in a boot of its own, as many at once as this machine has processors.
     fn run_all(&self, host: &Host, names: &[String]) -> Result<Transcripts> {
         let next = AtomicUsize::new(0);
@@ -196,7 +213,7 @@ impl Bench {
 
 /// Prints the table and judges.
 fn judge(place: Place, names: &[String], stock: &Transcripts, ours: &Transcripts) -> Result<()> {
-    let mut differences = Differences::read(&places::root().join("guests/differences.toml"))?;
+    let mut differences = Differences::read(&places::root().join("guests/differences.toml"), place)?;
     let width = names.iter().map(String::len).max().unwrap_or(0).max("guest".len());
     println!("{:width$}  stock  ours   first differing line", "guest");
     let mut wrong = 0;
@@ -218,11 +235,7 @@ fn judge(place: Place, names: &[String], stock: &Transcripts, ours: &Transcripts
         names.len()
     );
     // Known only now: behind a first difference nobody has looked.
-    let stale = match place {
-        Place::Dom0 => differences.unused(names),
-        // The list is of what Domain 0 sees, which is more.
-        Place::DomU => Vec::new(),
-    };
+    let stale = differences.unused(names);
     for difference in &stale {
         println!("listed, but not there any more: {difference}");
     }

@@ -1,19 +1,27 @@
-//! What Domain 0 may know of the host: how much memory is free, by which a leak shows.
+//! How much memory is to be had, by which a leak shows: of the host's as Domain 0, of its own as a domU.
 
-use pv::Answer;
 use pv::abi::memory::MemoryReservation;
 use pv::abi::sysctl::{Physinfo, SYSCTL_INTERFACE_VERSION, Sysctl, SysctlCmd};
 use pv::event::SELF;
 use pv::hypercall::{address, call, number};
+use pv::{Answer, start};
 use zerocopy::FromZeros;
 
+/// `XENMEM_current_reservation`
+const CURRENT: u64 = 3;
+/// `XENMEM_maximum_reservation`
+const MAXIMUM: u64 = 4;
 /// `XENMEM_decrease_reservation`
 pub const DECREASE: u64 = 1;
 /// `XENMEM_populate_physmap`
 pub const POPULATE: u64 = 6;
 
-/// Returns how many pages nobody has.
+/// Returns how many pages nobody has; as a domU, how many more it may have.
 pub fn free_pages() -> Result<u64, Answer> {
+    if !start::is_dom0() {
+        let ask = |command: u64| call(number::MEMORY_OP, [command, address(&mut u64::from(SELF))]).ok();
+        return Ok(ask(MAXIMUM)?.saturating_sub(ask(CURRENT)?));
+    }
     let mut request = Sysctl::new_zeroed();
     (request.cmd, request.interface_version) = (SysctlCmd::PHYSINFO, SYSCTL_INTERFACE_VERSION);
     call(number::SYSCTL, [address(&mut request)]).ok()?;

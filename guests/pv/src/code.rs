@@ -53,10 +53,15 @@ impl Code {
         trap::attempt(|| call(self.address(), registers))
     }
 
+    /// Prepares to run them in user mode with `registers`: behind them comes `syscall`.
+    pub fn user_start(&self, registers: General) -> user::Start {
+        self.end_with(&LEAVE);
+        user::Start::at_address(self.address(), registers)
+    }
+
     /// Runs them in user mode with `registers`; `Err` when they do not get to their end.
     pub fn in_user(&self, registers: &mut General) -> Result<(), Frame> {
-        self.end_with(&LEAVE);
-        let frame = user::enter(&user::Start::at_address(self.address(), *registers));
+        let frame = user::enter(&self.user_start(*registers));
         let end = self.address() + (self.length + LEAVE.len()) as u64;
         if frame.cause == Cause::Syscall && frame.rip == end {
             *registers = frame.general;

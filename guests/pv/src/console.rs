@@ -1,10 +1,12 @@
 //! The console: `console_io` as Domain 0, a shared ring otherwise (public/io/console.h).
 //!
-//! A line is written in one go, so that the hypervisor's own lines do not fall into the middle of it.
+//! A line is written in one go, so that the hypervisor's own lines do not fall into the middle of it. A guest may close
+//! its ring's port, or all of them: the next line connects it again, so that nothing said is lost.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use ferroxen_abi::event_channel::status;
 use ferroxen_abi::io::console as ring;
 
 use crate::event;
@@ -84,6 +86,38 @@ pub fn drain() {
     ring.wait_while(|| ring.word(ring::OUT_CONS) != ring.word(ring::OUT_PROD));
 }
 
+/// Our port of the ring, and the far end's; the far domain is Domain 0.
+static PORT: AtomicU32 = AtomicU32::new(0);
+static FAR: AtomicU32 = AtomicU32::new(0);
+
+/// Notes where the ring's port leads, before anybody closes it. `start` calls this.
+pub(crate) fn note_port() {
+    if start::is_dom0() {
+        return;
+    }
+    let port = start::info().console_evtchn;
+    PORT.store(port, Ordering::SeqCst);
+    if let Ok(status) = event::status(event::SELF, port) {
+        FAR.store(status.u[1], Ordering::SeqCst);
+    }
+    // What is pending already tells nobody again: whoever polls is not woken because somebody read what we said.
+    event::set_pending(port);
+}
+
+/// Rings the far end, by a new port if ours was closed meanwhile.
+fn ring_far_end() {
+    let (port, far) = (PORT.load(Ordering::SeqCst), FAR.load(Ordering::SeqCst));
+    let is_ours =
+        event::status(event::SELF, port).is_ok_and(|now| now.status == status::INTERDOMAIN && now.u == [0, far]);
+    if is_ours {
+        event::send(port);
+    } else if let Ok(port) = event::bind_interdomain(0, far) {
+        event::set_mask(port, true);
+        PORT.store(port, Ordering::SeqCst);
+        event::send(port);
+    }
+}
+
 /// The ring that the toolstack shares with us; mapped when first used.
 struct Ring(Page);
 
@@ -110,7 +144,7 @@ impl Ring {
             self.0.set_byte(ring::OUT + (next % ring::OUT_SIZE) as usize, *byte);
             produced.store(next.wrapping_add(1), Ordering::SeqCst);
         }
-        event::send(start::info().console_evtchn);
+        ring_far_end();
     }
 
     /// Waits for the other end, but not for ever: it may have gone.
@@ -120,7 +154,7 @@ impl Ring {
             if !busy() {
                 return;
             }
-            event::send(start::info().console_evtchn);
+            ring_far_end();
             hypercall::call(number::SCHED_OP, [ferroxen_abi::sched::schedop::YIELD]);
         }
     }

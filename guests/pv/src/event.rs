@@ -34,6 +34,8 @@ pub(crate) fn map_shared_info() {
     for word in 0..64 {
         page.set_word(shared_info::EVTCHN_MASK / 8 + word, !0);
     }
+    // A domU's console and store may have rung already; from here on nothing tells unless it is asked to.
+    (0..vcpu::COUNT).for_each(acknowledge);
 }
 
 /// Returns the shared page.
@@ -146,6 +148,12 @@ pub fn is_masked(port: u32) -> bool {
 pub fn take(port: u32) -> bool {
     let (word, bit) = bit(shared_info::EVTCHN_PENDING, port);
     word.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+}
+
+/// Makes `port` look pending, by hand.
+pub(crate) fn set_pending(port: u32) {
+    let (word, bit) = bit(shared_info::EVTCHN_PENDING, port);
+    word.fetch_or(bit, Ordering::SeqCst);
 }
 
 /// Masks `port`, or unmasks it in the shared page alone.

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use ferroxen_abi::xen::StartInfo;
 
-use crate::{event, power, println, trap, vcpu};
+use crate::{console, event, power, println, trap, vcpu};
 
 static INFO: AtomicPtr<StartInfo> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -14,6 +14,7 @@ static INFO: AtomicPtr<StartInfo> = AtomicPtr::new(core::ptr::null_mut());
 pub fn begin(start_info: usize, main: fn()) -> ! {
     INFO.store(core::ptr::with_exposed_provenance_mut(start_info), Ordering::SeqCst);
     event::map_shared_info();
+    console::note_port();
     vcpu::set_entry_stack(vcpu::entry_stack(0));
     trap::install(0);
     main();

@@ -1,6 +1,6 @@
 //! Page tables: finding entries, changing them, pinning.
 
-use ferroxen_abi::xen::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MmuUpdate, MmuextOp};
+use ferroxen_abi::xen::{HYPERVISOR_VIRT_END, HYPERVISOR_VIRT_START, MmuUpdate, MmuextOp, vm_assist};
 
 use crate::hypercall::{self, Answer, address, number};
 use crate::memory::{self, ORDINARY, Page, pte};
@@ -137,6 +137,12 @@ pub fn set_root(mfn: u64) -> Answer {
 /// Gives this vcpu's user mode a root (0: none).
 pub fn set_user_root(mfn: u64) -> Answer {
     extended(ext::NEW_USER_BASEPTR, mfn, 0)
+}
+
+/// Asks that stores to tables be carried out (`VMASST_TYPE_writable_pagetables`), which Domain 0 has without asking.
+pub fn assist_stores() -> Answer {
+    const ENABLE: u64 = 0;
+    hypercall::call(number::VM_ASSIST, [ENABLE, vm_assist::WRITABLE_PAGETABLES.into()])
 }
 
 /// Copies what the guest may have in a root, so that the copy maps the same.

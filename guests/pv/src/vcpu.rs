@@ -3,12 +3,14 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use ferroxen_abi::sched::{PinOverride, schedop};
 use ferroxen_abi::vcpu::vcpuop;
 use ferroxen_abi::x86::{VcpuGuestContext, selector, vgcf};
 use zerocopy::FromZeros;
 
 use crate::hypercall::{self, Answer, address, number};
 use crate::insn;
+use crate::start;
 use crate::tables;
 use crate::trap::{self, Cause, Recovery};
 
@@ -67,6 +69,19 @@ pub fn op<T>(command: u64, vcpu: u64, argument: &mut T) -> Answer {
 /// Asks `VCPUOP_*` without one.
 pub fn bare_op(command: u64, vcpu: u64) -> Answer {
     hypercall::call(number::VCPU_OP, [command, vcpu, 0])
+}
+
+/// Keeps the calling vcpu to the first CPU, which it shares with the other if that does the same.
+///
+/// Only Domain 0 may ask for it. A domU that wants it has been put there by whoever made it.
+pub fn share_cpu() -> Answer {
+    if !start::is_dom0() {
+        return Answer::OK;
+    }
+    hypercall::call(
+        number::SCHED_OP,
+        [schedop::PIN_OVERRIDE, address(&mut PinOverride { pcpu: 0 })],
+    )
 }
 
 /// What vcpu 1 does, as a pointer to `fn()`.

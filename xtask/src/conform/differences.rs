@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::conform::Place;
 use crate::conform::transcript::{Transcript, Verdict};
 
 /// One line that may differ.
@@ -19,6 +20,8 @@ struct Difference {
     stock: String,
     /// Our line; likewise.
     ours: String,
+    /// Where alone it is seen, if not wherever the guest runs.
+    place: Option<Place>,
     /// Why that is so.
     reason: String,
     #[serde(skip)]
@@ -49,7 +52,7 @@ fn subject(line: &str) -> &str {
     line.rsplit_once(": ").map_or(line, |(subject, _)| subject)
 }
 
-/// The whole list.
+/// The list, as far as it is about one place.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Differences {
@@ -94,10 +97,17 @@ impl fmt::Display for Comparison {
 }
 
 impl Differences {
-    /// Reads the list.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// Reads what the list says of `place`.
+    pub fn read(path: &Path, place: Place) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+        Self::parse(&text, place).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn parse(text: &str, place: Place) -> Result<Self> {
+        let mut all: Self = toml::from_str(text)?;
+        all.difference
+            .retain(|known| known.place.is_none_or(|only| only == place));
+        Ok(all)
     }
 
     /// Compares what `guest` saw on either.
@@ -144,9 +154,17 @@ impl Differences {
 mod tests {
     use super::*;
 
+    const LIST: &str = "[[difference]]\nguest = \"a\"\nstock = \"x: 1\"\nours = \"x: *\"\nreason = \"r\"\n";
+
     fn list() -> Differences {
-        let text = "[[difference]]\nguest = \"a\"\nstock = \"x: 1\"\nours = \"x: *\"\nreason = \"r\"\n";
-        toml::from_str(text).unwrap()
+        Differences::parse(LIST, Place::Dom0).unwrap()
+    }
+
+    #[test]
+    fn a_difference_of_one_place_is_none_elsewhere() {
+        let text = format!("{LIST}place = \"dom0\"\n");
+        let count = |place| Differences::parse(&text, place).unwrap().difference.len();
+        assert_eq!((count(Place::Dom0), count(Place::DomU)), (1, 0));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use pv::abi::sched::{Poll, schedop};
 use pv::event::{self, SELF};
 use pv::hypercall::{address, call, number};
-use pv::{time, trap, insn};
+use pv::{insn, start, time, trap};
 
 use crate::report::{Report, Verdict};
 
@@ -83,7 +83,9 @@ fn ghosts(report: &mut Report) -> Verdict {
     report.saw("pending before it was bound", event::is_pending(next));
     event::close(near).ok()?;
     event::close(next).ok()?;
-    report.saw("bits of ports that are not open", event::shared().word(256) >> 1);
+    // A domU's console and store have the first two, and ring as they like.
+    let theirs = if start::is_dom0() { 0 } else { 0b110 };
+    report.saw("bits of ports that are not open", (event::shared().word(256) & !theirs) >> 1);
     Ok(())
 }
 
@@ -98,9 +100,14 @@ fn poll(report: &mut Report) -> Verdict {
     event::send(other).ok()?;
     report.saw("poll when one is pending", poll(&mut ports, 0));
     event::take(other);
-    let before = time::now();
-    report.saw("poll with a timeout", poll(&mut ports, before + 2_000_000));
-    report.check("it waited as long", time::now() >= before + 2_000_000);
+    let wait = |ports: &mut [u32]| {
+        let until = time::now() + 2_000_000;
+        (poll(ports, until), time::now() >= until)
+    };
+    let outcome = wait(&mut ports);
+    report.saw("poll with a timeout", outcome.0);
+    // Who polls several ports is woken by any, such as a domU's store's.
+    report.check("it waited as long", outcome.1 || (0..4).any(|_| wait(&mut ports).1));
     report.saw("poll with a timeout in the past", poll(&mut ports, 1));
     report.saw("poll of none, with a timeout", poll(&mut [], time::now() + 1_000_000));
     report.saw("poll of port 4096", poll(&mut [4096], 0));

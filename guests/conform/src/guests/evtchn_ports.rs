@@ -4,6 +4,7 @@
 //! XSA-338: closing while others are open must keep the books straight.
 
 use pv::event::{self, SELF};
+use pv::start;
 
 use crate::report::{Report, Verdict};
 
@@ -20,7 +21,9 @@ pub fn act(report: &mut Report) -> Verdict {
             Err(refused) => break refused,
         }
     };
-    report.expect("ports", count, 4095);
+    // A domU finds two open: those of its console and its store.
+    let found = if start::is_dom0() { 0 } else { 2 };
+    report.expect("ports", count + found, 4095);
     report.expect("the last", last, 4095);
     report.saw("one more", refused);
     report.saw("and of another kind", event::bind_ipi(0).unwrap_err());
@@ -34,8 +37,10 @@ pub fn act(report: &mut Report) -> Verdict {
     report.saw("a masked port tells nobody", format_args!("{pending} {selector:x}"));
     event::unmask(4095).ok()?;
     report.saw("unmasked", event::pending_state(0).1 >> 63);
+    // Nothing is said meanwhile: a domU's console would open a port.
     let closed = (1..4096).filter(|port| event::close(*port).is_ok()).count();
+    let first = event::alloc_unbound(SELF, SELF)?;
     report.expect("closed", closed, 4095);
-    report.expect("then the first is", event::alloc_unbound(SELF, SELF)?, 1);
+    report.expect("then the first is", first, 1);
     Ok(())
 }

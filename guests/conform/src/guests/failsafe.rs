@@ -8,7 +8,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use pv::abi::sched::{PinOverride, schedop};
+use pv::abi::sched::schedop;
 use pv::code::Code;
 use pv::hypercall::{address, call, number};
 use pv::memory::Page;
@@ -30,13 +30,8 @@ static STOP: AtomicU32 = AtomicU32::new(0);
 static CAME: AtomicU32 = AtomicU32::new(0);
 static SELECTORS: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
 
-/// Both vcpus go to CPU 0.
-fn pin() -> pv::Answer {
-    call(number::SCHED_OP, [schedop::PIN_OVERRIDE, address(&mut PinOverride { pcpu: 0 })])
-}
-
 fn take_turns() {
-    TURNS.store(u32::from(pin().is_ok()), Ordering::SeqCst);
+    TURNS.store(u32::from(vcpu::share_cpu().is_ok()), Ordering::SeqCst);
     while STOP.load(Ordering::SeqCst) == 0 {
         call(number::SCHED_OP, [schedop::YIELD, 0]);
         TURNS.fetch_add(1, Ordering::SeqCst);
@@ -64,7 +59,7 @@ pub fn act(report: &mut Report) -> Verdict {
     let gdt = Page::new();
     gdt.seal()?;
     call(number::SET_GDT, [address(&mut [gdt.mfn()]), 512]).ok()?;
-    report.expect("pinned to a CPU", pin(), pv::Answer::OK);
+    report.expect("pinned to a CPU", vcpu::share_cpu(), pv::Answer::OK);
     vcpu::start(take_turns).ok()?;
     while TURNS.load(Ordering::SeqCst) < 2 {
         call(number::SCHED_OP, [schedop::YIELD, 0]);

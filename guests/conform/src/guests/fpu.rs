@@ -6,12 +6,11 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pv::abi::sched::PinOverride;
-use pv::hypercall::{address, call, number};
+use pv::hypercall::{call, number};
 use pv::insn::{self, Fpu};
-use pv::{start, vcpu};
+use pv::vcpu;
 
-use crate::report::{End, Report, Verdict};
+use crate::report::{Report, Verdict};
 
 const ROUNDS: u64 = 200;
 
@@ -19,10 +18,6 @@ static SEEN: AtomicU64 = AtomicU64::new(0);
 static FOREIGN: AtomicU64 = AtomicU64::new(0);
 static CLEAN: AtomicU64 = AtomicU64::new(99);
 static DONE: AtomicU64 = AtomicU64::new(0);
-
-fn pin() -> pv::Answer {
-    call(number::SCHED_OP, [7, address(&mut PinOverride { pcpu: 0 })])
-}
 
 /// Keeps a pattern in the registers while the other vcpu does the same.
 fn hold(pattern: u64) {
@@ -41,19 +36,16 @@ fn hold(pattern: u64) {
 fn other() {
     let fresh = insn::store_fpu();
     CLEAN.store(u64::from(fresh.is_initial()), Ordering::SeqCst);
-    pin();
+    vcpu::share_cpu();
     hold(0x2222);
     DONE.store(1, Ordering::SeqCst);
 }
 
 /// See the module.
 pub fn act(report: &mut Report) -> Verdict {
-    if !start::is_dom0() {
-        return Err(End::Skip("only Domain 0 may pin its vcpus"));
-    }
     report.check("vcpu 0 starts with nothing", insn::store_fpu().is_initial());
     insn::load_fpu(&Fpu::patterned(0x1111));
-    report.expect("pinned", pin(), pv::Answer::OK);
+    report.expect("pinned", vcpu::share_cpu(), pv::Answer::OK);
     vcpu::start(other).ok()?;
     hold(0x1111);
     while DONE.load(Ordering::SeqCst) == 0 {

@@ -1,12 +1,12 @@
 //! Stores to page tables that are mapped read-only: the hypervisor does them as if `mmu_update` had been called.
 //!
-//! Linux counts on it for its early page tables. A store that makes a bad entry must fault with the error code of
-//! the CPU's own fault, and change nothing. Promised by: public/xen.h (`VMASST_TYPE_writable_pagetables`; 64-bit
-//! guests have it without asking).
+//! Linux counts on it for its early page tables. A domU has to ask for it, Domain 0 has it. A store that makes a bad
+//! entry must fault with the error code of the CPU's own fault, and change nothing. Promised by: public/xen.h
+//! (`VMASST_TYPE_writable_pagetables`).
 
 use pv::insn::{self, Width};
 use pv::memory::{self, ORDINARY, Page, READ_ONLY, pte};
-use pv::{tables, trap};
+use pv::{Answer, tables, trap};
 
 use crate::bad;
 use crate::report::{Report, Verdict};
@@ -28,6 +28,8 @@ pub fn act(report: &mut Report) -> Verdict {
         Err(frame) => report.saw(name, format_args!("{frame}, at the entry {}", frame.cr2 & !7 == entry)),
     };
 
+    show(trap::attempt(|| insn::poke(entry, second)), report, "before it is asked for");
+    report.expect("asked for", tables::assist_stores(), Answer::OK);
     show(trap::attempt(|| insn::poke(entry, second)), report, "a store of eight bytes");
     report.check("it took", holds(second));
     show(trap::attempt(|| insn::poke(entry, 0)), report, "a store of nothing");

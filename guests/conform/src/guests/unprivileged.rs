@@ -6,7 +6,7 @@
 //! Promised by: public/domctl.h, public/sysctl.h, public/platform.h, public/physdev.h.
 
 use pv::abi::domctl::{DOMCTL_INTERFACE_VERSION, Domctl, DomctlCmd};
-use pv::abi::physdev::{MapPirq, PciDevice, SetIopl, physdevop};
+use pv::abi::physdev::{MapPirq, PciDevice, SetIopl, UnmapPirq, physdevop};
 use pv::abi::sysctl::{SYSCTL_INTERFACE_VERSION, Sysctl, SysctlCmd};
 use pv::abi::xen::MmuUpdate;
 use pv::event::{self, SELF};
@@ -78,7 +78,10 @@ fn devices(report: &mut Report) {
     let mut line = MapPirq::new_zeroed();
     (line.domid.0, line.kind, line.index, line.pirq) = (SELF, 1, 4, -1);
     let mut pci = PciDevice { seg: 0, bus: 0, devfn: 8 };
+    let mut number = UnmapPirq::new_zeroed();
+    (number.domid.0, number.pirq) = (SELF, 4);
     report.saw("map a line", device(physdevop::MAP_PIRQ, &mut line));
+    report.saw("unmap one", device(physdevop::UNMAP_PIRQ, &mut number));
     report.saw("prepare, release a device's MSI-X table (XSA-87)", device(physdevop::PREPARE_MSIX, &mut pci));
     report.saw("add, remove a device", device(physdevop::PCI_DEVICE_ADD, &mut [0_u32; 3]));
     report.saw("remove it", device(physdevop::PCI_DEVICE_REMOVE, &mut pci));

@@ -15,6 +15,7 @@ use crate::report::{Ended, Report, Verdict};
 
 /// See the module.
 pub fn act(report: &mut Report) -> Verdict {
+    tables::assist_stores().ok()?;
     // Pages come from the pool in order.
     let (before, table, behind) = (Page::new(), Page::new(), Page::new());
     table.seal()?;

@@ -13,6 +13,7 @@ use crate::report::{Ended, Report, Verdict};
 
 /// See the module.
 pub fn act(report: &mut Report) -> Verdict {
+    tables::assist_stores().ok()?;
     let (data, table) = (Page::new(), Page::new());
     table.set_word(0, data.mfn() << 12 | ORDINARY);
     table.seal()?;

@@ -217,7 +217,7 @@ pub fn reset(vcpu: &VcpuRef) -> Result<(), Errno> {
         return Err(Errno::ERESTART);
     }
     crate::sched::unblock(vcpu);
-    vcpu.take_nmi();
+    vcpu.clear_nmi();
     vcpu.reset_info(vcpu.domain());
     Ok(())
 }

@@ -44,6 +44,8 @@ pub struct Vcpu {
     pause_count: AtomicU32,
     /// A non-maskable interrupt waits to be delivered.
     nmi: AtomicBool,
+    /// One was, and its handler has not returned: the next one waits.
+    handles_nmi: AtomicBool,
 }
 
 /// A vcpu's `vcpu_info`, wherever it lies: in a page that the domain holds a reference to.
@@ -170,8 +172,6 @@ pub struct PvState {
     pub syscall32: Callback,
     /// `sysenter`.
     pub sysenter: Callback,
-    /// Non-maskable interrupt.
-    pub nmi: Callback,
     /// Stack for entries from user mode.
     pub kernel_sp: u64,
     /// Its selector.
@@ -220,7 +220,6 @@ impl PvState {
             syscall: Callback::default(),
             syscall32: Callback::default(),
             sysenter: Callback::default(),
-            nmi: Callback::default(),
             kernel_sp: 0,
             kernel_ss: 0,
             ts: false,
@@ -261,6 +260,7 @@ impl Vcpu {
             initialised: AtomicBool::new(false),
             pause_count: AtomicU32::new(0),
             nmi: AtomicBool::new(false),
+            handles_nmi: AtomicBool::new(false),
         })
     }
 
@@ -348,10 +348,29 @@ impl Vcpu {
         self.nmi.load(Ordering::Acquire)
     }
 
-    /// Takes a waiting non-maskable interrupt.
-    #[inline]
+    /// Takes a waiting non-maskable interrupt, unless the last one's handler has not returned yet.
     pub fn take_nmi(&self) -> bool {
-        self.nmi.load(Ordering::Relaxed) && self.nmi.swap(false, Ordering::AcqRel)
+        !self.handles_nmi.load(Ordering::Relaxed) && self.nmi.swap(false, Ordering::AcqRel)
+    }
+
+    /// Notes that the handler of a non-maskable interrupt begins.
+    pub fn begin_nmi(&self) {
+        self.handles_nmi.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes a return of the kernel's, by which such a handler ends. True if another one waits.
+    #[inline]
+    pub fn end_nmi(&self) -> bool {
+        self.handles_nmi.load(Ordering::Relaxed) && {
+            self.handles_nmi.store(false, Ordering::Relaxed);
+            self.has_nmi()
+        }
+    }
+
+    /// Forgets whatever there was of non-maskable interrupts.
+    pub fn clear_nmi(&self) {
+        self.handles_nmi.store(false, Ordering::Relaxed);
+        self.nmi.store(false, Ordering::Release);
     }
 
     /// Whether it alone was told not to run.

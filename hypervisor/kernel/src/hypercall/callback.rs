@@ -3,8 +3,9 @@
 use super::{Answer, Call};
 use crate::domain::vcpu::Callback;
 use crate::guest::GuestPtr;
+use crate::pv::trap::vector;
 use ferroxen_abi::errno::Errno;
-use ferroxen_abi::x86::{CallbackRegister, callback as kind};
+use ferroxen_abi::x86::{CallbackRegister, TrapInfo, callback as kind, selector};
 use ferroxen_words::Vaddr;
 
 /// `callback_op(cmd, arg)`.
@@ -23,7 +24,7 @@ pub fn callback_op(call: &mut Call<'_>) -> Answer {
             // `callback_unregister` is the first half of the other.
             let asked = GuestPtr::<u32>::new(call.args()[1]).read()?;
             match asked as u16 {
-                kind::NMI => call.caller.pv.lock().nmi = Callback::default(),
+                kind::NMI => name_nmi_handler(call, None),
                 kind::EVENT | kind::FAILSAFE | kind::SYSCALL | kind::SYSCALL32 | kind::SYSENTER => {
                     return Err(Errno::EINVAL);
                 }
@@ -38,6 +39,10 @@ pub fn callback_op(call: &mut Call<'_>) -> Answer {
 fn register(call: &Call<'_>, which: u16, address: u64, masks_events: bool) -> Answer {
     if !Vaddr::new(address).is_canonical() {
         return Err(Errno::EINVAL);
+    }
+    if which == kind::NMI {
+        name_nmi_handler(call, Some(address));
+        return Ok(0);
     }
     let to = Callback {
         cs: 0,
@@ -56,10 +61,20 @@ fn register(call: &Call<'_>, which: u16, address: u64, masks_events: bool) -> An
         kind::SYSCALL => pv.syscall = to,
         kind::SYSCALL32 => pv.syscall32 = to,
         kind::SYSENTER => pv.sysenter = to,
-        kind::NMI => pv.nmi = to,
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)
+}
+
+/// Names the handler of non-maskable interrupts, which is vector 2 of the trap table, however a kernel says it.
+fn name_nmi_handler(call: &Call<'_>, handler: Option<u64>) {
+    let entry = handler.map_or(TrapInfo::default(), |address| TrapInfo {
+        vector: vector::NMI,
+        cs: selector::FLAT_RING3_CS64,
+        address,
+        ..TrapInfo::default()
+    });
+    call.caller.pv.lock().traps[usize::from(vector::NMI)] = entry;
 }
 
 /// `set_callbacks(event, failsafe, syscall)`: the old way to register three at once.
@@ -81,7 +96,7 @@ pub fn nmi_op(call: &mut Call<'_>) -> Answer {
             register(call, kind::NMI, handler, false)
         }
         UNREGISTER => {
-            call.caller.pv.lock().nmi = Callback::default();
+            name_nmi_handler(call, None);
             Ok(0)
         }
         _ => Err(Errno::ENOSYS),

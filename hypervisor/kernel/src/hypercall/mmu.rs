@@ -277,6 +277,7 @@ fn update_mapping(call: &mut Call<'_>, owner: u16) -> Answer {
         let root = paging::active().ok_or(Errno::EINVAL)?;
         tables.update_leaf_at(root, at, entry, owner)?;
     }
+    memory::reap_emptied();
     match flags & uvmf::TYPE_MASK {
         uvmf::TLB_FLUSH => match flags & !uvmf::TYPE_MASK {
             0 => paging::flush_local(),

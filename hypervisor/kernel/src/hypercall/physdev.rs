@@ -88,6 +88,7 @@ fn run(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
         physdevop::UNMAP_PIRQ => {
             let wanted: abi::UnmapPirq = read(at)?;
             let subject = subject(caller, wanted.domid)?;
+            access::to_host(caller, Operation::OwnDevices)?;
             irq::unmap(&subject, number(wanted.pirq)?)?;
         }
         physdevop::GET_FREE_PIRQ => {

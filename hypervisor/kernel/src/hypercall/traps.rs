@@ -1,6 +1,7 @@
 //! A PV guest's own CPU: trap table, stacks, segment bases, debug registers, and the way back (`iret`).
 
 use super::{Answer, Call};
+use crate::cpu::{self as this_cpu, work};
 use crate::domain::context::{BREAKPOINTS, DR6_INITIAL, DR7_INITIAL, load_debug, sanitised, set_task_switched};
 use crate::domain::{PvState, VcpuRef};
 use crate::guest::GuestPtr;
@@ -224,6 +225,9 @@ pub fn return_from(vcpu: &VcpuRef, frame: &mut GuestFrame) -> u64 {
     }
     if let Some(info) = vcpu.info() {
         info.set_masked(wanted.rflags & rflags::IF == 0);
+    }
+    if vcpu.end_nmi() {
+        this_cpu::request(work::NMI);
     }
     wanted.rax
 }

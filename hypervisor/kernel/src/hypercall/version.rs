@@ -101,6 +101,7 @@ fn tell(call: &Call<'_>, command: VersionCmd, arg: u64) -> Answer {
             };
             GuestPtr::<[u8; 1024]>::new(arg).write(&text(line))?;
         }
+        VersionCmd::BUILD_ID if !is_privileged => return Err(Errno::EPERM),
         VersionCmd::BUILD_ID => return Err(Errno::ENODATA),
         _ => return Err(Errno::ENOSYS),
     }

@@ -327,8 +327,8 @@ pub fn bind_pirq(domain: &Domain, pirq: Pirq, port: Port, will_share: bool, cpu:
         .irqs
         .bind(domain.id, pirq, port, will_share, usable(cpu))
         .map_err(|why| match why {
-            // What stands for no line is no line that the domain may use.
-            Refused::NotMapped => Errno::EPERM,
+            // What stands for no line is no line that the domain may use; most domains have none at all.
+            Refused::NotMapped | Refused::NoSuchNumber => Errno::EPERM,
             why => errno(why),
         })?;
     state.carry_out_start(started);

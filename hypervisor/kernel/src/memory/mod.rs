@@ -340,7 +340,7 @@ pub fn is_empty(domain: &crate::domain::Domain) -> bool {
     let is_empty =
         owned.is_none_or(|count| count.load(Ordering::Acquire) == 0) && domain::shared_pages_are_ours(domain);
     if !is_empty {
-        // Looked at again when a CPU idles or a batch of updates ends.
+        // Looked at again when a CPU idles or an update of page tables ends.
         EMPTIED.store(true, Ordering::Release);
     }
     is_empty

@@ -360,23 +360,21 @@ pub fn send_nmi(vcpu: &VcpuRef) {
     crate::sched::nmi_raised(vcpu);
 }
 
-/// Delivers a waiting non-maskable interrupt to the running vcpu. Events stay masked until it returns.
+/// Delivers a non-maskable interrupt to the running vcpu, if its kernel has a handler. Events stay masked until it
+/// returns, and further ones wait for that.
 pub fn deliver_nmi(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let pv = vcpu.pv.lock();
-    let to = pv.nmi;
-    if to.address == 0 {
+    let entry = pv.traps[usize::from(vector::NMI)];
+    if entry.address == 0 {
         return;
     }
-    let made = bounce(
-        vcpu,
-        &pv,
-        frame,
-        Callback {
-            masks_events: true,
-            ..to
-        },
-        Extra::None,
-    );
+    vcpu.begin_nmi();
+    let to = Callback {
+        cs: entry.cs,
+        address: entry.address,
+        masks_events: true,
+    };
+    let made = bounce(vcpu, &pv, frame, to, Extra::None);
     drop(pv);
     or_crash(vcpu, made);
 }

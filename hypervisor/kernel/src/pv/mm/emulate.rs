@@ -1,14 +1,15 @@
 //! A guest writes to a page table as if it were memory.
 //!
 //! It has the table mapped read-only, so the write faults; the instruction is carried out here and its effect goes
-//! through the same checks as `mmu_update`. Guests that say `VMASST_TYPE_writable_pagetables` rely on it, and Linux
-//! does at times.
+//! through the same checks as `mmu_update`. A guest has to ask for it (`VMASST_TYPE_writable_pagetables`), as Linux
+//! does; Domain 0 has it anyway, as upstream.
 
 use super::update::Updated;
 use super::{Tables, walk};
 use crate::domain::VcpuRef;
 use crate::memory;
 use crate::pv::{emulate as instructions, trap};
+use ferroxen_abi::xen::vm_assist;
 use ferroxen_frames::{Flavour, Kind};
 use ferroxen_machine::GuestFrame;
 use ferroxen_machine::memory::Page;
@@ -18,6 +19,10 @@ use ferroxen_x86emu::{self as x86emu, Exception, Outcome, Segment, Space};
 
 /// Carries out the running vcpu's write to `at`, if that is a level-1 table of its own. `false`: it is something else.
 pub fn emulate_table_write(vcpu: &VcpuRef, frame: &mut GuestFrame, at: Vaddr) -> bool {
+    let domain = vcpu.domain();
+    if !domain.is_privileged && !domain.assists(vm_assist::WRITABLE_PAGETABLES) {
+        return false;
+    }
     let Some(table) = table_at(vcpu, at) else { return false };
     let mut registers = instructions::registers_of(frame);
     let mut door = TableDoor {
