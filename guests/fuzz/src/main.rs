@@ -20,6 +20,7 @@
 
 mod calls;
 mod dice;
+mod modes;
 mod neighbour;
 mod scene;
 mod step;
@@ -29,6 +30,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dice::Dice;
 use pv::abi::sysctl::{DebugKeys, SYSCTL_INTERFACE_VERSION, Sysctl, SysctlCmd};
 use pv::abi::vcpu::vcpuop;
+use pv::code::Code;
 use pv::hypercall::{address, call, number};
 use pv::trap::{self, Cause, Frame, Next};
 use pv::{Answer, println, start, vcpu};
@@ -80,10 +82,18 @@ fn audit() -> Answer {
     call(number::SYSCTL, [address(&mut request)])
 }
 
-/// NMIs that the guest sends itself, and the odd debug exception, are not what ends it.
+/// NMIs that the guest sends itself, debug exceptions, and segments that a kernel does not need end nothing.
 fn go_on(frame: &mut Frame) -> Next {
+    const TRAP_FLAG: u64 = 0x100;
     match frame.cause {
-        Cause::Nmi | Cause::Vector(1 | 2) => Next::Resume,
+        Cause::Nmi | Cause::Vector(2) => Next::Resume,
+        // A breakpoint on what is about to be executed would come again and again.
+        Cause::Vector(1) => {
+            call(number::SET_DEBUGREG, [7, 0]);
+            frame.rflags &= !TRAP_FLAG;
+            Next::Resume
+        }
+        Cause::Failsafe if !frame.was_in_user_mode() => Next::Resume,
         _ => Next::Pass,
     }
 }
@@ -106,8 +116,9 @@ fn act(vcpu: u64, steps: u64) {
     let seed = start::option("seed").unwrap_or(1);
     let mut dice = Dice::new(seed << 1 | vcpu);
     let mut accepted = 0;
+    let mut code = Code::new();
     for _ in 0..steps {
-        accepted += step::make(&mut dice, scene::get());
+        accepted += step::make(&mut dice, scene::get(), &mut code);
     }
     Scene::leave();
     DIGEST.fetch_xor(dice.digest(), Ordering::SeqCst);

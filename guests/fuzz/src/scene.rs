@@ -11,7 +11,7 @@ use pv::grant::{self, Table};
 use pv::hypercall::{call, number};
 use pv::memory::{self, ORDINARY, Page};
 use pv::tables::{self, Slot, ext};
-use pv::{Answer, event, start};
+use pv::{Answer, event, start, trap};
 
 use crate::neighbour;
 
@@ -62,8 +62,11 @@ pub struct Scene {
     roots: Row<ROOTS>,
     /// The neighbour's frames; 0 without it.
     neighbours: Row<{ neighbour::PAGES }>,
+    /// Two pages side by side, for what is longer than a request.
+    scratch: AtomicU64,
     /// Where the neighbour's grant table is mapped.
     offers: AtomicU64,
+    offers_entry: AtomicU64,
     /// Where our own is.
     table: AtomicU64,
     /// Where each handle's grant was mapped: the address as it was given, 0 for none.
@@ -80,7 +83,9 @@ static SCENE: Scene = Scene {
     slots: Row::new(),
     roots: Row::new(),
     neighbours: Row::new(),
+    scratch: AtomicU64::new(0),
     offers: AtomicU64::new(0),
+    offers_entry: AtomicU64::new(0),
     table: AtomicU64::new(0),
     handles: Row::new(),
     taken: Row::new(),
@@ -111,17 +116,38 @@ impl Scene {
             scene.roots.set(index, root.address());
         }
         scene.table.store(Table::setup()?.address(), Ordering::SeqCst);
+        scene.scratch.store(Page::new().address(), Ordering::SeqCst);
+        Page::new();
         if start::is_dom0() {
-            let frames = neighbour::make()?;
-            frames
-                .iter()
-                .enumerate()
-                .for_each(|(index, mfn)| scene.neighbours.set(index, *mfn));
+            neighbour::prepare(Page::new());
+            scene.meet(&neighbour::make()?);
             let offers = Page::new();
-            neighbour::map_grants(offers)?;
+            scene.offers_entry.store(neighbour::entry_of(offers), Ordering::SeqCst);
+            neighbour::map_grants(neighbour::entry_of(offers))?;
             scene.offers.store(offers.address(), Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    /// Notes the frames of a new neighbour.
+    fn meet(&self, frames: &[u64; neighbour::PAGES]) {
+        frames
+            .iter()
+            .enumerate()
+            .for_each(|(index, mfn)| self.neighbours.set(index, *mfn));
+    }
+
+    /// Makes another neighbour, and maps its grant table where the last one's was.
+    pub fn meet_another(&self) -> Result<(), Answer> {
+        memory::unmap(self.offers.load(Ordering::SeqCst));
+        tables::extended(ext::TLB_FLUSH_ALL, 0, 0);
+        self.meet(&neighbour::make()?);
+        neighbour::map_grants(self.offers_entry.load(Ordering::SeqCst))
+    }
+
+    /// Returns where there is room for two pages.
+    pub fn scratch(&self) -> u64 {
+        self.scratch.load(Ordering::SeqCst)
     }
 
     /// Returns our own id.
@@ -164,7 +190,8 @@ impl Scene {
         let table = if neighbours { &self.offers } else { &self.table };
         let table = table.load(Ordering::SeqCst);
         if table != 0 {
-            Page::at(table).set_word(gref as usize % 512, entry);
+            // The neighbour's may be on its way to another neighbour's.
+            let _ = trap::attempt(|| Page::at(table).set_word(gref as usize % 512, entry));
         }
     }
 
@@ -218,7 +245,8 @@ impl Scene {
         (0..count).for_each(|index| _ = tables::unpin(self.taken.get(index)));
         if self.has_neighbour() {
             memory::unmap(self.offers.load(Ordering::SeqCst));
-            neighbour::destroy();
+            tables::extended(ext::TLB_FLUSH_ALL, 0, 0);
+            neighbour::destroy_all();
         }
         // What was mapped as a table while it was none can be had again, and now is.
         (0..PAGES).for_each(|index| {

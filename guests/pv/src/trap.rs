@@ -45,8 +45,8 @@ pub enum Cause {
     Syscall32,
 }
 
-/// The entries that are no vectors, in the order of their stubs.
-const CALLBACKS: [(Cause, u16); 6] = [
+/// The entries that are no vectors and the numbers of their callbacks, in the order of their stubs.
+pub const CALLBACKS: [(Cause, u16); 6] = [
     (Cause::Event, callback::EVENT),
     (Cause::Failsafe, callback::FAILSAFE),
     (Cause::Syscall, callback::SYSCALL),
