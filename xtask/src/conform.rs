@@ -235,7 +235,7 @@ fn judge(place: Place, names: &[String], stock: &Transcripts, ours: &Transcripts
         names.len()
     );
     // Known only now: behind a first difference nobody has looked.
-    let stale = differences.unused(names);
+    let stale = differences.unused(names, place);
     for difference in &stale {
         println!("listed, but not there any more: {difference}");
     }

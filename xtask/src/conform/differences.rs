@@ -138,12 +138,15 @@ impl Differences {
         }
     }
 
-    /// Returns what is listed of `guests` and was not seen.
-    pub fn unused(&self, guests: &[String]) -> Vec<String> {
+    /// Returns what is listed of `guests` and was not seen at `place`, though it must be: what is listed for no place in
+    /// particular is Domain 0's, and a domU may see it.
+    pub fn unused(&self, guests: &[String], place: Place) -> Vec<String> {
+        let must_be_seen = |known: &&Difference| known.place.is_some() || place == Place::Dom0;
         let unused = self
             .difference
             .iter()
-            .filter(|known| !known.is_used && guests.contains(&known.guest));
+            .filter(|known| !known.is_used && guests.contains(&known.guest))
+            .filter(must_be_seen);
         unused
             .map(|known| format!("{}: {} ({})", known.guest, known.stock, known.reason))
             .collect()
@@ -173,7 +176,7 @@ mod tests {
         let ours = Transcript::recorded("x: 3\ny: 2\nPASS\n");
         let mut differences = list();
         assert_eq!(differences.judge("a", &stock, &ours), Comparison::Listed(1));
-        assert!(differences.unused(&["a".to_owned()]).is_empty());
+        assert!(differences.unused(&["a".to_owned()], Place::Dom0).is_empty());
         assert!(!differences.judge("b", &stock, &ours).is_fine());
     }
 
@@ -189,7 +192,7 @@ mod tests {
         let same = Transcript::recorded("x: 1\nPASS\n");
         let mut differences = list();
         assert_eq!(differences.judge("a", &same, &same), Comparison::Same);
-        assert_eq!(differences.unused(&["a".to_owned()]).len(), 1);
+        assert_eq!(differences.unused(&["a".to_owned()], Place::Dom0).len(), 1);
     }
 
     #[test]
