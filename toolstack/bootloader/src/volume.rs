@@ -43,11 +43,32 @@ impl Ext4Read for Volume {
     }
 }
 
+/// Block groups of the largest file system that we open: 16 TiB in blocks of 4 KiB.
+const GROUPS: u64 = 1 << 17;
+
 /// Opens the file system that begins at byte `start`.
 pub fn open(disk: &Arc<dyn Disk>, start: u64) -> Result<Ext4, String> {
-    let volume = Volume {
+    let mut volume = Volume {
         disk: disk.clone(),
         start,
     };
+    let mut superblock = [0; 1024];
+    volume.read(1024, &mut superblock).map_err(|error| error.to_string())?;
+    // The reader makes room for as many groups as the disk says.
+    if groups(&superblock).is_none_or(|groups| groups > GROUPS) {
+        return Err("its superblock makes no sense".to_owned());
+    }
     Ext4::load(Box::new(volume)).map_err(|error| error.to_string())
+}
+
+/// `s_blocks_count` in groups of `s_blocks_per_group` (Linux' Documentation/filesystems/ext4).
+fn groups(superblock: &[u8; 1024]) -> Option<u64> {
+    let word = |at: usize| {
+        superblock
+            .get(at..)?
+            .first_chunk()
+            .map(|bytes| u32::from_le_bytes(*bytes))
+    };
+    let blocks = u64::from(word(0x4)?) | u64::from(word(0x150)?) << 32;
+    blocks.checked_div(word(0x20)?.into())
 }
