@@ -152,6 +152,9 @@ pub fn send(args: &Migrate) -> anyhow::Result<()> {
         .showing(progress::for_people("migrate"));
     let domid = crate::domain(&tools, &args.domain)?;
     let head = save::head(&tools, domid, args.config.as_deref())?;
+    if save::recalled(&head)?.config.stays {
+        bail!("{} may not be moved: its configuration says nomigrate = 1", args.domain);
+    }
     let mut peer = Peer::start(args)?;
     let sent = transfer(&tools, domid, &head, &mut peer);
     let name = tools.name(domid);
