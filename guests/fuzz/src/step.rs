@@ -137,7 +137,7 @@ impl Call {
     }
 
     /// The same, never to be spoilt.
-    pub fn as_it_is(self) -> Self {
+    pub fn never_spoilt(self) -> Self {
         self.loose(0)
     }
 

@@ -105,7 +105,7 @@ pub fn grants(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
             let (domain, first) = (domid(dice, scene), dice.below(5));
             let frames = room.put(&[0_u64; 2]);
             let request = [u64::from(domain) | 1 << 16, dice.below(3), first, frames];
-            Call::new(number::MEMORY_OP, [28, room.put_as_it_is(&request)]).as_it_is()
+            Call::new(number::MEMORY_OP, [28, room.put_as_it_is(&request)]).never_spoilt()
         }
         _ => {
             let swap: SwapGrantRef = request(|swap: &mut SwapGrantRef| {

@@ -138,7 +138,7 @@ fn events(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
 }
 
 fn memory(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
-    let op = |command: u64, at: u64| Call::new(number::MEMORY_OP, [command, at]).as_it_is();
+    let op = |command: u64, at: u64| Call::new(number::MEMORY_OP, [command, at]).never_spoilt();
     let pages: [_; 4] = core::array::from_fn(|_| scene.page(dice.below(PAGES as u64)));
     let count = if dice.once_in(3) { 1 + dice.below(4) } else { 1 };
     let theirs = dice.once_in(6);
@@ -200,7 +200,7 @@ fn vcpus(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
     let soon = dice.below(2_000_000);
     // Only the second may be taken down: the first is the one to bring it back at the end.
     if dice.once_in(12) {
-        return Call::new(number::VCPU_OP, [vcpuop::DOWN, 1, 0]).as_it_is();
+        return Call::new(number::VCPU_OP, [vcpuop::DOWN, 1, 0]).never_spoilt();
     }
     let (command, at) = match dice.below(8) {
         0 => (vcpuop::REGISTER_RUNSTATE_MEMORY_AREA, room.put(&area)),
@@ -293,7 +293,7 @@ fn others(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
                 poll.timeout = time::now() + 500_000;
             });
             // Without its timeout it might never end.
-            Call::new(number::SCHED_OP, [schedop::POLL, room.put_as_it_is(&poll)]).as_it_is()
+            Call::new(number::SCHED_OP, [schedop::POLL, room.put_as_it_is(&poll)]).never_spoilt()
         }
         7 => Call::new(number::VM_ASSIST, [dice.below(2), dice.one_of(&[4, 5, 32])]),
         8 => Call::new(number::FPU_TASKSWITCH, [dice.below(2)]),
@@ -301,9 +301,9 @@ fn others(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
             let end: RemoteShutdown = request(|end: &mut RemoteShutdown| {
                 (end.domain_id.0, end.reason) = (neighbour::domid(), dice.below(5) as u32);
             });
-            Call::new(number::SCHED_OP, [schedop::REMOTE_SHUTDOWN, room.put_as_it_is(&end)]).as_it_is()
+            Call::new(number::SCHED_OP, [schedop::REMOTE_SHUTDOWN, room.put_as_it_is(&end)]).never_spoilt()
         }
-        _ => Call::new(number::SCHED_OP, [schedop::YIELD]).as_it_is(),
+        _ => Call::new(number::SCHED_OP, [schedop::YIELD]).never_spoilt(),
     }
 }
 
@@ -314,15 +314,15 @@ fn traps(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
         0 | 1 => {
             let gates = [dice.below(256) as u8, dice.below(256) as u8].map(|vector| trap::gate(vcpu, vector));
             let list = [gates[0], gates[1], Default::default()];
-            Call::new(number::SET_TRAP_TABLE, [room.put_as_it_is(&list)]).as_it_is()
+            Call::new(number::SET_TRAP_TABLE, [room.put_as_it_is(&list)]).never_spoilt()
         }
         2 => {
             let kinds = trap::CALLBACKS;
             let (cause, kind) = kinds[dice.below(kinds.len() as u64) as usize];
             let request = [u64::from(kind), trap::handler(vcpu, cause)];
-            Call::new(number::CALLBACK_OP, [0, room.put_as_it_is(&request)]).as_it_is()
+            Call::new(number::CALLBACK_OP, [0, room.put_as_it_is(&request)]).never_spoilt()
         }
-        3 => Call::new(number::STACK_SWITCH, [0xe02b, pv::vcpu::entry_stack(vcpu)]).as_it_is(),
+        3 => Call::new(number::STACK_SWITCH, [0xe02b, pv::vcpu::entry_stack(vcpu)]).never_spoilt(),
         4 => {
             let command = dice.one_of(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
             Call::new(number::XEN_VERSION, [command, address(dice, scene) + ENTRY * 8])
