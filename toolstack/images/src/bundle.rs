@@ -28,7 +28,7 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
         .context("making a folder to unpack in")?;
     must(program(
         "tar",
-        ["-xSf", text(archive)?, "--no-same-owner", "-C", text(staging.path())?],
+        [unpacking(archive), text(archive)?, "-C", text(staging.path())?],
     ))
     .with_context(|| format!("unpacking {}", archive.display()))?;
     let mut found = Vec::new();
@@ -79,6 +79,16 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
         fs::rename(image, place(image)).context("moving an image")?;
     }
     Ok(bundle)
+}
+
+/// Not every `tar` tells by itself how an archive is packed.
+fn unpacking(archive: &Path) -> &'static str {
+    match archive.extension().and_then(|kind| kind.to_str()) {
+        Some("bz2" | "tbz" | "tbz2") => "-xojf",
+        Some("gz" | "tgz") => "-xozf",
+        Some("xz" | "txz") => "-xoJf",
+        _ => "-xof",
+    }
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
