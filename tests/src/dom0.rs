@@ -33,11 +33,13 @@ const STAGES: [(&str, &str); 5] = [
     ("(XEN) ", "the hypervisor speaks"),
     ("Linux version", "the Domain 0 kernel speaks"),
     (INIT_RUNS, "Domain 0's init runs"),
-    ("dom0: up after", "Domain 0's daemons run"),
+    (DAEMONS_RUN, "Domain 0's daemons run"),
     (PROMPT, "Domain 0 has a prompt"),
 ];
 /// What Domain 0's init says first.
 const INIT_RUNS: &str = "dom0: modules";
+/// What it says last.
+const DAEMONS_RUN: &str = "dom0: up after";
 /// What GRUB's menu shows when it takes a key.
 const MENU: &str = "Debian alone";
 
@@ -65,7 +67,11 @@ impl Dom0 {
             machine.type_bytes(key.to_string().as_bytes())?;
         }
         let (mut init_ran, mut prompted) = (Moment::default(), Moment::default());
-        for (sign, meaning) in STAGES {
+        // A Debian with systemd has no last word before its prompt.
+        let stages = STAGES
+            .iter()
+            .filter(|(sign, _)| parts.root.is_none() || *sign != DAEMONS_RUN);
+        for (sign, meaning) in stages.copied() {
             let wait = machine.transcript().wait_for(sign, at, &DOOM, BOOT_PATIENCE);
             at = wait.with_context(|| said_last(&machine, &format!("waiting until {meaning}")))?;
             progress(&format!("{meaning} ({:.1} s)", machine.age().as_secs_f64()));

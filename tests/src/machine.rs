@@ -81,6 +81,15 @@ pub enum Devices {
     Both,
 }
 
+/// A Domain 0 that is a Debian with systemd.
+#[derive(Debug, Clone)]
+pub struct DebianDom0 {
+    /// Brings its kernel's modules and our programs, and hands over to the disk.
+    pub ramdisk: PathBuf,
+    /// Its root.
+    pub disk: PathBuf,
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -103,6 +112,12 @@ pub struct Parts {
     pub ramdisk: PathBuf,
     /// The same with Debian's toolstack in place of ours.
     pub debian_ramdisk: Option<PathBuf>,
+    /// A Domain 0 on a disk of its own.
+    pub debian_dom0: Option<DebianDom0>,
+    /// A further disk: Domain 0's root.
+    pub root: Option<PathBuf>,
+    /// Empty disks, of so many MiB.
+    pub empty_disks: Vec<u64>,
     /// A disk for Domain 0; writes are dropped at the end.
     pub disk: PathBuf,
     /// Which devices it has.
@@ -125,6 +140,18 @@ const NETWORK: &str = "user,id=net,dhcpstart=10.0.2.64";
 const SECOND_NETWORK: &str = "user,id=lan,net=10.0.3.0/24";
 
 impl Parts {
+    /// The same machine with a Domain 0 that is a Debian with systemd, and empty disks (vdc, vdd, ...) of so many MiB.
+    pub fn with_debian_dom0(&self, empty_disks: &[u64]) -> Result<Self> {
+        let debian = self.debian_dom0.clone().context("there is no Debian for Domain 0")?;
+        Ok(Self {
+            ramdisk: debian.ramdisk,
+            root: Some(debian.disk),
+            empty_disks: empty_disks.to_vec(),
+            kernel_options: "console=hvc0 loglevel=6 rdinit=/init systemd.show_status=error".to_owned(),
+            ..self.clone()
+        })
+    }
+
     /// `monitor` is the number of a socket that QEMU inherits.
     fn command(&self, monitor: RawFd) -> Command {
         // setpriv ends QEMU when we end, however we end.
@@ -204,6 +231,7 @@ impl Parts {
             return;
         }
         qemu.args(["-device", "virtio-blk-pci,drive=guests"]);
+        self.add_further_disks(qemu);
         qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
         if self.devices == Devices::Both {
             let kernel = drive("if=none,id=kernel,snapshot=on", &self.kernel);
@@ -211,6 +239,31 @@ impl Parts {
             qemu.args(["-device", "ahci,id=ahci", "-device", "ide-hd,bus=ahci.0,drive=kernel"]);
             qemu.args(["-device", "e1000,netdev=lan,romfile="]);
         }
+    }
+}
+
+impl Parts {
+    /// What the empty disks begin as: nothing. Written to are only their snapshots.
+    fn empty_disk(&self, number: usize) -> PathBuf {
+        self.log.with_extension(format!("empty-{number}.img"))
+    }
+
+    fn add_further_disks(&self, qemu: &mut Command) {
+        let empty = (0..self.empty_disks.len()).map(|number| self.empty_disk(number));
+        for (number, file) in self.root.iter().cloned().chain(empty).enumerate() {
+            let file = drive(&format!("if=none,id=further{number},snapshot=on"), &file);
+            qemu.arg("-drive").arg(file);
+            qemu.arg("-device").arg(format!("virtio-blk-pci,drive=further{number}"));
+        }
+    }
+
+    fn make_empty_disks(&self) -> Result<()> {
+        for (number, mib) in self.empty_disks.iter().enumerate() {
+            let path = self.empty_disk(number);
+            let made = File::create(&path).and_then(|file| file.set_len(mib << 20));
+            made.with_context(|| format!("making {}", path.display()))?;
+        }
+        Ok(())
     }
 }
 
@@ -237,6 +290,7 @@ impl Machine {
         if let Some(dir) = parts.log.parent() {
             fs::create_dir_all(dir)?;
         }
+        parts.make_empty_disks()?;
         let log = File::create(&parts.log).with_context(|| format!("creating {}", parts.log.display()))?;
         let mut command = parts.command(theirs.as_raw_fd());
         let mut process = command

@@ -3,28 +3,32 @@
 //! The recipes are in `dom0/`. What comes out lies in `target/images`, each file made again only when
 //! something that went into it has changed.
 
-use std::collections::hash_map::DefaultHasher;
+mod debian;
+mod file_system;
+mod inputs;
+
 use std::fs;
-use std::hash::{Hash, Hasher};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::slice;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::ext4;
+use ferroxen_stories::machine::DebianDom0;
+use file_system::{Format, scratch_dir};
+use inputs::Inputs;
+
 use crate::kernel::{Kernel, Packer};
 use crate::packages::{self, Package};
 use crate::places;
-use crate::programs::{answer, clean_command, run, run_quietly};
+use crate::programs::{clean_command, run, run_quietly};
 use crate::tree::{Tree, deb_file};
 
 /// Every time stamp in an image, so that the same inputs give the same bits.
 const EPOCH: u32 = 1_700_000_000;
-/// File systems get these names instead of random ones.
-const DISK_UUID: &str = "7a6f6e65-0000-4000-8000-66657272786e";
 const GUESTS_DISK_MIB: u64 = 1024;
+/// What decides how a ramdisk comes out of its recipe.
+const CODE: [&str; 2] = [include_str!("images.rs"), include_str!("tree.rs")];
 
 /// Whose `xl`, xenstored and xenconsoled Domain 0 gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +49,9 @@ struct Recipe {
     debian_guest: Packages,
     #[serde(rename = "tiny-guest")]
     tiny_guest: Packages,
+    #[serde(rename = "debian-dom0")]
+    debian_dom0: Packages,
+    mirror: Packages,
 }
 
 #[derive(Deserialize, Hash, Clone)]
@@ -110,7 +117,7 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     let tiny = tiny_guest(&recipe, &kernel)?;
     let initrd = debian_guest_initrd(&recipe, &kernel)?;
     progress("the Debian guest's disk");
-    let demo = debian_guest_disk(&recipe)?;
+    let demo = debian::guest(&recipe.debian_guest)?;
     progress("our own guest kernels");
     let [micro, conform, fuzz] = ["micro", "conform", "fuzz"].map(own_guest);
     let (micro, conform, fuzz) = (micro?, conform?, fuzz?);
@@ -138,6 +145,45 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     Ok(Images { kernel, dom0, guests })
 }
 
+/// Makes a Domain 0 that is a Debian on a disk with systemd, and has our packages.
+///
+/// What changes often comes with its ramdisk, and is laid over the disk at boot as dpkg would do it once: our programs
+/// and their files, and the kernel's modules.
+pub fn make_debian_dom0() -> Result<DebianDom0> {
+    let recipe = Recipe::read()?;
+    fs::create_dir_all(dir())?;
+    let kernel = Kernel::fetch("amd64")?;
+    let parts = &recipe.debian_dom0;
+    let disk = debian::dom0(parts, &recipe.mirror)?;
+    let packages = packages::resolve(&recipe.tiny_guest.packages, &recipe.tiny_guest.skip)?;
+    let modules = [&recipe.dom0.modules[..], &recipe.dom0.on_demand, &parts.on_demand].concat();
+    let programs = our_programs(&recipe)?;
+    let (init, system) = (recipes().join("debian/ramdisk"), recipes().join("system"));
+    let mut inputs = Inputs::new(&CODE);
+    inputs
+        .add(parts)
+        .add(&modules)
+        .add(&recipe.program)
+        .add(&kernel.release);
+    inputs
+        .add(names(&packages))
+        .add(&programs)
+        .add_dir(&init)?
+        .add_dir(&system)?;
+    let ramdisk = inputs.make("dom0-debian-initrd.img", |out| {
+        let mut tree = bare_tree(&packages)?;
+        let order = kernel.add_modules(&mut tree, &parts.modules)?;
+        tree.file("etc/modules-order", 0o644, order.join("\n").into_bytes());
+        tree.overlay(&init)?;
+        let mut over = Tree::debian();
+        kernel.add_modules(&mut over, &modules)?;
+        our_system(&mut over, &recipe, &programs)?;
+        tree.put_under("over", over);
+        Ok(fs::write(out, tree.to_initramfs()?)?)
+    })?;
+    Ok(DebianDom0 { ramdisk, disk })
+}
+
 /// Makes Domain 0's image, and a disk with our own guest kernels and nothing else: no Debian guest, so in less time.
 pub fn make_bare(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Images> {
     let recipe = Recipe::read()?;
@@ -159,6 +205,10 @@ pub fn make_dom0(toolstack: Toolstack) -> Result<PathBuf> {
 }
 
 fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBuf> {
+    let name = match toolstack {
+        Toolstack::Ours => "dom0.img",
+        Toolstack::Debian => "dom0-stock.img",
+    };
     let mut packages = packages::resolve(&recipe.dom0.packages, &recipe.dom0.skip)?;
     let mut drop = recipe.dom0.drop.clone();
     let mut programs = Vec::new();
@@ -172,23 +222,14 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
             drop.extend_from_slice(&tools.drop);
         }
     }
-    let name = match toolstack {
-        Toolstack::Ours => "dom0.img",
-        Toolstack::Debian => "dom0-stock.img",
-    };
-    let mut inputs = Inputs::new();
-    inputs
-        .add(recipe)
-        .add(&kernel.release)
-        .add(toolstack)
-        .add(names(&packages));
+    let mut inputs = Inputs::new(&CODE);
+    inputs.add(&recipe.dom0).add(&recipe.stock_tools).add(&recipe.program);
+    inputs.add(&kernel.release).add(toolstack);
+    inputs.add(names(&packages)).add(&programs);
     inputs
         .add_dir(&recipes().join("overlay"))?
         .add_dir(&recipes().join("overlay-stock"))?
         .add_dir(&recipes().join("system"))?;
-    for (_, bytes) in &programs {
-        inputs.add(bytes);
-    }
     inputs.make(name, |out| {
         packages::fetch(&packages)?;
         let mut tree = Tree::debian();
@@ -202,22 +243,25 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         tree.file("etc/modules-order", 0o644, order.join("\n").into_bytes());
         tree.link("sbin/init", "/usr/bin/busybox");
         tree.overlay(&recipes().join("overlay"))?;
-        for (to, bytes) in &programs {
-            tree.file(to, 0o755, bytes.clone());
-        }
         match toolstack {
-            Toolstack::Ours => {
-                tree.overlay(&recipes().join("system"))?;
-                for program in &recipe.program {
-                    for link in &program.links {
-                        tree.link(link, &format!("/{}", program.to));
-                    }
-                }
-            }
+            Toolstack::Ours => our_system(&mut tree, recipe, &programs)?,
             Toolstack::Debian => tree.overlay(&recipes().join("overlay-stock"))?,
         }
         Ok(fs::write(out, tree.to_initramfs()?)?)
     })
+}
+
+/// What our packages bring: programs under all their names, and the files that go with them.
+fn our_system(tree: &mut Tree, recipe: &Recipe, programs: &[(String, Vec<u8>)]) -> Result<()> {
+    for (to, bytes) in programs {
+        tree.file(to, 0o755, bytes.clone());
+    }
+    for program in &recipe.program {
+        for link in &program.links {
+            tree.link(link, &format!("/{}", program.to));
+        }
+    }
+    tree.overlay(&recipes().join("system"))
 }
 
 /// What every ramdisk has: the directories, the console, busybox as the shell of last resort.
@@ -265,12 +309,14 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
 /// A guest kernel of ours.
 fn own_guest(name: &str) -> Result<PathBuf> {
     let built = fs::read(crate::hypervisor::build_guest(name)?)?;
-    Inputs::new().add(&built).make(name, |out| Ok(fs::write(out, &built)?))
+    Inputs::new(&CODE)
+        .add(&built)
+        .make(name, |out| Ok(fs::write(out, &built)?))
 }
 
 /// A bzImage whose payload `packer` has packed.
 fn packed_kernel(kernel: &Kernel, packer: Packer) -> Result<PathBuf> {
-    let mut inputs = Inputs::new();
+    let mut inputs = Inputs::new(&CODE);
     inputs
         .add(include_str!("kernel.rs"))
         .add(&kernel.release)
@@ -284,10 +330,12 @@ fn packed_kernel(kernel: &Kernel, packer: Packer) -> Result<PathBuf> {
 fn grub_guest() -> Result<PathBuf> {
     const FILE: &str = "usr/lib/grub-xen/grub-x86_64-xen.bin";
     let package = packages::newest("grub-xen-host")?;
-    Inputs::new().add(names(slice::from_ref(&package))).make("grub", |out| {
-        packages::fetch(slice::from_ref(&package))?;
-        Ok(fs::write(out, deb_file(&package.path(), FILE)?)?)
-    })
+    Inputs::new(&CODE)
+        .add(names(slice::from_ref(&package)))
+        .make("grub", |out| {
+            packages::fetch(slice::from_ref(&package))?;
+            Ok(fs::write(out, deb_file(&package.path(), FILE)?)?)
+        })
 }
 
 fn tiny_guest(recipe: &Recipe, kernel: &Kernel) -> Result<PathBuf> {
@@ -303,7 +351,7 @@ fn debian_guest_initrd(recipe: &Recipe, kernel: &Kernel) -> Result<PathBuf> {
 /// A ramdisk of busybox, some modules and the files of `overlay`.
 fn ramdisk(name: &str, parts: &Packages, kernel: &Kernel, overlay: &Path) -> Result<PathBuf> {
     let packages = packages::resolve(&parts.packages, &parts.skip)?;
-    let mut inputs = Inputs::new();
+    let mut inputs = Inputs::new(&CODE);
     inputs
         .add(parts)
         .add(&kernel.release)
@@ -318,90 +366,18 @@ fn ramdisk(name: &str, parts: &Packages, kernel: &Kernel, overlay: &Path) -> Res
     })
 }
 
-/// The disk of a whole Debian: mmdebstrap makes the files, mke2fs the file system.
-fn debian_guest_disk(recipe: &Recipe) -> Result<PathBuf> {
-    let parts = &recipe.debian_guest;
-    let overlay = recipes().join("guests/debian/overlay");
-    let mut inputs = Inputs::new();
-    inputs.add(&parts.packages).add(parts.disk_mib).add_dir(&overlay)?;
-    inputs.make("demo.img", |out| {
-        let tar = out.with_extension("tar");
-        let mut bootstrap = clean_command("mmdebstrap");
-        bootstrap
-            .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
-            .args(["--quiet", "--variant=minbase"])
-            .arg(format!("--include={}", parts.packages.join(",")))
-            .args(["doc", "man", "locale", "info"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
-            .arg("--aptopt=APT::Install-Recommends \"0\"")
-            .arg("--customize-hook=rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/*")
-            .arg("--customize-hook=chroot \"$1\" passwd -d root")
-            .arg("--customize-hook=chroot \"$1\" systemctl -q enable systemd-networkd serial-getty@hvc0")
-            .arg("--customize-hook=chroot \"$1\" systemctl -q mask getty@tty1 systemd-timesyncd")
-            .arg(format!("--customize-hook=cp -r {}/. \"$1\"", overlay.display()))
-            .args(["bookworm"])
-            .arg(&tar);
-        run_quietly(&mut bootstrap).context("making a Debian with mmdebstrap")?;
-        let made = file_system_of_tar(&tar, out, "demo", parts.disk_mib);
-        fs::remove_file(&tar)?;
-        made
-    })
-}
-
-/// Makes an ext4 image of what a tar archive holds.
-///
-/// Unpacks in memory: there a directory is read back in a fixed order, so the image is always the same.
-fn file_system_of_tar(tar: &Path, out: &Path, label: &str, mib: u64) -> Result<()> {
-    let scratch = scratch_dir()?;
-    let script = format!(
-        "tar -xf '{}' -C '{}' && {}",
-        tar.display(),
-        scratch.path().display(),
-        mke2fs_line(scratch.path(), out, label, mib)
-    );
-    let is_root = answer(clean_command("id").arg("-u")).as_deref() == Some("0");
-    let mut shell = if is_root {
-        clean_command("sh")
-    } else {
-        let mut fakeroot = clean_command("fakeroot");
-        fakeroot.arg("sh");
-        fakeroot
-    };
-    run_quietly(
-        shell
-            .env("E2FSPROGS_FAKE_TIME", EPOCH.to_string())
-            .args(["-e", "-c", &script]),
-    )?;
-    ext4::clamp_times(out, EPOCH)
-}
-
-fn scratch_dir() -> Result<tempfile::TempDir> {
-    let memory = Path::new("/dev/shm");
-    let base = if memory.is_dir() {
-        memory.to_path_buf()
-    } else {
-        std::env::temp_dir()
-    };
-    let scratch = tempfile::Builder::new().prefix("ferroxen-").tempdir_in(base)?;
-    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755))?;
-    Ok(scratch)
-}
-
-fn mke2fs_line(from: &Path, out: &Path, label: &str, mib: u64) -> String {
-    format!(
-        "rm -f '{out}' && PATH=$PATH:/sbin:/usr/sbin mke2fs -q -F -t ext4 -O ^metadata_csum,^orphan_file \
-         -L {label} -U {DISK_UUID} -E hash_seed={DISK_UUID},root_owner=0:0 -d '{from}' '{out}' {mib}M",
-        out = out.display(),
-        from = from.display(),
-    )
-}
-
 /// The disk that Domain 0 mounts on /srv: kernels, ramdisks and disks of guests.
 fn guests_disk(files: &[(&str, &Path)]) -> Result<PathBuf> {
     disk_of("guests.img", files)
 }
 
 fn disk_of(image: &str, files: &[(&str, &Path)]) -> Result<PathBuf> {
-    let mut inputs = Inputs::new();
+    let format = Format {
+        label: "guests",
+        mib: GUESTS_DISK_MIB,
+    };
+    let mut inputs = Inputs::new(&file_system::CODE);
+    inputs.add(format);
     for (name, path) in files {
         inputs.add(name).add_stamp(path)?;
     }
@@ -413,13 +389,7 @@ fn disk_of(image: &str, files: &[(&str, &Path)]) -> Result<PathBuf> {
             // cp keeps the holes of a disk image.
             run_quietly(clean_command("cp").arg("--sparse=always").arg(path).arg(dir.join(name)))?;
         }
-        let line = mke2fs_line(scratch.path(), out, "guests", GUESTS_DISK_MIB);
-        run_quietly(
-            clean_command("sh")
-                .env("E2FSPROGS_FAKE_TIME", EPOCH.to_string())
-                .args(["-e", "-c", &line]),
-        )?;
-        ext4::clamp_times(out, EPOCH)
+        format.of_folder(scratch.path(), out)
     })
 }
 
@@ -439,76 +409,4 @@ fn names(packages: &[Package]) -> Vec<String> {
         .iter()
         .map(|package| format!("{}={}", package.name, package.version))
         .collect()
-}
-
-/// A fingerprint of what goes into a file, so that it is made only when that has changed.
-struct Inputs {
-    hasher: DefaultHasher,
-}
-
-impl Inputs {
-    fn new() -> Self {
-        let mut inputs = Self {
-            hasher: DefaultHasher::new(),
-        };
-        inputs
-            .add(include_str!("images.rs"))
-            .add(include_str!("tree.rs"))
-            .add(include_str!("ext4.rs"));
-        inputs
-    }
-
-    fn add(&mut self, input: impl Hash) -> &mut Self {
-        input.hash(&mut self.hasher);
-        self
-    }
-
-    /// Adds names, modes and contents of every file below `dir`.
-    fn add_dir(&mut self, dir: &Path) -> Result<&mut Self> {
-        let mut entries = match fs::read_dir(dir) {
-            Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?,
-            Err(_) => return Ok(self),
-        };
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            self.add(entry.file_name());
-            let meta = entry.metadata()?;
-            if meta.is_dir() {
-                self.add_dir(&entry.path())?;
-            } else if meta.is_file() {
-                self.add(meta.permissions().mode()).add(fs::read(entry.path())?);
-            }
-        }
-        Ok(self)
-    }
-
-    /// Adds a file that we made: by its size and the fingerprint beside it, not its many bytes.
-    fn add_stamp(&mut self, path: &Path) -> Result<&mut Self> {
-        let stamp = fs::read_to_string(stamp_of(path)).unwrap_or_default();
-        let size = fs::metadata(path)
-            .with_context(|| format!("reading {}", path.display()))?
-            .len();
-        Ok(self.add(stamp).add(size).add(path))
-    }
-
-    /// Makes `name` in the image directory, unless it is there from the same inputs.
-    fn make(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-        let fingerprint = format!("{:016x}", self.hasher.finish());
-        let path = dir().join(name);
-        let stamp = stamp_of(&path);
-        if path.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == fingerprint) {
-            return Ok(path);
-        }
-        let unfinished = dir().join(format!("{name}.part"));
-        make(&unfinished).with_context(|| format!("making {name}"))?;
-        fs::rename(&unfinished, &path)?;
-        fs::write(&stamp, fingerprint)?;
-        Ok(path)
-    }
-}
-
-fn stamp_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".from");
-    PathBuf::from(name)
 }

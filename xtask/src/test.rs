@@ -1,11 +1,16 @@
 //! `cargo xtask test`: everything that can be shown without a person. Prints a line per step.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ferroxen_stories::machine::{DebianDom0, Parts};
 use ferroxen_stories::stories::{STORIES, Story};
 
 use crate::bench::{Bench, Choice};
@@ -30,6 +35,9 @@ pub struct Selection {
     pub host_only: bool,
 }
 
+/// Stories that measure time or shares of a CPU: they are told alone, when all others are done.
+const TIMED: [&str; 4] = ["boot-4", "pause", "spin", "shares"];
+
 /// What was counted.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
@@ -39,9 +47,12 @@ struct Tally {
 
 impl Tally {
     fn judge(&mut self, name: &str, act: impl FnOnce() -> Result<()>) {
-        let began = Instant::now();
-        let result = act();
-        let seconds = began.elapsed().as_secs_f64();
+        self.count(&Verdict::of(name.to_owned(), act));
+    }
+
+    /// Counts a verdict, and prints its line.
+    fn count(&mut self, verdict: &Verdict) {
+        let Verdict { name, seconds, result } = verdict;
         match result {
             Ok(()) => {
                 self.passed += 1;
@@ -52,6 +63,22 @@ impl Tally {
                 println!("FAILED  {name} ({seconds:.1} s): {error:#}");
             }
         }
+    }
+}
+
+/// How something went.
+struct Verdict {
+    name: String,
+    seconds: f64,
+    result: Result<()>,
+}
+
+impl Verdict {
+    fn of(name: String, act: impl FnOnce() -> Result<()>) -> Self {
+        let began = Instant::now();
+        let result = act();
+        let seconds = began.elapsed().as_secs_f64();
+        Self { name, seconds, result }
     }
 }
 
@@ -133,44 +160,96 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     let prepared = Bench::prepare(selection.choice, &mut Steps::new());
-    let more = |bench| {
-        Ok((
-            bench,
-            medium_for(&wanted, selection.choice)?,
-            debian_ramdisk_for(&wanted)?,
-        ))
-    };
-    let (bench, medium, debian_ramdisk) = match prepared.and_then(more) {
+    let (bench, extras) = match prepared.and_then(|bench| Ok((bench, Extras::make(&wanted, selection.choice)?))) {
         Ok(prepared) => prepared,
         Err(error) => {
             tally.judge("images for the stories", || Err(error));
             return Ok(());
         }
     };
-    for story in wanted {
+    let tell = |story: &Story| {
         let mut parts = bench.parts(&format!("story-{}", story.name));
-        parts.medium.clone_from(&medium);
-        parts.debian_ramdisk.clone_from(&debian_ramdisk);
-        tally.judge(&line_of(story), || (story.tell)(&parts));
+        extras.add_to(&mut parts);
+        Verdict::of(line_of(story), || (story.tell)(&parts))
+    };
+    let (timed, patient): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|story| TIMED.contains(&story.name));
+    let next = Mutex::new(patient.into_iter());
+    let shared = Mutex::new(tally);
+    thread::scope(|scope| {
+        for _ in 0..lanes() {
+            scope.spawn(|| {
+                while let Some(story) = locked(&next).next() {
+                    let verdict = tell(story);
+                    locked(&shared).count(&verdict);
+                }
+            });
+        }
+    });
+    for story in timed {
+        let verdict = tell(story);
+        locked(&shared).count(&verdict);
     }
     Ok(())
 }
 
-/// Only one story needs a CD.
-fn medium_for(wanted: &[&Story], choice: Choice) -> Result<Option<PathBuf>> {
-    if !wanted.iter().any(|story| story.name == "grub") {
-        return Ok(None);
-    }
-    packages::require(&[Need::Iso], choice.yes)?;
-    iso::make().map(Some)
+/// How many stories are told at once: as many as there are CPUs with nothing to do, since each keeps one busy.
+fn lanes() -> usize {
+    /// Each machine has 2 GiB.
+    const MOST: usize = 4;
+    const LOOK: Duration = Duration::from_secs(1);
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    let before = idle_time();
+    thread::sleep(LOOK);
+    // In hundredths of a second, of all CPUs together; one that is nearly idle counts.
+    let idle = idle_time().saturating_sub(before).saturating_add(25) / 100;
+    usize::try_from(idle).unwrap_or(MOST).clamp(1, cpus.min(MOST))
 }
 
-/// Only one story needs Debian's toolstack.
-fn debian_ramdisk_for(wanted: &[&Story]) -> Result<Option<PathBuf>> {
-    if !wanted.iter().any(|story| story.name == "debian-xl") {
-        return Ok(None);
+/// How long this host's CPUs have idled, in hundredths of a second (proc(5), "/proc/stat"); 0 if it does not tell.
+fn idle_time() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    line.split_whitespace()
+        .nth(4)
+        .and_then(|ticks| ticks.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Nothing is left half done by whoever panics while holding one of these.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What only some stories need: made if one of them is wanted.
+#[derive(Default)]
+struct Extras {
+    medium: Option<PathBuf>,
+    debian_ramdisk: Option<PathBuf>,
+    debian_dom0: Option<DebianDom0>,
+}
+
+impl Extras {
+    fn make(wanted: &[&Story], choice: Choice) -> Result<Self> {
+        let any_of = |names: &[&str]| wanted.iter().any(|story| names.contains(&story.name));
+        let mut extras = Self::default();
+        if any_of(&["grub"]) {
+            packages::require(&[Need::Iso], choice.yes)?;
+            extras.medium = Some(iso::make()?);
+        }
+        if any_of(&["debian-xl"]) {
+            extras.debian_ramdisk = Some(images::make(Toolstack::Debian, &mut |_| ())?.dom0);
+        }
+        if any_of(&["server"]) {
+            extras.debian_dom0 = Some(images::make_debian_dom0()?);
+        }
+        Ok(extras)
     }
-    Ok(Some(images::make(Toolstack::Debian, &mut |_| ())?.dom0))
+
+    fn add_to(&self, parts: &mut Parts) {
+        parts.medium.clone_from(&self.medium);
+        parts.debian_ramdisk.clone_from(&self.debian_ramdisk);
+        parts.debian_dom0.clone_from(&self.debian_dom0);
+    }
 }
 
 fn line_of(story: &Story) -> String {

@@ -157,6 +157,17 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds all of `other` under `place`, but for the links at its top: those lead elsewhere there.
+    pub fn put_under(&mut self, place: &str, other: Self) {
+        for (path, node) in other.nodes {
+            if path.contains('/') || !matches!(node, Node::Link { .. }) {
+                let path = format!("{place}/{path}");
+                self.parents_of(&path);
+                self.nodes.insert(path, node);
+            }
+        }
+    }
+
     /// Writes the tree in the `newc` format that Linux unpacks at boot.
     pub fn to_initramfs(&self) -> Result<Vec<u8>> {
         const DIRECTORY: u32 = 0o040_000;

@@ -19,6 +19,7 @@ mod network;
 mod own_kernel;
 mod refusals;
 mod saved;
+mod server;
 mod tutorials;
 
 use anyhow::Result;
@@ -136,12 +137,19 @@ pub const STORIES: &[Story] = &[
         tell: daemons::are_replaced,
     },
     Story {
-        name: "tutorial-2007",
-        claim: "who follows the how-to of 2007 succeeds at every step, with today's Debian",
+        name: "tutorials",
+        claim: "who follows the how-to of 2007 and the talk of 2006 succeeds at every step, with today's Debian",
         rows: &[
-            "M032", "M037", "M041", "M071", "M102", "M107", "M108", "M109", "M114", "M208",
+            "M032", "M037", "M039", "M041", "M060", "M071", "M083", "M102", "M103", "M105", "M106", "M107", "M108",
+            "M109", "M113", "M114", "M135", "M140", "M208",
         ],
-        tell: tutorials::of_2007,
+        tell: tutorials::are_followed,
+    },
+    Story {
+        name: "server",
+        claim: "a Debian with systemd on a disk is Domain 0: daemons, bridge and a domain start by themselves",
+        rows: &["M011"],
+        tell: server::starts_by_itself,
     },
     Story {
         name: "kernels",

@@ -3,6 +3,7 @@
 //! A file is prose, and between it lines that are done in order:
 //!
 //! - `# COMMAND` is typed in Domain 0 and has to succeed; `! COMMAND` has to fail
+//! - `until COMMAND` is typed in Domain 0 again and again, until it succeeds
 //! - `@NAME COMMAND` is typed in guest NAME
 //! - `console COMMAND` is typed in Domain 0, and leads to a guest's console: the next `?` is waited for there
 //! - `? TEXT` has to be in what the last command printed
@@ -17,14 +18,25 @@ use crate::machine::{Devices, Parts};
 /// How long a command of a how-to may take: some copy a whole system.
 const LONG: Duration = Duration::from_secs(240);
 
-pub(super) fn of_2007(parts: &Parts) -> Result<()> {
+/// One after the other on one machine: a later one may use what an earlier one has made, and says so at its head.
+const TUTORIALS: [(&str, &str); 2] = [
+    ("2007-centos.txt", include_str!("../../tutorials/2007-centos.txt")),
+    ("2006-talk.txt", include_str!("../../tutorials/2006-talk.txt")),
+];
+
+pub(super) fn are_followed(parts: &Parts) -> Result<()> {
     let mut parts = parts.clone();
     parts.devices = Devices::Both;
-    tell(&parts, include_str!("../../tutorials/2007-centos.txt"))
+    // All images are in Domain 0's memory.
+    parts.options.push_str(" dom0_mem=800M");
+    let mut dom0 = Dom0::boot(&parts)?;
+    for (name, text) in TUTORIALS {
+        tell(&mut dom0, text).with_context(|| format!("tests/tutorials/{name}"))?;
+    }
+    dom0.power_off(PATIENCE)
 }
 
-fn tell(parts: &Parts, text: &str) -> Result<()> {
-    let mut dom0 = Dom0::boot(parts)?;
+fn tell(dom0: &mut Dom0, text: &str) -> Result<()> {
     let mut printed = String::new();
     let mut lines = (1..).zip(text.lines()).peekable();
     while let Some((number, line)) = lines.next() {
@@ -34,12 +46,12 @@ fn tell(parts: &Parts, text: &str) -> Result<()> {
                 while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with('|')) {
                     body.push_str(&format!("{}\n", line[1..].strip_prefix(' ').unwrap_or_default()));
                 }
-                write(&mut dom0, file, &body)
+                write(dom0, file, &body)
             }
             Some(("console", command)) => {
                 let wanted = lines.next_if(|(_, line)| line.starts_with("? "));
                 let wanted = wanted.map(|(_, line)| &line[2..]).context("no `?` behind `console`")?;
-                on_console(&mut dom0, command, wanted)
+                on_console(dom0, command, wanted)
             }
             Some(("#", command)) => dom0.run_within(command, LONG).map(|said| printed = said),
             Some(("!", command)) => dom0.ask(&format!("{command} 2>&1"), PATIENCE).and_then(|(code, said)| {
@@ -47,6 +59,7 @@ fn tell(parts: &Parts, text: &str) -> Result<()> {
                 ensure!(code != 0, "it succeeded: {printed}");
                 Ok(())
             }),
+            Some(("until", command)) => until(dom0, command),
             Some(("?", wanted)) => has(&printed, wanted),
             Some((name, command)) if name.starts_with('@') => {
                 dom0.in_guest(&name[1..], command, LONG).map(|said| printed = said)
@@ -56,7 +69,14 @@ fn tell(parts: &Parts, text: &str) -> Result<()> {
         };
         step.with_context(|| format!("line {number}: {line}"))?;
     }
-    dom0.power_off(PATIENCE)
+    Ok(())
+}
+
+fn until(dom0: &mut Dom0, command: &str) -> Result<()> {
+    let seconds = LONG.as_secs();
+    let wait =
+        format!("(for _ in $(seq {seconds}); do {{ {command}; }} >/dev/null 2>&1 && exit; sleep 1; done; exit 1)");
+    dom0.run_within(&wait, LONG * 2).map(drop)
 }
 
 fn has(printed: &str, wanted: &str) -> Result<()> {
