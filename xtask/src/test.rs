@@ -175,12 +175,22 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
     let (timed, patient): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|story| TIMED.contains(&story.name));
     let next = Mutex::new(patient.into_iter());
     let shared = Mutex::new(tally);
+    let tell_next = || {
+        let story = locked(&next).next();
+        if let Some(story) = story {
+            let verdict = tell(story);
+            locked(&shared).count(&verdict);
+        }
+    };
     thread::scope(|scope| {
-        for _ in 0..lanes() {
-            scope.spawn(|| {
-                while let Some(story) = locked(&next).next() {
-                    let verdict = tell(story);
-                    locked(&shared).count(&verdict);
+        for lane in 0..lanes() {
+            let (next, tell_next) = (&next, &tell_next);
+            scope.spawn(move || {
+                while locked(next).len() > 0 {
+                    // Each keeps a CPU busy: one is always told, another whenever a CPU has nothing to do.
+                    if lane == 0 || a_cpu_idles() {
+                        tell_next();
+                    }
                 }
             });
         }
@@ -192,17 +202,20 @@ fn stories(selection: &Selection, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// How many stories are told at once: as many as there are CPUs with nothing to do, since each keeps one busy.
+/// How many stories are told at once, at most.
 fn lanes() -> usize {
     /// Each machine has 2 GiB.
     const MOST: usize = 4;
+    thread::available_parallelism().map_or(1, NonZero::get).min(MOST)
+}
+
+/// Looks for a second whether the host could do more.
+fn a_cpu_idles() -> bool {
     const LOOK: Duration = Duration::from_secs(1);
-    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     let before = idle_time();
     thread::sleep(LOOK);
-    // In hundredths of a second, of all CPUs together; one that is nearly idle counts.
-    let idle = idle_time().saturating_sub(before).saturating_add(25) / 100;
-    usize::try_from(idle).unwrap_or(MOST).clamp(1, cpus.min(MOST))
+    // In hundredths of a second, of all CPUs together.
+    idle_time().saturating_sub(before) > 75
 }
 
 /// How long this host's CPUs have idled, in hundredths of a second (proc(5), "/proc/stat"); 0 if it does not tell.
