@@ -46,6 +46,8 @@ pub fn act(report: &mut Report) -> Verdict {
             initialise(&|context| context.syscall_callback_eip = bad::NON_CANONICAL),
         ]);
     }
+    // Any address counts, whether or not its lowest bit is set: what restores a domain gives it without.
+    report.saw("with a bad user root's plain address", initialise(&|context| context.ctrlreg[1] = bad::NO_FRAME << 12));
     vcpu::set_work(|| RAN.store(1, Ordering::SeqCst));
     report.expect("with the large root", initialise(&|_| {}), Answer::OK);
     report.expect("up", vcpu::bare_op(vcpuop::UP, 1), Answer::OK);

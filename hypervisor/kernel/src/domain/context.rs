@@ -352,7 +352,7 @@ pub fn get(vcpu: &VcpuRef, context: &mut VcpuGuestContext) {
     context.ctrlreg[0] = crate::pv::emulate::visible_cr0(&pv);
     context.ctrlreg[4] = pv.cr4;
     context.ctrlreg[3] = pv.kernel_root.as_ref().map_or(0, |root| root.mfn().maddr().raw());
-    context.ctrlreg[1] = pv.user_root.as_ref().map_or(0, |root| root.mfn().maddr().raw() | 1);
+    context.ctrlreg[1] = pv.user_root.as_ref().map_or(0, |root| root.mfn().maddr().raw());
     context.debugreg = pv.debug;
     context.event_callback_eip = pv.event.address;
     context.failsafe_callback_eip = pv.failsafe.address;

@@ -91,11 +91,11 @@ pub fn new_user_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Resul
     Ok(())
 }
 
-/// Gives a vcpu that does not run its first roots. `cr3` is a machine address; of `cr1` bit 0 says whether it names
-/// the user's root. On refusal the vcpu keeps no root. `ERESTART`: ask again.
+/// Gives a vcpu that does not run its first roots. Both are machine addresses, of which bits 0 to 11 do not count; `cr1`,
+/// the user's, may be 0 for none. On refusal the vcpu keeps no root. `ERESTART`: ask again.
 pub fn set_initial_roots(vcpu: &VcpuRef, cr3: u64, cr1: u64, in_kernel: bool) -> Result<(), Errno> {
     let kernel = Mfn::new(cr3 >> 12);
-    let user = (cr1 & 1 != 0).then(|| Mfn::new(cr1 >> 12)).filter(|mfn| mfn.raw() != 0);
+    let user = Some(Mfn::new(cr1 >> 12)).filter(|mfn| mfn.raw() != 0);
     if !in_kernel && user.is_none() {
         return Err(Errno::EINVAL);
     }
