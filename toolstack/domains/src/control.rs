@@ -105,29 +105,35 @@ impl Toolstack {
 
     /// Waits until a domain stops or goes away.
     pub fn wait_end(&self, domid: DomId, patience: Patience<'_>) -> Result<End> {
-        let end = self
-            .wait_for_domains(patience, || self.end(domid))
-            .map_err(|error| error.in_step(format!("waiting for the end of domain {}", domid.raw())))?;
+        let step = format!("waiting for the end of domain {}", domid.raw());
+        let end = self.wait_end_that(domid, patience, step, |_| true)?;
         Ok(end.unwrap_or(End::StillThere))
     }
 
     /// As [`Toolstack::wait_end`], but a domain that has suspended itself may run on.
     pub fn wait_end_for_good(&self, domid: DomId, patience: Patience<'_>) -> Result<End> {
-        let end = self
-            .wait_for_domains(patience, || {
-                let end = self.end(domid)?;
-                Ok(end.filter(|end| *end != End::Stopped(Reason::Suspend)))
-            })
-            .map_err(|error| error.in_step(format!("waiting for the end of domain {}", domid.raw())))?;
+        let step = format!("waiting for the end of domain {}", domid.raw());
+        let end = self.wait_end_that(domid, patience, step, |end| end != End::Stopped(Reason::Suspend))?;
         Ok(end.unwrap_or(End::StillThere))
     }
 
     /// Waits until a domain is no more, whatever it did before. `false`: it is still there.
     pub fn wait_gone(&self, domid: DomId, patience: Patience<'_>) -> Result<bool> {
-        let gone = self
-            .wait_for_domains(patience, || Ok(self.end(domid)?.filter(|end| *end == End::Gone)))
-            .map_err(|error| error.in_step(format!("waiting until domain {} is gone", domid.raw())))?;
+        let step = format!("waiting until domain {} is gone", domid.raw());
+        let gone = self.wait_end_that(domid, patience, step, |end| end == End::Gone)?;
         Ok(gone.is_some())
+    }
+
+    /// Waits for an end that will do. `None`: there was none in time.
+    fn wait_end_that(
+        &self,
+        domid: DomId,
+        patience: Patience<'_>,
+        step: String,
+        will_do: impl Fn(End) -> bool,
+    ) -> Result<Option<End>> {
+        self.wait_for_domains(patience, || Ok(self.end(domid)?.filter(|end| will_do(*end))))
+            .map_err(|error| error.in_step(step))
     }
 
     /// Waits until `look` finds something, looking again whenever a domain has stopped or gone. `None`: it did

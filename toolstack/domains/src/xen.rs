@@ -3,12 +3,13 @@
 mod contents;
 
 use crate::error::Doing;
-use crate::hyper::{Affinity, Hypervisor};
+use crate::hyper::{Affinity, Contents, Hypervisor};
 use ferroxen_abi::domctl::{self, CpuidLeaf, Domctl, DomctlCmd, Getdomaininfo, MsrEntry, XenctlBitmap};
 use ferroxen_abi::memory::{self, GRANT_TABLE_ID_SHARED, MemoryCmd, ResourceType};
 use ferroxen_abi::physdev;
 use ferroxen_abi::sysctl::{self, Sysctl, SysctlCmd};
 use ferroxen_abi::x86::VcpuGuestContext;
+use ferroxen_stream::image::VcpuPart;
 use ferroxen_words::{DomId, Gfn, Mfn, Port, RawDomId};
 use ferroxen_xenctl::{Access, ForeignPages, HypercallBuffer, Privcmd};
 use std::collections::BTreeSet;
@@ -209,13 +210,7 @@ impl Hypervisor for Xen {
     }
 
     fn set_vcpu_context(&self, domid: DomId, vcpu: u32, context: &VcpuGuestContext) -> io::Result<()> {
-        let buffer = self.privcmd.buffer_of(std::slice::from_ref(context))?;
-        let request = domctl::Vcpucontext {
-            vcpu,
-            pad: 0,
-            ctxt: buffer.handle(),
-        };
-        self.tell(DomctlCmd::SETVCPUCONTEXT, domid, &request)
+        self.set_vcpu_part(domid, vcpu, VcpuPart::Basic, context.as_bytes())
     }
 
     fn sched_credit(&self, domid: DomId) -> io::Result<domctl::SchedCredit> {

@@ -353,13 +353,18 @@ fn tell_creator() {
     }
 }
 
+/// Reads a file that describes one domain, from here or from /etc/xen.
+pub fn load(file: &Path, settings: &[String]) -> anyhow::Result<Loaded> {
+    let found = ferroxen_xlconfig::find(file).with_context(|| ferroxen_xlconfig::not_found(file))?;
+    ferroxen_xlconfig::load(&found, settings).map_err(|problem| anyhow::anyhow!("{problem}"))
+}
+
 /// `xl config-update`
 pub fn update(args: &ConfigUpdate) -> anyhow::Result<()> {
     let Ok((file, settings)) = file_and_settings(&args.words, args.defconfig.as_ref()) else {
         bail!("nothing was changed");
     };
-    let file = ferroxen_xlconfig::find(&file).with_context(|| ferroxen_xlconfig::not_found(&file))?;
-    let mut loaded = ferroxen_xlconfig::load(&file, &settings).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    let mut loaded = load(&file, &settings)?;
     let tools = Toolstack::open()?;
     let domid = crate::domain(&tools, &args.domain)?;
     let info = tools.hypervisor.domain(domid)?.context("the domain has gone")?;

@@ -1,6 +1,6 @@
 //! `xl save` and `xl restore`.
 
-use crate::create::Start;
+use crate::create::{Start, load};
 use crate::{json, progress};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -102,8 +102,7 @@ pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>) -> anyhow::Res
     let uuid = uuid::Uuid::from_bytes(info.handle);
     let config = match file {
         Some(file) => {
-            let found = ferroxen_xlconfig::find(file).with_context(|| ferroxen_xlconfig::not_found(file))?;
-            let mut loaded = ferroxen_xlconfig::load(&found, &[]).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+            let mut loaded = load(file, &[])?;
             loaded.become_domain(uuid, &tools.name(domid));
             json::configs(&[loaded])
         }
@@ -210,10 +209,7 @@ pub fn restore(args: &Restore) -> anyhow::Result<()> {
     );
     let mut loaded = match config {
         None => recalled(&head)?,
-        Some(config) => {
-            let found = ferroxen_xlconfig::find(config).with_context(|| ferroxen_xlconfig::not_found(config))?;
-            ferroxen_xlconfig::load(&found, &[]).map_err(|problem| anyhow::anyhow!("{problem}"))?
-        }
+        Some(config) => load(config, &[])?,
     };
     let stop = interrupts().context("preparing for Ctrl-C")?;
     let tools = Toolstack::open()?
