@@ -41,6 +41,13 @@ pub struct Choice {
     pub yes: bool,
 }
 
+impl Choice {
+    /// Whether hypervisor and toolstack both are ours.
+    pub fn is_ours(self) -> bool {
+        !self.stock && self.toolstack == Toolstack::Ours
+    }
+}
+
 /// Makes images, and says what it is about.
 type ImageMaker = fn(Toolstack, &mut dyn FnMut(&str)) -> Result<Images>;
 

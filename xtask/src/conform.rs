@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use ferroxen_stories::machine::Parts;
 use serde::Deserialize;
 
 use crate::bench;
@@ -82,6 +83,13 @@ impl Place {
         Ok(Transcript::recorded(&text))
     }
 
+    fn all_recorded(self, names: &[String]) -> Result<Transcripts> {
+        names
+            .iter()
+            .map(|name| Ok((name.clone(), self.recorded(name)?)))
+            .collect()
+    }
+
     fn record(self, name: &str, transcript: &Transcript) -> Result<()> {
         fs::create_dir_all(self.recordings())?;
         let path = self.recording(name);
@@ -103,10 +111,7 @@ pub fn conform(selection: &Selection) -> Result<()> {
         _ => bench.chosen(&selection.names)?,
     };
     let (stock, ours) = match (selection.oracle, place) {
-        (Oracle::Recorded, _) => {
-            let recorded = names.iter().map(|name| Ok((name.clone(), place.recorded(name)?)));
-            (recorded.collect::<Result<_>>()?, bench.run_ours(place, &names)?)
-        }
+        (Oracle::Recorded, _) => (place.all_recorded(&names)?, bench.run_ours(place, &names)?),
         (_, Place::Dom0) => {
             let stock = bench.run_all(&Host::stock(bench::stock_xen()?), &names)?;
             (stock, bench.run_ours(place, &names)?)
@@ -139,14 +144,11 @@ pub fn check() -> Result<()> {
     })
 }
 
-/// Runs some guests as domUs on ours alone, likewise.
-pub fn check_domu() -> Result<()> {
-    conform(&Selection {
-        names: domu::TELLING.map(str::to_owned).to_vec(),
-        oracle: Oracle::Recorded,
-        place: Place::DomU,
-        yes: true,
-    })
+/// Runs some guests as domUs likewise, on a machine of these parts: ours, with our toolstack.
+pub fn check_domu(parts: &Parts) -> Result<()> {
+    let names = domu::TELLING.map(str::to_owned);
+    let ours = domu::run_on(parts, &names)?;
+    judge(Place::DomU, &names, &Place::DomU.all_recorded(&names)?, &ours)
 }
 
 type Transcripts = BTreeMap<String, Transcript>;

@@ -102,15 +102,15 @@ fn parts(stock: bool) -> Result<Parts> {
     };
     let bench = Bench::prepare_bare(choice, &mut Steps::new())?;
     let host = if stock { "stock" } else { "ours" };
-    let mut parts = bench.parts(&format!("conform-domu-{host}"));
-    parts.cpus = 2;
-    parts.options.push_str(" guest_loglvl=none");
-    Ok(parts)
+    Ok(bench.parts(&format!("conform-domu-{host}")))
 }
 
 /// Boots a machine, and runs the guests there.
-fn run_on(parts: &Parts, names: &[String]) -> Result<Transcripts> {
-    let mut dom0 = Dom0::boot(parts)?;
+pub fn run_on(parts: &Parts, names: &[String]) -> Result<Transcripts> {
+    let mut parts = parts.clone();
+    parts.cpus = 2;
+    parts.options.push_str(" guest_loglvl=none");
+    let mut dom0 = Dom0::boot(&parts)?;
     // Something that can be read from and never ends, for the consoles' input.
     dom0.run("mkfifo /tmp/keys")?;
     dom0.write_config("guest", CONFIG)?;
