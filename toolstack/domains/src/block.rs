@@ -1,17 +1,17 @@
 //! Disks: an image or a device behind Linux' blkback.
 //!
-//! An image file gets a loop device, whose path is noted in the backend's `node` so that whoever takes the
-//! disk away can let it go. The numbers are those of xen-vbd-interface(7).
+//! An image file gets a loop device, or in one of QEMU's formats an nbd device, whose path is noted in the backend's
+//! `node` so that whoever takes the disk away can let it go. The numbers are those of xen-vbd-interface(7).
 
 use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::hotplug::{self, Script};
-use crate::image::{self, Claimant};
+use crate::image::{self, Claimant, Made};
 use crate::nodes;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
-use ferroxen_xlconfig::{Disk, DiskFormat};
+use ferroxen_xlconfig::{Disk, DiskBackend, DiskFormat};
 use std::path::{Path, PathBuf};
 
 /// What stands in `script`, for libxl when it takes the disk away; nothing of ours runs it.
@@ -46,11 +46,12 @@ fn source(disk: &Disk) -> Result<Source<'_>> {
             Error::new(step(disk), "backends in other domains are not supported yet").way_out("leave `backend` out"),
         );
     }
-    if let DiskFormat::Other(format) = disk.format {
-        return Err(
-            Error::new(step(disk), format!("images in {format} format are not supported yet"))
-                .way_out(format!("convert it: qemu-img convert -O raw IMAGE.{format} IMAGE.raw")),
-        );
+    if let (DiskFormat::Other(format), Some(DiskBackend::Phy)) = (disk.format, disk.backend_type) {
+        return Err(Error::new(
+            step(disk),
+            format!("Linux' own backend reads no images in {format} format"),
+        )
+        .way_out("leave `backendtype` out: QEMU's nbd server reads them"));
     }
     let Some(target) = &disk.target else {
         return Err(Error::new(step(disk), "empty drives are not supported for PV yet").way_out("name an image"));
@@ -95,20 +96,23 @@ fn from_here(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path) -> Res
     is_free(tools, claimant, target, disk)?;
     let device = image::open(&*tools.host, target, disk)?;
     let mut special = vec![
-        ("type", if device.looped { "file" } else { "phy" }.to_owned()),
+        (
+            "type",
+            if device.made == Some(Made::Loop) { "file" } else { "phy" }.to_owned(),
+        ),
         ("script", SCRIPT.to_owned()),
         ("params", target.display().to_string()),
         ("physical-device", device.number.clone()),
         ("physical-device-path", device.path.display().to_string()),
         ("hotplug-status", "connected".to_owned()),
     ];
-    if device.looped {
+    if device.made.is_some() {
         special.push(("node", device.path.display().to_string()));
     }
     let written = announce(tools, domid, disk, target, special);
-    if written.is_err() && device.looped {
+    if written.is_err() && device.made.is_some() {
         // The complaint about the nodes is the one worth reading.
-        let _ = tools.host.detach_loop(&device.path);
+        let _ = image::let_go(&*tools.host, &device.path);
     }
     written?;
     tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
@@ -198,10 +202,8 @@ fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special
 
 /// Lets go of what stood behind a disk that is gone.
 pub(crate) fn release(host: &dyn Host, node: Option<&str>) -> Result<()> {
-    match node.filter(|node| node.starts_with("/dev/loop")) {
-        Some(node) => host
-            .detach_loop(Path::new(node))
-            .doing(|| format!("letting go of {node}")),
+    match node {
+        Some(node) => image::let_go(host, Path::new(node)).doing(|| format!("letting go of {node}")),
         None => Ok(()),
     }
 }

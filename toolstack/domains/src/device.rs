@@ -3,7 +3,7 @@
 use crate::error::{Doing, Error, Result};
 use crate::hotplug::Script;
 use crate::patience::Patience;
-use crate::{Toolstack, block, network, nodes};
+use crate::{Toolstack, block, nbd, network, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Result as StoreResult, Store};
 use ferroxen_xlconfig::{Disk, Vif};
@@ -39,7 +39,7 @@ pub(crate) struct Device {
     pub served: Option<String>,
     /// Another domain serves it.
     is_elsewhere: bool,
-    /// The loop device behind a disk.
+    /// The loop or nbd device behind a disk.
     node: Option<String>,
     /// The script that connected it.
     script: Option<Script>,
@@ -131,6 +131,13 @@ impl Toolstack {
                     .way_out(format!("grow the device itself (`lvextend -L SIZE {params}`)"))),
             };
         };
+        if node.starts_with(nbd::PREFIX) {
+            return Err(Error::new(
+                doing(),
+                format!("{params} is no plain image, and QEMU's server keeps its size"),
+            )
+            .way_out(format!("let the guest go, then `qemu-img resize {params} SIZE`")));
+        }
         let now = std::fs::metadata(image).doing(doing)?.len();
         if let Some(size) = size.filter(|size| *size < now) {
             return Err(

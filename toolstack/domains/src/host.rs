@@ -1,6 +1,7 @@
 //! What Domain 0's Linux does for domains: loop devices, network devices, and the backends' own devices.
 
 use crate::hotplug;
+use crate::nbd;
 use crate::netlink::{LinkChange, Links, News};
 use crate::patience::Patience;
 use ferroxen_loopdev as loopdev;
@@ -20,6 +21,12 @@ pub trait Host: Debug + Sync {
 
     /// Lets go of the image behind a loop device.
     fn detach_loop(&self, device: &Path) -> io::Result<()>;
+
+    /// Shows an image in one of QEMU's formats as a device; gives its path.
+    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access) -> io::Result<PathBuf>;
+
+    /// Ends that.
+    fn detach_nbd(&self, device: &Path) -> io::Result<()>;
 
     /// Lets an image (if a size is given) and the loop device over it grow.
     fn grow(&self, image: &Path, size: Option<u64>, device: &Path) -> io::Result<()>;
@@ -69,6 +76,14 @@ impl Host for Linux {
 
     fn detach_loop(&self, device: &Path) -> io::Result<()> {
         loopdev::detach(device)
+    }
+
+    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access) -> io::Result<PathBuf> {
+        nbd::connect(image, format, access == loopdev::Access::ReadOnly)
+    }
+
+    fn detach_nbd(&self, device: &Path) -> io::Result<()> {
+        nbd::disconnect(device)
     }
 
     fn grow(&self, image: &Path, size: Option<u64>, device: &Path) -> io::Result<()> {

@@ -3,11 +3,11 @@
 use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::mounts::{self, Mount};
-use crate::nodes;
+use crate::{nbd, nodes};
 use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Result as StoreResult, Store};
-use ferroxen_xlconfig::{Disk, DiskAccess, DiskFormat};
+use ferroxen_xlconfig::{Disk, DiskAccess, DiskBackend, DiskFormat};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,17 @@ pub(crate) struct Device {
     pub path: PathBuf,
     /// Major and minor number as the backend reads them: hexadecimal.
     pub number: String,
-    /// The loop device, if one was set up.
-    pub looped: bool,
+    /// What was set up so that there is a device.
+    pub made: Option<Made>,
+}
+
+/// A device that ours alone is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// A loop device.
+    Loop,
+    /// One that QEMU's nbd server serves.
+    Nbd,
 }
 
 /// `phy:hda1` meant `/dev/hda1` to `xm`.
@@ -35,7 +44,8 @@ pub(crate) fn is_image(target: &Path, disk: &Disk) -> Result<bool> {
     let what = || format!("looking at {} for disk {}", target.display(), disk.vdev.name);
     let kind = std::fs::metadata(target).doing(what)?.file_type();
     if kind.is_block_device() {
-        return Ok(false);
+        // An image in one of QEMU's formats may lie on a device, too.
+        return Ok(qemu_format(disk).is_some());
     }
     if !kind.is_file() {
         return Err(Error::new(what(), "it is neither an image file nor a block device"));
@@ -48,6 +58,14 @@ pub(crate) fn is_image(target: &Path, disk: &Disk) -> Result<bool> {
     Ok(true)
 }
 
+/// The format that QEMU has to read, if the kernel cannot or is not to.
+fn qemu_format(disk: &Disk) -> Option<&'static str> {
+    match disk.format {
+        DiskFormat::Other(format) => Some(format),
+        _ => (disk.backend_type == Some(DiskBackend::Qdisk)).then_some("raw"),
+    }
+}
+
 /// Makes a block device of it, if it is none.
 pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk) -> Result<Device> {
     let what = || format!("opening {} for disk {}", target.display(), disk.vdev.name);
@@ -55,30 +73,52 @@ pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk) -> Result<Device
         return Ok(Device {
             number: device_number(host, target).doing(what)?,
             path: target.to_owned(),
-            looped: false,
+            made: None,
         });
     }
     let access = match disk.access {
         DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
         DiskAccess::ReadWrite | DiskAccess::Shared => loopdev::Access::ReadWrite,
     };
-    let path = host
-        .attach_loop(target, access)
-        .doing(|| format!("setting up a loop device for {}", target.display()))
-        .map_err(|error| match error.errno() {
-            Some(2) => error.way_out("is the module loaded? (`modprobe loop`)"),
-            _ => error,
-        })?;
+    let (made, path) = match qemu_format(disk) {
+        Some(format) => {
+            let served = host.attach_nbd(target, format, access);
+            (
+                Made::Nbd,
+                served.doing(|| format!("setting up an nbd device for {}", target.display())),
+            )
+        }
+        None => {
+            let looped = host.attach_loop(target, access);
+            let looped = looped.doing(|| format!("setting up a loop device for {}", target.display()));
+            let hinted = looped.map_err(|error| match error.errno() {
+                Some(2) => error.way_out("is the module loaded? (`modprobe loop`)"),
+                _ => error,
+            });
+            (Made::Loop, hinted)
+        }
+    };
+    let path = path?;
     match device_number(host, &path) {
         Ok(number) => Ok(Device {
             path,
             number,
-            looped: true,
+            made: Some(made),
         }),
         Err(error) => {
-            let _ = host.detach_loop(&path);
+            // The complaint that led here is the one worth reading.
+            let _ = let_go(host, &path);
             Err(error).doing(what)
         }
+    }
+}
+
+/// Lets go of a device that [`open`] made.
+pub(crate) fn let_go(host: &dyn Host, device: &Path) -> std::io::Result<()> {
+    match device.as_os_str().as_encoded_bytes() {
+        path if path.starts_with(nbd::PREFIX.as_bytes()) => host.detach_nbd(device),
+        path if path.starts_with(b"/dev/loop") => host.detach_loop(device),
+        _ => Ok(()),
     }
 }
 

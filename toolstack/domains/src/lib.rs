@@ -36,6 +36,7 @@ pub mod keep;
 pub mod layout;
 pub mod monitor;
 mod mounts;
+mod nbd;
 mod netlink;
 pub mod network;
 pub mod nodes;

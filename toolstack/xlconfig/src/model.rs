@@ -444,8 +444,8 @@ fn disks(reader: &mut Reader) -> Result<Vec<Disk>, Problem> {
                 format!("{} is taken by \"{}\"", disk.vdev.name, other.spec),
             ));
         }
-        let by_kernel = !matches!(disk.backend_type, Some(DiskBackend::Tap | DiskBackend::Qdisk));
-        if !by_kernel && matches!(disk.format, DiskFormat::Raw | DiskFormat::File | DiskFormat::Phy) {
+        let is_plain = matches!(disk.format, DiskFormat::Raw | DiskFormat::File | DiskFormat::Phy);
+        if is_plain && disk.backend_type == Some(DiskBackend::Tap) {
             reader.notices.push(Notice::new(
                 place.clone(),
                 format!(

@@ -55,6 +55,18 @@ impl Host for Rehearsed {
         Ok(())
     }
 
+    fn attach_nbd(&self, _image: &Path, _format: &str, _access: Access) -> io::Result<PathBuf> {
+        let mut state = self.stage.call("attach_nbd")?;
+        let path = PathBuf::from(format!("/dev/nbd-rehearsal-{}", state.loops.len()));
+        state.loops.insert(path.clone());
+        Ok(path)
+    }
+
+    fn detach_nbd(&self, device: &Path) -> io::Result<()> {
+        self.stage.call("detach_nbd")?.loops.remove(device);
+        Ok(())
+    }
+
     fn grow(&self, _image: &Path, _size: Option<u64>, _device: &Path) -> io::Result<()> {
         self.stage.call("grow").map(drop)
     }

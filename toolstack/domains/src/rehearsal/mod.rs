@@ -136,7 +136,7 @@ impl Scene {
             store,
             directory,
         };
-        for name in ["disk.img", "other.img"] {
+        for name in ["disk.img", "other.img", "third.qcow2"] {
             std::fs::write(scene.directory.join(name), [0; 512]).expect("a file");
         }
         std::fs::write(scene.directory.join("kernel"), kernel::image()).expect("a file");
@@ -182,7 +182,7 @@ impl Scene {
             "maxmem = 16\nlocaltime = 1\nrtc_timeoffset = 60\ntsc_mode = 'native'\ndriver_domain = 1\ncpuid = 'host,avx=0'\n\
              ioports = ['2f8-2ff']\niomem = ['fed00,1']\nirqs = [3]\n\
              disk = ['file:{dir}/disk.img,xvda,w', 'file:{dir}/other.img,xvdb,r',\
-             'script=block-drbd,vdev=xvdc,access=rw,target=r0']\n\
+             'tap:qcow2:{dir}/third.qcow2,xvdd,w', 'script=block-drbd,vdev=xvdc,access=rw,target=r0']\n\
              vif = ['', 'vifname=cable,mtu=1400', 'script=vif-route,ip=192.0.2.7,mac=00:16:3e:00:00:07']\n"
         ))
     }
@@ -250,7 +250,7 @@ fn a_domain_is_made_and_goes_without_a_trace() {
     let scene = Scene::new();
     let domid = scene.create(&scene.full_config()).expect("nothing goes wrong");
     let state = scene.stage.state();
-    assert_eq!((state.domains.len(), state.loops.len(), state.claims.len()), (1, 2, 0));
+    assert_eq!((state.domains.len(), state.loops.len(), state.claims.len()), (1, 3, 0));
     assert!(state.links.contains_key("cable") && !state.links.contains_key("vif1.1"));
     drop(state);
     assert_eq!(scene.stage.state().connected_by_script.len(), 2);
@@ -260,7 +260,7 @@ fn a_domain_is_made_and_goes_without_a_trace() {
 }
 
 /// Whatever making a domain asks of the hypervisor and of Linux.
-const STEPS: [&str; 26] = [
+const STEPS: [&str; 27] = [
     "create_domain",
     "set_max_vcpus",
     "set_affinity",
@@ -282,6 +282,7 @@ const STEPS: [&str; 26] = [
     "set_vcpu_context",
     "map_grant_table",
     "attach_loop",
+    "attach_nbd",
     "device_number",
     "add_bridge",
     "wait_link",

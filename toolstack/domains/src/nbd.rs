@@ -1,0 +1,129 @@
+//! Images that Linux cannot read by itself (qcow2, vhd, …): QEMU's nbd server shows one as a block device.
+//!
+//! The server, `qemu-nbd`, goes into the background once its device can be used. It ends, and has written everything,
+//! when the device is let go. The kernel's `/sys/block/nbdN/pid` says which devices have a server.
+
+use crate::patience::Patience;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Where all devices are named, used or not.
+const BLOCK: &str = "/sys/block";
+/// What devices' names begin with.
+pub(crate) const PREFIX: &str = "/dev/nbd";
+/// How long a server may take to write what it still has.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Shows an image as a block device; gives the device's path.
+pub(crate) fn connect(image: &Path, format: &str, read_only: bool) -> io::Result<PathBuf> {
+    let devices = devices()?;
+    if devices.is_empty() {
+        return Err(io::Error::other("Linux has no nbd devices (`modprobe nbd` makes some)"));
+    }
+    for device in devices {
+        if server_of(&device).is_some() {
+            continue;
+        }
+        let mut command = qemu_nbd();
+        command
+            .arg("--connect")
+            .arg(&device)
+            .args(["--format", name_of(format)]);
+        if read_only {
+            command.arg("--read-only");
+        }
+        match run(command.arg(image)) {
+            Ok(()) => return Ok(device),
+            // Somebody else has taken the device in between: the next one.
+            Err(_) if server_of(&device).is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(
+        "all nbd devices are in use (`modprobe nbd nbds_max=N` has more)",
+    ))
+}
+
+/// Ends the server behind a device, and waits until it has written everything.
+pub(crate) fn disconnect(device: &Path) -> io::Result<()> {
+    let Some(pid) = server_of(device) else {
+        // What was wanted.
+        return Ok(());
+    };
+    // Held before it is asked to go, so that the number cannot be somebody else's by then.
+    let server = pidfd_open(pid, PidfdFlags::empty())?;
+    run(qemu_nbd().arg("--disconnect").arg(device))?;
+    match Patience::stubborn(LAST_WORDS).ready(&server)? {
+        true => Ok(()),
+        false => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+/// `/dev/nbd0` and so on, in the order of their numbers.
+fn devices() -> io::Result<Vec<PathBuf>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(BLOCK)? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("nbd")?.parse::<u32>().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    let path = |number| PathBuf::from(format!("{PREFIX}{number}"));
+    Ok(numbers.into_iter().map(path).collect())
+}
+
+/// The process that serves a device.
+fn server_of(device: &Path) -> Option<Pid> {
+    let thread = fs::read_to_string(Path::new(BLOCK).join(device.file_name()?).join("pid")).ok()?;
+    // The kernel names the thread that waits in it; a process goes by its first one.
+    let status = fs::read_to_string(Path::new("/proc").join(thread.trim()).join("status")).ok()?;
+    process_in(&status)
+}
+
+/// Reads `Tgid:` of a thread's `status`.
+fn process_in(status: &str) -> Option<Pid> {
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    Pid::from_raw(process.trim().parse().ok()?)
+}
+
+/// QEMU's word for a format.
+fn name_of(format: &str) -> &str {
+    if format == "vhd" { "vpc" } else { format }
+}
+
+fn qemu_nbd() -> Command {
+    let mut command = Command::new("qemu-nbd");
+    command.env("LC_ALL", "C").stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.output().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => io::Error::other("there is no `qemu-nbd` (Debian: package qemu-utils)"),
+        _ => error,
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().last().unwrap_or("it failed without a word");
+    Err(io::Error::other(last.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_names_its_process() {
+        let status = "Name:\tqemu-nbd\nUmask:\t0022\nTgid:\t321\nPid:\t322\n";
+        assert_eq!(process_in(status).map(Pid::as_raw_nonzero).map(i32::from), Some(321));
+        assert_eq!(process_in("Name:\tqemu-nbd\n"), None);
+    }
+}
