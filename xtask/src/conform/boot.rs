@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const DEATHS: [&str; 3] = ["Domain 0 crashed", "Hardware Dom0 crashed", "Reboot in five seconds"];
 /// Guests that measure time, so that theirs must not depend on what else this machine does: a tick is an instruction.
 /// One CPU, as others would take turns with it, a long turn each.
-const COUNTED: [&str; 1] = ["preemption"];
+const COUNTED: [&str; 2] = ["preemption", "yields"];
 /// Two vcpus for the guests that want two; memory that every guest's tables fit in.
 const OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=2 loglvl=warning guest_loglvl=none";
 
