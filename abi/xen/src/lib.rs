@@ -18,6 +18,7 @@ pub mod physdev;
 pub mod platform;
 pub mod sched;
 pub mod sysctl;
+pub mod trace;
 pub mod vcpu;
 pub mod version;
 pub mod x86;

@@ -151,6 +151,56 @@ shapes! {
         pub avail_bytes: u64,
     }
 
+    /// `pm_cx_stat`: what a CPU did in which state.
+    pub struct PmStat: 56 {
+        pub nr: u32,
+        pub last: u32,
+        pub idle_time: u64,
+        pub triggers: u64,
+        pub residencies: u64,
+        pub nr_pc: u32,
+        pub nr_cc: u32,
+        pub pc: u64,
+        pub cc: u64,
+    }
+
+    /// `XEN_SYSCTL_get_pmstat`, with what it has for C-states.
+    pub struct GetPmstat: 64 {
+        pub type_: u32,
+        pub cpuid: u32,
+        pub cx: PmStat,
+    }
+
+    /// `XEN_SYSCTL_pm_op`, with the one value that most of its commands have.
+    pub struct PmOp: 16 {
+        pub cmd: u32,
+        pub cpuid: u32,
+        pub value: u32,
+        pub pad: u32,
+    }
+
+    /// `XEN_SYSCTL_page_offline_op`.
+    pub struct PageOfflineOp: 24 {
+        pub cmd: u32,
+        pub start: u32,
+        pub end: u32,
+        pub pad: u32,
+        pub status: u64,
+    }
+
+    /// `XEN_SYSCTL_livepatch_op`, as `XEN_SYSCTL_LIVEPATCH_LIST`.
+    pub struct LivepatchList: 72 {
+        pub cmd: u32,
+        pub pad: u32,
+        pub version: u32,
+        pub idx: u32,
+        pub nr: u32,
+        pub pad2: u32,
+        pub name_total_size: u32,
+        pub metadata_total_size: u32,
+        pub arrays: [u64; 5],
+    }
+
     /// `XEN_SYSCTL_cpu_hotplug`.
     pub struct CpuHotplug: 8 {
         pub cpu: u32,
@@ -326,8 +376,55 @@ pub mod physcap {
     pub const GNTTAB_V2: u32 = 1 << 9;
 }
 
+/// `PMSTAT_*`
+#[allow(missing_docs, reason = "upstream's own names")]
+pub mod pmstat {
+    pub const GET_MAX_CX: u32 = 0x21;
+    pub const GET_CXSTAT: u32 = 0x22;
+    pub const RESET_CXSTAT: u32 = 0x23;
+}
+
+/// `XEN_SYSCTL_pm_op_*`
+#[allow(missing_docs, reason = "upstream's own names")]
+pub mod pm {
+    pub const CATEGORY: u32 = 0xf0;
+    pub const CPUFREQ: u32 = 0x10;
+    pub const SET_SCHED_OPT_SMT: u32 = 0x21;
+    pub const GET_MAX_CSTATE: u32 = 0x22;
+    pub const SET_MAX_CSTATE: u32 = 0x23;
+    pub const ENABLE_TURBO: u32 = 0x26;
+    pub const DISABLE_TURBO: u32 = 0x27;
+}
+
+/// `XEN_SYSCTL_CX_UNLIMITED`
+pub const CX_UNLIMITED: u32 = !0;
+
+/// `sysctl_query_page_offline`, and the answer for a page in use (`PG_OFFLINE_STATUS_ONLINE`).
+pub const QUERY_PAGE_OFFLINE: u32 = 3;
+/// `PG_OFFLINE_STATUS_ONLINE`
+pub const PAGE_IS_ONLINE: u32 = 1 << 2;
+
+/// `XEN_SYSCTL_LIVEPATCH_*`
+#[allow(missing_docs, reason = "upstream's own names")]
+pub mod livepatch {
+    pub const GET: u32 = 1;
+    pub const LIST: u32 = 2;
+    pub const ACTION: u32 = 3;
+}
+
+/// `XEN_SYSCTL_CPU_HOTPLUG_*`
+#[allow(missing_docs, reason = "upstream's own names")]
+pub mod hotplug {
+    pub const ONLINE: u32 = 0;
+    pub const OFFLINE: u32 = 1;
+}
+
 /// "No such core, socket or node" in [`Cputopo`].
 pub const INVALID_TOPOLOGY_ID: u32 = !0;
+/// "Unknown" among the nodes of [`Pcitopoinfo`].
+pub const INVALID_NODE_ID: u32 = !0;
+/// "No such device" there.
+pub const INVALID_DEV: u32 = INVALID_NODE_ID - 1;
 /// "Unknown" in a distance of [`Numainfo`].
 pub const INVALID_NODE_DIST: u32 = !0;
 /// `XEN_SYSCTL_CPUPOOL_PAR_ANY`.

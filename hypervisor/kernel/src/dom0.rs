@@ -140,7 +140,7 @@ pub fn build(unpacked: Unpacked, options: &Options<'_>) -> Result<Arc<Domain>, N
     domain.set_max_vcpus(vcpus).map_err(|e| NoDom0::Step("vcpus", e))?;
 
     let (pages, max_pages) = options.dom0_mem.pages(memory::free_pages());
-    memory::set_max_pages(&domain, max_pages.max(pages)).map_err(|e| NoDom0::Step("memory limit", e))?;
+    memory::set_max_pages(&domain, max_pages.max(pages));
     let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.bytes().len() as u64);
     let layout = Layout::plan(&Request::of(&image, initrd_bytes, pages, 0)).map_err(NoDom0::Layout)?;
     crate::info!(

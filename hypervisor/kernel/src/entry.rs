@@ -50,6 +50,9 @@ fn system_call(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>
 #[inline(never)]
 fn iret(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
     local.hypercalls.note(nr::IRET);
+    if crate::trace::is_on() {
+        crate::trace::hypercall(nr::IRET, frame);
+    }
     frame.rax = hypercall::traps::return_from(&vcpu, frame);
     drop(vcpu);
     before_return(local, frame);

@@ -24,5 +24,6 @@ pub mod memory;
 pub mod pv;
 pub mod sched;
 pub mod time;
+pub mod trace;
 
 pub use boot::{secondary, start};

@@ -2,10 +2,12 @@
 
 use super::{Domain, Limits};
 use crate::lock::{Lock, Rank};
+use crate::trace;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use ferroxen_abi::errno::Errno;
+use ferroxen_abi::trace::{dom0, sched};
 use ferroxen_words::{DomId, RawDomId};
 
 static DOMAINS: Lock<BTreeMap<DomId, Arc<Domain>>> = Lock::new(Rank::Domains, BTreeMap::new());
@@ -54,6 +56,7 @@ pub fn create(
     let (memory, shared_info) = crate::memory::new_domain_memory(id)?;
     let domain = Arc::new(Domain::new(id, is_privileged, limits, handle, shared_info, memory)?);
     domains.insert(id, domain.clone());
+    note(sched::DOM_ADD, dom0::DOM_ADD, id);
     Ok(domain)
 }
 
@@ -78,6 +81,16 @@ fn next_free(domains: &BTreeMap<DomId, Arc<Domain>>) -> Option<DomId> {
 pub fn remove(id: DomId) {
     let gone = DOMAINS.lock().remove(&id);
     if gone.is_some() {
+        note(sched::DOM_REM, dom0::DOM_REM, id);
         crate::hypercall::event_channel::send_global_virq(ferroxen_abi::xen::virq::DOM_EXC);
+    }
+}
+
+/// Traces that a domain comes or goes, as the scheduler's and as the control interface's.
+fn note(scheduler: u32, control: u32, id: DomId) {
+    if trace::is_on() {
+        let id = id.raw().into();
+        trace::note(scheduler, &[id]);
+        trace::note(control, &[id]);
     }
 }

@@ -332,6 +332,11 @@ impl Domain {
     pub fn shut_down(self: &Arc<Self>, code: u8) {
         if self.set_shutdown(code) {
             self.pause_nosync();
+            if crate::trace::is_on() {
+                // As upstream: no vcpu in particular.
+                let id = self.id.raw().into();
+                crate::trace::note(ferroxen_abi::trace::sched::SHUTDOWN, &[id, u32::MAX, code.into()]);
+            }
             if self.id == DomId::DOM0 {
                 crate::boot::dom0_shut_down(code);
             }

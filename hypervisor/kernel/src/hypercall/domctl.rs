@@ -105,7 +105,7 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
         }
         DomctlCmd::MAX_VCPUS => subject.set_max_vcpus(request.payload::<abi::MaxVcpus>().max)?,
         DomctlCmd::MAX_MEM => {
-            memory::set_max_pages(subject, request.payload::<abi::MaxMem>().max_memkb / 4)?;
+            memory::set_max_pages(subject, request.payload::<abi::MaxMem>().max_memkb / 4);
         }
         DomctlCmd::SETVCPUCONTEXT => return set_context(subject, request.payload()),
         DomctlCmd::GETVCPUCONTEXT => return get_context(call.caller, subject, request.payload()),
@@ -242,12 +242,9 @@ pub(super) fn existing_vcpu(subject: &Arc<Domain>, id: u32) -> Result<VcpuRef, E
     VcpuRef::of(subject, VcpuId(id)).ok_or(Errno::ESRCH)
 }
 
-/// `createdomain`: PV domains; HVM ones are refused until there is HVM.
+/// `createdomain`: PV domains; HVM ones are refused as by a Xen on a machine without HVM.
 fn create(request: &Domctl) -> Result<DomId, Errno> {
     let wanted: abi::Createdomain = request.payload();
-    if wanted.flags & cdf::HVM != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
     // Without shadow tables, none is out of sync.
     if wanted.flags & !(cdf::XS_DOMAIN | cdf::OOS_OFF) != 0 || wanted.max_vcpus == 0 || wanted.max_vcpus > MAX_VCPUS {
         return Err(Errno::EINVAL);

@@ -17,6 +17,7 @@ pub mod mmu;
 pub mod multicall;
 pub mod physdev;
 pub mod platform;
+mod pm;
 pub mod sched_op;
 pub mod sysctl;
 pub mod traps;
@@ -101,6 +102,9 @@ pub fn dispatch(counts: &Counts, number: u32, caller: &VcpuRef, frame: &mut Gues
         return Err(Errno::ENOSYS);
     };
     counts.note(number);
+    if crate::trace::is_on() {
+        crate::trace::hypercall(number, frame);
+    }
     handler(caller, frame)
 }
 

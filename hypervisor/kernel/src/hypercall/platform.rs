@@ -268,13 +268,15 @@ fn cpu_version(wanted: &mut abi::PcpuVersion) {
     }
 }
 
-/// `XENPF_resource_op`: a few registers read in one go. Only the clock is offered; everything else is refused entry
-/// by entry, and the caller learns how many went well.
+/// `XENPF_resource_op`: a few registers read in one go. The clock is offered, and those of upstream's list that the CPU
+/// has; everything else is refused entry by entry, and the caller learns how many went well.
 fn resource_op(wanted: &abi::ResourceOp) -> Result<Reply, Errno> {
     const MOST: u32 = 3;
     const READ: u32 = 0;
     const WRITE: u32 = 1;
     const TSC: u64 = 0x10;
+    /// Cache monitoring; what the CPU needs no mitigation for; transactional memory; its microcode's options.
+    const OFFERED: [u64; 6] = [0xc8d, 0xc8e, 0x10a, 0x10f, 0x122, 0x123];
     if wanted.nr_entries == 0 {
         return Ok(Reply::Count(0));
     }
@@ -288,14 +290,23 @@ fn resource_op(wanted: &abi::ResourceOp) -> Result<Reply, Errno> {
         let refused = match entry.cmd {
             READ | WRITE if entry.rsvd != 0 => Some(Errno::EINVAL),
             // System time stands in for the counter, and is the same on every CPU.
-            READ if entry.idx == TSC => None,
+            READ if entry.idx == TSC => {
+                entry.val = time::now_ns();
+                None
+            }
+            READ if OFFERED.contains(&entry.idx) => match cpu::read_host_msr(entry.idx as u32) {
+                Some(value) => {
+                    entry.val = value;
+                    None
+                }
+                None => Some(Errno::EPERM),
+            },
             READ => Some(Errno::EACCES),
             WRITE => Some(Errno::EPERM),
             _ => Some(Errno::EOPNOTSUPP),
         };
-        match refused {
-            None => entry.val = time::now_ns(),
-            Some(why) => entry.cmd = why.to_return() as u32,
+        if let Some(why) = refused {
+            entry.cmd = why.to_return() as u32;
         }
         entries.write_element(index, &entry)?;
         if refused.is_some() {

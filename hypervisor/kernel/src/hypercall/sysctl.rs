@@ -1,13 +1,15 @@
 //! `sysctl`: what a toolstack asks of the host. Domain 0 only.
 
-use super::{Answer, Call, cpu_policy, domctl};
+use super::{Answer, Call, cpu_policy, domctl, pm};
 use crate::guest::GuestPtr;
-use crate::{access, console, domain, memory, sched};
+use crate::{access, console, domain, irq, memory, sched, trace};
 use ferroxen_abi::domctl::SchedulerId;
 use ferroxen_abi::errno::Errno;
+use ferroxen_abi::physdev::PciDevice;
 use ferroxen_abi::sysctl::{self as abi, Sysctl, SysctlCmd, physcap};
 use ferroxen_access::Operation;
-use ferroxen_machine::cpu;
+use ferroxen_machine::ports::PciFunction;
+use ferroxen_machine::{cpu, time};
 use ferroxen_words::{CpuId, DomId};
 
 /// `sysctl(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version.
@@ -45,6 +47,12 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             request.set_payload(&wanted);
             Ok(())
         }
+        SysctlCmd::TBUF_OP => {
+            let mut wanted: abi::TbufOp = request.payload();
+            trace::tbuf_op(&mut wanted)?;
+            request.set_payload(&wanted);
+            Ok(())
+        }
         SysctlCmd::GETDOMAININFOLIST => list_domains(request),
         SysctlCmd::DEBUG_KEYS => {
             let wanted: abi::DebugKeys = request.payload();
@@ -64,6 +72,21 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             request.set_payload(&wanted);
             Ok(())
         }
+        SysctlCmd::GET_PMSTAT => {
+            let mut wanted: abi::GetPmstat = request.payload();
+            pm::statistics(&mut wanted)?;
+            request.set_payload(&wanted);
+            Ok(())
+        }
+        SysctlCmd::PM_OP => {
+            let mut wanted: abi::PmOp = request.payload();
+            pm::control(&mut wanted)?;
+            request.set_payload(&wanted);
+            Ok(())
+        }
+        SysctlCmd::CPU_HOTPLUG => cpu_hotplug(&request.payload()),
+        SysctlCmd::PAGE_OFFLINE_OP => page_offline(&request.payload()),
+        SysctlCmd::LIVEPATCH_OP => livepatch(request),
         SysctlCmd::CPUTOPOINFO => cpu_topology(request),
         SysctlCmd::NUMAINFO => numa_info(request),
         SysctlCmd::SCHEDULER_OP => {
@@ -80,10 +103,11 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
         }
         SysctlCmd::GET_CPU_FEATURESET => cpu_policy::feature_set(request),
         SysctlCmd::GET_CPU_POLICY => cpu_policy::of_host(request),
-        SysctlCmd::PCITOPOINFO => {
-            // One node, and no record of devices: each is unknown.
-            Err(Errno::ENODEV)
-        }
+        SysctlCmd::PCITOPOINFO => pci_topology(request),
+        // As a build without it.
+        SysctlCmd::COVERAGE_OP => Err(Errno::EOPNOTSUPP),
+        // No cache can be watched.
+        SysctlCmd::PSR_CMT_OP => Err(Errno::ENODEV),
         _ => Err(Errno::ENOSYS),
     }
 }
@@ -203,6 +227,57 @@ fn cpu_topology(request: &mut Sysctl) -> Result<(), Errno> {
     Ok(())
 }
 
+/// `XEN_SYSCTL_cpu_hotplug`: what runs is online, and stays so.
+fn cpu_hotplug(wanted: &abi::CpuHotplug) -> Result<(), Errno> {
+    use abi::hotplug;
+    match wanted.op {
+        hotplug::ONLINE | hotplug::OFFLINE if wanted.cpu >= cpu::cpus_online() => Err(Errno::EINVAL),
+        hotplug::ONLINE => Ok(()),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
+/// `XEN_SYSCTL_page_offline_op`: every page of RAM is in use, and none can be taken out of use.
+fn page_offline(wanted: &abi::PageOfflineOp) -> Result<(), Errno> {
+    if wanted.end < wanted.start {
+        return Err(Errno::EINVAL);
+    }
+    if wanted.cmd != abi::QUERY_PAGE_OFFLINE {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let status = GuestPtr::<u32>::new(wanted.status);
+    for (index, mfn) in (0..).zip(wanted.start..=wanted.end) {
+        memory::frame(mfn.into()).ok_or(Errno::EINVAL)?;
+        status.write_element(index, &abi::PAGE_IS_ONLINE)?;
+        if time::entry_budget_spent() {
+            return Err(Errno::E2BIG);
+        }
+    }
+    Ok(())
+}
+
+/// `XEN_SYSCTL_livepatch_op`: there are no patches, and none can be loaded.
+fn livepatch(request: &mut Sysctl) -> Result<(), Errno> {
+    use abi::livepatch;
+    let wanted: abi::LivepatchList = request.payload();
+    match wanted.cmd {
+        _ if wanted.pad != 0 => Err(Errno::EINVAL),
+        livepatch::LIST if wanted.pad2 != 0 => Err(Errno::EINVAL),
+        livepatch::LIST => {
+            request.set_payload(&abi::LivepatchList {
+                version: 0,
+                nr: 0,
+                name_total_size: 0,
+                metadata_total_size: 0,
+                ..wanted
+            });
+            Ok(())
+        }
+        livepatch::GET | livepatch::ACTION => Err(Errno::ENOENT),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
 fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
     let mut wanted: abi::Numainfo = request.payload();
     if wanted.num_nodes != 0 {
@@ -220,6 +295,34 @@ fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
     }
     wanted.num_nodes = 1;
     request.set_payload(&wanted);
+    Ok(())
+}
+
+/// `XEN_SYSCTL_pcitopoinfo`: of each device that Domain 0 has told us of, that its node is not known.
+fn pci_topology(request: &mut Sysctl) -> Result<(), Errno> {
+    let wanted: abi::Pcitopoinfo = request.payload();
+    if wanted.devs == 0 || wanted.nodes == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let devices = GuestPtr::<PciDevice>::new(wanted.devs);
+    let nodes = GuestPtr::<u32>::new(wanted.nodes);
+    for index in 0..u64::from(wanted.num_devs) {
+        let PciDevice { seg, bus, devfn } = devices.read_element(index)?;
+        let known = irq::has_function(irq::Function {
+            segment: seg,
+            at: PciFunction { bus, devfn },
+        });
+        let node = if known { abi::INVALID_NODE_ID } else { abi::INVALID_DEV };
+        nodes.write_element(index, &node)?;
+        if time::entry_budget_spent() {
+            // As upstream: the caller learns how many there were, and asks for the others.
+            request.set_payload(&abi::Pcitopoinfo {
+                num_devs: index as u32 + 1,
+                ..wanted
+            });
+            break;
+        }
+    }
     Ok(())
 }
 

@@ -325,6 +325,10 @@ impl Devices {
         Ok(())
     }
 
+    pub(super) fn has_function(&self, function: Function) -> bool {
+        self.functions.contains(&function)
+    }
+
     pub(super) fn remove_function(&mut self, function: Function) -> Result<(), Errno> {
         self.virtuals.remove(&function);
         if !self.functions.remove(&function) && present(function).is_err() {

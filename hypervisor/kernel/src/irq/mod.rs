@@ -523,6 +523,11 @@ pub(crate) fn add_function(function: Function, virtual_of: Option<Function>) -> 
     state().devices.add_function(function, virtual_of)
 }
 
+/// Whether Domain 0 has told of a function.
+pub(crate) fn has_function(function: Function) -> bool {
+    state().devices.has_function(function)
+}
+
 /// Forgets a function and takes its messages away. `ENODEV` if it was never there.
 pub(crate) fn remove_function(function: Function) -> Result<(), Errno> {
     state().devices.remove_function(function)

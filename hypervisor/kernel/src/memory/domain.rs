@@ -134,10 +134,10 @@ pub fn counts(domain: &Domain) -> Counts {
     }
 }
 
-/// Sets how many pages the domain may have; fewer than it has is allowed, and keeps it from getting more.
-pub fn set_max_pages(domain: &Domain, pages: u64) -> Result<(), Errno> {
-    domain.memory.lock().max = pages;
-    Ok(())
+/// Sets how many pages the domain may have; fewer than it has is allowed, and keeps it from getting more. No limit is as
+/// many as upstream can count.
+pub fn set_max_pages(domain: &Domain, pages: u64) {
+    domain.memory.lock().max = pages.min(u32::MAX.into());
 }
 
 /// The memory map that the domain's builder wrote for it.

@@ -304,6 +304,29 @@ fn scrub(block: Block) {
     }
 }
 
+/// What Domain 0 may do with pages that the hypervisor shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shown {
+    /// Read them.
+    ReadOnly,
+    /// Write to them as well: what is there proves nothing.
+    Writable,
+}
+
+/// Takes `1 << order` cleared pages that Domain 0 may map as the hypervisor's, for ever.
+pub fn alloc_shown_pages(order: u32, shown: Shown) -> Result<impl Iterator<Item = Page>, Errno> {
+    let block = take_block(order, AllocFlags::default(), 0)?;
+    let word = match shown {
+        Shown::ReadOnly => Word::READ_ONLY,
+        Shown::Writable => Word::SHARED,
+    };
+    let mfns = block.first..block.first + (1 << order);
+    Ok(mfns.filter_map(move |mfn| {
+        frame(mfn.into())?.assign(RawDomId::XEN.0, word);
+        Page::new(Mfn::new(mfn.into()))
+    }))
+}
+
 /// Puts a block back that no domain ever saw, or that has been scrubbed.
 fn return_block(block: Block) {
     FREE.lock().heap.free(block.first, block.order, block.cleanliness);

@@ -21,8 +21,10 @@ pub use runstate::{info as runstate_info, register_area, times};
 use crate::cpu::{self, work};
 use crate::domain::{Domain, Vcpu, VcpuRef, context};
 use crate::lock::{Guard, Lock, Rank};
+use crate::trace;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use ferroxen_abi::trace::sched as abi;
 use ferroxen_machine::{GuestFrame, MAX_CPUS, smp};
 use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
@@ -226,6 +228,14 @@ pub fn wake(vcpu: &VcpuRef) {
     let wake = queue.wake(slot, crate::time::now());
     note_load(cpu, &queue);
     drop(queue);
+    if trace::is_on() && !matches!(wake, Wake::Already) {
+        trace::vcpu(abi::WAKE, vcpu);
+        trace::state_changes(
+            trace::Who::of(Some(vcpu)),
+            trace::State::Blocked,
+            trace::State::Runnable,
+        );
+    }
     match wake {
         Wake::Preempt => make_decide(cpu),
         Wake::Already | Wake::Queued => {}
@@ -277,6 +287,9 @@ pub fn block(vcpu: &VcpuRef, has_event: impl Fn() -> bool) {
         vcpu.sched.waits.fetch_and(!BLOCKED, Ordering::SeqCst);
     } else {
         cpu::request(work::RESCHEDULE);
+        if trace::is_on() {
+            trace::vcpu(abi::BLOCK, vcpu);
+        }
     }
 }
 
@@ -319,6 +332,9 @@ fn wake_pollers(domain: &Arc<Domain>, port: Port) {
 pub fn yield_now(vcpu: &VcpuRef) {
     vcpu.sched.yields.store(true, Ordering::Relaxed);
     cpu::request(work::RESCHEDULE);
+    if trace::is_on() {
+        trace::vcpu(abi::YIELD, vcpu);
+    }
 }
 
 /// Stops a vcpu that may not run any more; does not wait until it has left its CPU.
@@ -395,6 +411,9 @@ pub fn schedule(frame: &mut GuestFrame) {
         let work = &cpu::local().work;
         work.set(work.get() & !(work::RESCHEDULE | work::STOP_CURRENT));
         let decision = decide(here, before.as_ref());
+        if trace::is_on() {
+            note_decision(before.as_ref(), decision.chosen.as_ref());
+        }
         if let (Some(old), Some(new)) = (&before, &decision.chosen)
             && old.is(new)
         {
@@ -409,6 +428,21 @@ pub fn schedule(frame: &mut GuestFrame) {
         }
         idle::idle(here);
     }
+}
+
+/// Traces who goes and who comes.
+#[cold]
+fn note_decision(old: Option<&VcpuRef>, new: Option<&VcpuRef>) {
+    let (from, to) = (trace::Who::of(old), trace::Who::of(new));
+    if from == to {
+        return trace::goes_on(from);
+    }
+    let left_in = match old {
+        Some(vcpu) if vcpu.sched.is_waiting() => trace::State::Blocked,
+        Some(vcpu) if !vcpu.may_run() => trace::State::Offline,
+        _ => trace::State::Runnable,
+    };
+    trace::switches(from, left_in, to);
 }
 
 /// What was decided, as far as it has to be carried out without the queue's lock.
