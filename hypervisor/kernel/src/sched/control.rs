@@ -2,7 +2,8 @@
 
 use crate::domain::{Domain, VcpuRef};
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicU32, Ordering};
 use ferroxen_abi::domctl::{self, SchedulerCmd, SchedulerId};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::sysctl;
@@ -14,8 +15,10 @@ pub const SCHEDULER: SchedulerId = SchedulerId::CREDIT2;
 const PUTINFO: u32 = 0;
 /// `XEN_SYSCTL_SCHEDOP_getinfo`
 const GETINFO: u32 = 1;
-/// Wake-ups do not interrupt a vcpu that has run for less (µs): what `xl sched-credit2` shows.
-const RATELIMIT_US: u32 = (ferroxen_sched::PREEMPT_NS / 1000) as u32;
+/// Wake-ups do not interrupt a vcpu that has run for less (µs): what `xl sched-credit2 -s` shows and sets.
+static RATE_LIMIT_US: AtomicU32 = AtomicU32::new((ferroxen_sched::RATE_LIMIT_NS / 1000) as u32);
+/// What it can be set to, if not to none at all (`XEN_SYSCTL_SCHED_RATELIMIT_*`).
+const RATE_LIMITS_US: RangeInclusive<u32> = 100..=500_000;
 
 /// `XEN_DOMCTL_scheduler_op`: weight and cap of a domain.
 pub fn adjust(subject: &Arc<Domain>, request: &mut domctl::SchedulerOp) -> Result<(), Errno> {
@@ -58,25 +61,27 @@ fn set_weight(subject: &Arc<Domain>, weight: u32) {
     }
 }
 
-/// `XEN_SYSCTL_scheduler_op`: the rate limit can be asked for, and set to what it is.
+/// `XEN_SYSCTL_scheduler_op`: the rate limit.
 pub fn global(request: &mut sysctl::SchedulerOp) -> Result<(), Errno> {
     if request.sched_id != SCHEDULER || request.cpupool_id != 0 {
         return Err(Errno::EINVAL);
     }
-    let fixed = sysctl::Credit2Schedule {
-        ratelimit_us: RATELIMIT_US,
-    };
     match request.cmd {
         PUTINFO => {
             let wanted: sysctl::Credit2Schedule = request.payload();
-            if wanted.ratelimit_us == RATELIMIT_US {
-                Ok(())
-            } else {
-                Err(Errno::EINVAL)
+            if wanted.ratelimit_us != 0 && !RATE_LIMITS_US.contains(&wanted.ratelimit_us) {
+                return Err(Errno::EINVAL);
             }
+            RATE_LIMIT_US.store(wanted.ratelimit_us, Ordering::Relaxed);
+            super::QUEUES
+                .iter()
+                .for_each(|queue| queue.lock().set_rate_limit(u64::from(wanted.ratelimit_us) * 1000));
+            Ok(())
         }
         GETINFO => {
-            request.set_payload(&fixed);
+            request.set_payload(&sysctl::Credit2Schedule {
+                ratelimit_us: RATE_LIMIT_US.load(Ordering::Relaxed),
+            });
             Ok(())
         }
         _ => Err(Errno::EINVAL),

@@ -30,8 +30,9 @@ pub use unit::{RunState, Times, Unit};
 
 /// How long a vcpu runs before another one that waits gets its turn.
 pub const SLICE_NS: u64 = 10_000_000;
-/// A vcpu that has just begun to run is not interrupted for less than this difference of virtual time.
-pub const PREEMPT_NS: u64 = 500_000;
+/// A vcpu that has just begun to run is not interrupted for less than this difference of virtual time, unless a tool sets
+/// another (`xl sched-credit2 -s`).
+pub const RATE_LIMIT_NS: u64 = 1_000_000;
 /// How far behind the queue a vcpu may start after it slept.
 pub const WAKE_CREDIT_NS: u64 = 6_000_000;
 /// The weight that everybody has unless told otherwise (`CSCHED2_DEFAULT_WEIGHT`).

@@ -1,7 +1,7 @@
 //! One CPU's queue.
 
 use crate::unit::{NEUTRAL_NS, RunState, Times, Unit};
-use crate::{PREEMPT_NS, SLICE_NS, WAKE_CREDIT_NS};
+use crate::{RATE_LIMIT_NS, SLICE_NS, WAKE_CREDIT_NS};
 use alloc::vec::Vec;
 
 /// There is no memory for one more vcpu.
@@ -55,6 +55,8 @@ pub struct RunQueue<V> {
     /// The least virtual time of anybody who wants to run; never goes back.
     virtual_ns: u64,
     live: u32,
+    /// For less than this difference of virtual time nobody is interrupted.
+    rate_limit_ns: u64,
 }
 
 impl<V> Default for RunQueue<V> {
@@ -72,7 +74,13 @@ impl<V> RunQueue<V> {
             running: None,
             virtual_ns: 0,
             live: 0,
+            rate_limit_ns: RATE_LIMIT_NS,
         }
+    }
+
+    /// Sets the difference of virtual time for less than which nobody is interrupted.
+    pub fn set_rate_limit(&mut self, ns: u64) {
+        self.rate_limit_ns = ns;
     }
 
     /// Makes a vcpu at home here. It keeps its distance to the virtual time of the queue that it
@@ -180,7 +188,7 @@ impl<V> RunQueue<V> {
         self.ready.push(slot);
         match self.running.and_then(|slot| self.unit(slot)) {
             None => Wake::Preempt,
-            Some(running) if !parked && running.virtual_at(now_ns) > virtual_ns.saturating_add(PREEMPT_NS) => {
+            Some(running) if !parked && running.virtual_at(now_ns) > virtual_ns.saturating_add(self.rate_limit_ns) => {
                 Wake::Preempt
             }
             // Whoever ran alone runs without a tick: now the CPU must start counting.
@@ -300,7 +308,7 @@ impl<V> RunQueue<V> {
         };
         // A change costs something, so a small difference is none.
         let virtual_ns = |slot: Slot| self.unit(slot).map_or(u64::MAX, |unit| unit.virtual_ns);
-        let stays = virtual_ns(before) <= virtual_ns(other).saturating_add(PREEMPT_NS);
+        let stays = virtual_ns(before) <= virtual_ns(other).saturating_add(self.rate_limit_ns);
         Some(if stays { before } else { other })
     }
 
