@@ -37,6 +37,8 @@ pub enum Toolstack {
     Ours,
     /// Debian's xen-utils, to tell our faults from the hypervisor's.
     Debian,
+    /// The same with libvirt.
+    Libvirt,
 }
 
 #[derive(Deserialize, Hash)]
@@ -44,6 +46,7 @@ struct Recipe {
     dom0: Packages,
     #[serde(rename = "stock-tools")]
     stock_tools: Packages,
+    libvirt: Packages,
     program: Vec<Program>,
     #[serde(rename = "debian-guest")]
     debian_guest: Packages,
@@ -208,22 +211,27 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
     let name = match toolstack {
         Toolstack::Ours => "dom0.img",
         Toolstack::Debian => "dom0-stock.img",
+        Toolstack::Libvirt => "dom0-libvirt.img",
     };
     let mut packages = packages::resolve(&recipe.dom0.packages, &recipe.dom0.skip)?;
     let mut drop = recipe.dom0.drop.clone();
     let mut programs = Vec::new();
-    match toolstack {
-        Toolstack::Ours => programs = our_programs(recipe)?,
-        Toolstack::Debian => {
-            let tools = &recipe.stock_tools;
-            packages.extend(packages::resolve(&tools.packages, &tools.skip)?);
-            packages.sort_by(|a, b| a.name.cmp(&b.name));
-            packages.dedup();
-            drop.extend_from_slice(&tools.drop);
-        }
+    let tools: &[&Packages] = match toolstack {
+        Toolstack::Ours => &[],
+        Toolstack::Debian => &[&recipe.stock_tools],
+        Toolstack::Libvirt => &[&recipe.stock_tools, &recipe.libvirt],
+    };
+    if toolstack == Toolstack::Ours {
+        programs = our_programs(recipe)?;
     }
+    for parts in tools {
+        packages.extend(packages::resolve(&parts.packages, &parts.skip)?);
+        drop.extend_from_slice(&parts.drop);
+    }
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    packages.dedup();
     let mut inputs = Inputs::new(&CODE);
-    inputs.add(&recipe.dom0).add(&recipe.stock_tools).add(&recipe.program);
+    inputs.add(&recipe.dom0).add(tools).add(&recipe.program);
     inputs.add(&kernel.release).add(toolstack);
     inputs.add(names(&packages)).add(&programs);
     inputs
@@ -245,7 +253,7 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         tree.overlay(&recipes().join("overlay"))?;
         match toolstack {
             Toolstack::Ours => our_system(&mut tree, recipe, &programs)?,
-            Toolstack::Debian => tree.overlay(&recipes().join("overlay-stock"))?,
+            Toolstack::Debian | Toolstack::Libvirt => tree.overlay(&recipes().join("overlay-stock"))?,
         }
         Ok(fs::write(out, tree.to_initramfs()?)?)
     })

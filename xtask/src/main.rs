@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod compat;
 mod conform;
 mod cost;
 mod ext4;
@@ -95,6 +96,20 @@ enum Verb {
         /// Runs them as domUs beside a Linux Domain 0, not as Domain 0.
         #[arg(long)]
         domu: bool,
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Runs Debian's Xen tools on Debian's Xen and on ours, and compares what they said
+    Compat {
+        /// Chapters of tests/compat/script, by parts of their titles; all of them without any.
+        chapters: Vec<String>,
+        /// Runs our tools instead, on both.
+        #[arg(long, conflicts_with = "libvirt")]
+        ours: bool,
+        /// Runs Debian's libvirt instead (tests/compat/libvirt).
+        #[arg(long)]
+        libvirt: bool,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -247,6 +262,20 @@ fn act(verb: Verb) -> Result<()> {
                 _ => Oracle::Compare,
             },
             place: if domu { Place::DomU } else { Place::Dom0 },
+            yes,
+        }),
+        Verb::Compat {
+            chapters,
+            ours,
+            libvirt,
+            yes,
+        } => compat::compat(&compat::Selection {
+            chapters,
+            tools: match (ours, libvirt) {
+                (true, _) => Toolstack::Ours,
+                (_, true) => Toolstack::Libvirt,
+                _ => Toolstack::Debian,
+            },
             yes,
         }),
         Verb::FuzzGuest { seed, steps, yes } => {

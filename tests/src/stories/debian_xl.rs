@@ -1,12 +1,17 @@
 //! Debian's own toolstack on our hypervisor, which it takes for Debian's.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::boot::info_has_its_fields;
 use super::commands::wait_for_state;
 use crate::dom0::{Dom0, PATIENCE};
-use crate::guest::micro;
+use crate::guest::{Tiny, micro};
 use crate::machine::Parts;
+
+/// How long the hotplug scripts, or writing a whole guest, may take on a slow machine.
+const LONG: Duration = Duration::from_secs(180);
 
 pub(super) fn works(parts: &Parts) -> Result<()> {
     let mut parts = parts.clone();
@@ -15,23 +20,78 @@ pub(super) fn works(parts: &Parts) -> Result<()> {
         .clone()
         .context("no ramdisk with Debian's tools was made")?;
     let mut dom0 = Dom0::boot(&parts)?;
+    dom0.run("PATH=$PATH:/usr/lib/xen-4.17/bin")?;
     info_has_its_fields(&mut dom0)?;
     let list = dom0.run("xl list")?;
     ensure!(
         list.contains("\nDomain-0 ") || list.starts_with("Domain-0 "),
         "the list is:\n{list}"
     );
-    let counts = dom0.run("PATH=$PATH:/usr/lib/xen-4.17/bin xenperf -p")?;
+    let counts = dom0.run("xenperf -p")?;
     ensure!(
         counts.contains("hypercalls") && counts.contains("multicall"),
         "xenperf says:\n{counts}"
     );
-    dom0.create("life", &micro("life", "idle"))?;
-    wait_for_state(&mut dom0, "life", "-b----")?;
-    dom0.run("xl pause life")?;
-    wait_for_state(&mut dom0, "life", "-bp---")?;
-    dom0.run("xl unpause life")?;
-    wait_for_state(&mut dom0, "life", "-b----")?;
-    dom0.destroy("life")?;
+    a_short_life(&mut dom0)?;
+    a_disk_and_a_card(&mut dom0)?;
+    what_happens_is_traced(&mut dom0)?;
     dom0.power_off(PATIENCE)
+}
+
+fn a_short_life(dom0: &mut Dom0) -> Result<()> {
+    dom0.create("life", &micro("life", "idle"))?;
+    wait_for_state(dom0, "life", "-b----")?;
+    dom0.run("xl pause life")?;
+    wait_for_state(dom0, "life", "-bp---")?;
+    dom0.run("xl unpause life")?;
+    wait_for_state(dom0, "life", "-b----")?;
+    dom0.destroy("life")
+}
+
+/// Debian's scripts bind the file to a loop device and the card to the bridge; both work, before and after the guest has
+/// been saved and restored.
+fn a_disk_and_a_card(dom0: &mut Dom0) -> Result<()> {
+    const NAME: &str = "linux";
+    const ADDRESS: &str = "10.0.2.41";
+    dom0.run("truncate -s 8M /tmp/linux.img")?;
+    let guest = Tiny::new(NAME)
+        .memory(96)
+        .at(ADDRESS)
+        .disk("file:/tmp/linux.img,xvda,w");
+    dom0.write_config(NAME, &guest.config())?;
+    dom0.run_within("xl create /tmp/linux.cfg", LONG)?;
+    dom0.watch_guest(NAME, "tiny guest: up", PATIENCE * 2)?;
+    let works = |dom0: &mut Dom0, word: &str| -> Result<()> {
+        let written = format!(
+            "echo {word} | dd of=/dev/xvda conv=fsync 2>/dev/null; head -c {} /dev/xvda",
+            word.len()
+        );
+        let read = dom0.in_guest(NAME, &written, PATIENCE)?;
+        ensure!(read == word, "its disk says {read:?}");
+        let answers =
+            format!("for _ in $(seq 30); do ping -c 1 -W 1 {ADDRESS} && break; done; ping -c 1 -W 1 {ADDRESS}");
+        dom0.run_within(&answers, PATIENCE * 2).map(drop)
+    };
+    works(dom0, "before")?;
+    dom0.run_within("xl save linux /tmp/linux.save", LONG)?;
+    dom0.wait_until_gone(NAME, PATIENCE)?;
+    let bound = dom0.run("losetup -a | wc -l")?;
+    ensure!(bound == "0", "{bound} loop devices are left after the guest was saved");
+    dom0.run_within("xl restore /tmp/linux.save", LONG)?;
+    works(dom0, "after")?;
+    dom0.run_within("xl destroy linux; rm /tmp/linux.*", LONG).map(drop)
+}
+
+/// `xentrace` reads our rings, and `xenalyze` understands what is in them.
+fn what_happens_is_traced(dom0: &mut Dom0) -> Result<()> {
+    dom0.run("xentrace -D -T 2 -S 32 -e all /tmp/trace")?;
+    let seen = dom0.run_within(
+        "xenalyze --dump-all /tmp/trace | grep -o 'runstate_change\\|hypercall\\|blocked' | sort -u | xargs",
+        LONG,
+    )?;
+    ensure!(
+        seen.contains("runstate_change") && seen.contains("hypercall"),
+        "xenalyze sees: {seen}"
+    );
+    Ok(())
 }

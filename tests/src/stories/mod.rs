@@ -84,7 +84,7 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "debian-xl",
-        claim: "Debian's own xl, xenstored and xenconsoled work on our hypervisor: info, list, a guest's short life",
+        claim: "Debian's own tools work on our hypervisor: a guest with a disk and a card, saved and restored, and what xentrace sees",
         rows: &["M010"],
         tell: debian_xl::works,
     },

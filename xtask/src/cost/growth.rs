@@ -74,7 +74,7 @@ fn load(toolstack: Toolstack, guests: u32) -> Result<Load> {
     ];
     let (name, image) = match toolstack {
         Toolstack::Ours => ("growth", "bench-growth.img"),
-        Toolstack::Debian => ("growth-debian", "bench-growth-debian.img"),
+        Toolstack::Debian | Toolstack::Libvirt => ("growth-debian", "bench-growth-debian.img"),
     };
     Ok(Load {
         name,

@@ -1,0 +1,216 @@
+//! `cargo xtask compat`: Debian's own Xen tools on Debian's Xen and on ours, and what they said compared.
+//!
+//! Both run the script of `tests/compat` in the same machine, with the same Domain 0. What each command printed and how
+//! it ended must be alike, after what tells of the run itself (addresses, times, memory left over) has been masked; a
+//! line in which ours differs is a failure, unless `tests/compat/differences.toml` has it with a reason. With `--ours`
+//! the tools are ours: what they say on either hypervisor must be alike, and what Debian's tools can do, they must be
+//! able to do.
+
+mod differences;
+mod masks;
+mod script;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ferroxen_stories::dom0::{Dom0, PATIENCE};
+use ferroxen_stories::machine::Parts;
+
+use crate::bench::{Bench, Choice};
+use crate::images::{self, Toolstack};
+use crate::places;
+use crate::steps::Steps;
+use crate::tree::Tree;
+use differences::{Comparison, Differences};
+use masks::Masks;
+use script::{Answer, Command, Compared, Script};
+
+/// What the command line chose.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Parts of the titles of chapters; all of them without any.
+    pub chapters: Vec<String>,
+    /// Whose tools.
+    pub tools: Toolstack,
+    /// Install what is missing without asking.
+    pub yes: bool,
+}
+
+/// How long a whole script may take on a slow machine.
+const WHOLE: Duration = Duration::from_secs(3600);
+/// What every machine has: two CPUs, so that there is one to spare for a pool; and guests of which the hypervisor
+/// says nothing between what the tools say.
+const CPUS: u32 = 2;
+const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=1G loglvl=info guest_loglvl=none";
+
+/// Returns the folder of the script and all that belongs to it.
+fn folder() -> PathBuf {
+    places::root().join("tests/compat")
+}
+
+/// Runs the script on both hypervisors, prints the table, and fails where ours differs.
+pub fn compat(selection: &Selection) -> Result<()> {
+    let toolstack = selection.tools;
+    let script = match toolstack {
+        Toolstack::Ours | Toolstack::Debian => "script",
+        Toolstack::Libvirt => "libvirt",
+    };
+    let script = Script::read(&folder().join(script))?.chosen(&selection.chapters, toolstack)?;
+    let mut differences = Differences::read(&folder().join("differences.toml"), toolstack)?;
+    let masks = Masks::read(&folder().join("masks.toml"))?;
+    let (on_stock, on_ours) = (
+        parts(toolstack, true, selection.yes, &script)?,
+        parts(toolstack, false, selection.yes, &script)?,
+    );
+    let (stock, ours) = thread::scope(|scope| -> Result<_> {
+        let stock = scope.spawn(|| run_on(&on_stock, &script));
+        let ours = run_on(&on_ours, &script).context("on our hypervisor");
+        let stock = stock
+            .join()
+            .map_err(|_| anyhow!("the run on Debian's hypervisor panicked"))?;
+        Ok((stock.context("on Debian's hypervisor")?, ours?))
+    })?;
+    keep("stock", &script, &stock)?;
+    keep("ours", &script, &ours)?;
+    judge(&script, &mut differences, &masks, &stock, &ours)
+}
+
+/// Makes ready a machine whose Domain 0 has the script at /compat.
+fn parts(toolstack: Toolstack, stock: bool, yes: bool, script: &Script) -> Result<Parts> {
+    let choice = Choice { stock, toolstack, yes };
+    let bench = Bench::prepare(choice, &mut Steps::new())?;
+    let tools = match toolstack {
+        Toolstack::Ours => "ours",
+        Toolstack::Debian => "debian",
+        Toolstack::Libvirt => "libvirt",
+    };
+    let mut parts = bench.parts(&format!("compat-{tools}-on-{}", if stock { "stock" } else { "ours" }));
+    parts.ramdisk = with_script(&parts.ramdisk, script)?;
+    parts.cpus = CPUS;
+    OPTIONS.clone_into(&mut parts.options);
+    Ok(parts)
+}
+
+/// Lays the script over a ramdisk: one archive after the other, as Linux unpacks them.
+fn with_script(ramdisk: &Path, script: &Script) -> Result<PathBuf> {
+    let mut tree = Tree::default();
+    for entry in fs::read_dir(folder())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        tree.file(&format!("compat/{name}"), 0o755, fs::read(entry.path())?);
+    }
+    let lines: String = script
+        .commands
+        .iter()
+        .map(|command| format!("{}\n", command.text))
+        .collect();
+    tree.file("compat/commands", 0o644, lines.into_bytes());
+    let mut bytes = fs::read(ramdisk)?;
+    bytes.extend(tree.to_initramfs()?);
+    let name = ramdisk.file_name().context("a ramdisk has a name")?.to_string_lossy();
+    let with = images::dir().join(format!("compat-{name}"));
+    fs::write(&with, bytes).with_context(|| format!("writing {}", with.display()))?;
+    Ok(with)
+}
+
+/// Boots a machine, runs the script there, and returns an answer for each command.
+fn run_on(parts: &Parts, script: &Script) -> Result<Vec<Answer>> {
+    let mut dom0 = Dom0::boot(parts)?;
+    let from = dom0.machine().transcript().len();
+    dom0.type_line("bash /compat/run")?;
+    let ran = dom0.wait_for("<compat end>", from, WHOLE);
+    let said = dom0.machine().transcript().text_from(from);
+    let answers = script::answers(&said, script.commands.len());
+    ran.with_context(|| match script.commands.get(answers.len()) {
+        Some(command) => format!("`{}` was the last to be run", command.text),
+        None => "after the last command".to_owned(),
+    })?;
+    ensure!(
+        answers.len() == script.commands.len(),
+        "{} of {} commands answered",
+        answers.len(),
+        script.commands.len()
+    );
+    dom0.power_off(PATIENCE)?;
+    Ok(answers)
+}
+
+/// Writes down what was said, for who wants to look closer.
+fn keep(host: &str, script: &Script, answers: &[Answer]) -> Result<()> {
+    let mut text = String::new();
+    for (command, answer) in script.commands.iter().zip(answers) {
+        text.push_str(&format!("$ {}\n{}\n", command.text, answer.lines().join("\n")));
+    }
+    let path = places::made().join(format!("logs/compat-{host}.txt"));
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Prints a line per command, and what differs; fails if something does that is not listed.
+fn judge(
+    script: &Script,
+    differences: &mut Differences,
+    masks: &Masks,
+    stock: &[Answer],
+    ours: &[Answer],
+) -> Result<()> {
+    let (mut chapter, mut wrong, mut listed) = ("", 0, 0);
+    for ((command, stock), ours) in script.commands.iter().zip(stock).zip(ours) {
+        if command.chapter != chapter {
+            chapter = &command.chapter;
+            println!("\n{chapter}");
+        }
+        let comparison = compare(command, differences, masks, stock, ours);
+        let word = match &comparison {
+            Comparison::Same => "same",
+            Comparison::Listed(_) => "listed",
+            Comparison::Differs(_) => "DIFFERS",
+        };
+        println!("  {word:8}{:4}{:4}  {}", stock.status, ours.status, command.text);
+        match comparison {
+            Comparison::Same => {}
+            Comparison::Listed(reasons) => {
+                listed += 1;
+                reasons.iter().for_each(|reason| println!("            ({reason})"));
+            }
+            Comparison::Differs(lines) => {
+                wrong += 1;
+                lines.iter().for_each(|line| println!("            {line}"));
+            }
+        }
+    }
+    let count = script.commands.len();
+    println!(
+        "\n{count} commands: {} alike, {listed} as listed, {wrong} otherwise",
+        count - listed - wrong
+    );
+    let stale = differences.unused(&script.commands);
+    for difference in &stale {
+        println!("listed, but not there any more: {difference}");
+    }
+    ensure!(
+        wrong == 0,
+        "{wrong} of {count} commands see another hypervisor than Xen"
+    );
+    ensure!(
+        stale.is_empty(),
+        "tests/compat/differences.toml lists what no longer differs"
+    );
+    Ok(())
+}
+
+fn compare(
+    command: &Command,
+    differences: &mut Differences,
+    masks: &Masks,
+    stock: &Answer,
+    ours: &Answer,
+) -> Comparison {
+    let seen = |answer: &Answer| match command.compared {
+        Compared::Everything => masks.masked(&command.text, &answer.lines()),
+        Compared::Status => vec![answer.last_line()],
+    };
+    differences.judge(&command.text, &seen(stock), &seen(ours))
+}

@@ -1,0 +1,197 @@
+//! The list of answers in which ours differs from Xen's, and why.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use regex::Regex;
+use serde::Deserialize;
+use similar::{ChangeTag, TextDiff};
+
+use super::script::Command;
+use crate::images::Toolstack;
+
+/// Lines that may differ.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Difference {
+    /// The commands that it is about: a pattern for the whole of them.
+    command: String,
+    /// The lines that only stock has: a pattern for the whole of each.
+    stock: Option<String>,
+    /// The lines that only ours has; likewise.
+    ours: Option<String>,
+    /// Seen with our tools, not with Debian's.
+    #[serde(default)]
+    our_tools: bool,
+    /// Why that is so.
+    reason: String,
+    #[serde(skip)]
+    patterns: Patterns,
+    #[serde(skip)]
+    is_used: bool,
+}
+
+#[derive(Debug, Default)]
+struct Patterns {
+    command: Option<Regex>,
+    stock: Option<Regex>,
+    ours: Option<Regex>,
+}
+
+fn whole(text: &str) -> Result<Option<Regex>> {
+    Ok(Some(Regex::new(&format!("^(?:{text})$"))?))
+}
+
+fn fits(pattern: Option<&Regex>, text: &str) -> bool {
+    pattern.is_some_and(|pattern| pattern.is_match(text))
+}
+
+impl Difference {
+    fn compile(&mut self) -> Result<()> {
+        self.patterns = Patterns {
+            command: whole(&self.command)?,
+            stock: self.stock.as_deref().map_or(Ok(None), whole)?,
+            ours: self.ours.as_deref().map_or(Ok(None), whole)?,
+        };
+        Ok(())
+    }
+
+    fn covers(&self, change: ChangeTag, line: &str) -> bool {
+        match change {
+            ChangeTag::Delete => fits(self.patterns.stock.as_ref(), line),
+            ChangeTag::Insert => fits(self.patterns.ours.as_ref(), line),
+            ChangeTag::Equal => true,
+        }
+    }
+}
+
+/// The list, as far as it is about one toolstack.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Differences {
+    #[serde(default)]
+    difference: Vec<Difference>,
+}
+
+/// How two answers compare.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Line by line the same.
+    Same,
+    /// The same but for listed lines, for these reasons.
+    Listed(Vec<String>),
+    /// Otherwise: the lines that differ and are not listed, `-` before stock's and `+` before ours.
+    Differs(Vec<String>),
+}
+
+impl Differences {
+    /// Reads what the list says of `toolstack`.
+    pub fn read(path: &Path, toolstack: Toolstack) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        Self::parse(&text, toolstack).with_context(|| format!("in {}", path.display()))
+    }
+
+    fn parse(text: &str, toolstack: Toolstack) -> Result<Self> {
+        let mut all: Self = toml::from_str(text)?;
+        all.difference
+            .retain(|known| known.our_tools == (toolstack == Toolstack::Ours));
+        all.difference.iter_mut().try_for_each(Difference::compile)?;
+        Ok(all)
+    }
+
+    /// Compares what `command` answered on either.
+    pub fn judge(&mut self, command: &str, stock: &[String], ours: &[String]) -> Comparison {
+        let (stock, ours): (Vec<&str>, Vec<&str>) = (refs(stock), refs(ours));
+        let diff = TextDiff::from_slices(&stock, &ours);
+        let (mut reasons, mut unlisted) = (Vec::new(), Vec::new());
+        for change in diff
+            .iter_all_changes()
+            .filter(|change| change.tag() != ChangeTag::Equal)
+        {
+            let line = change.value();
+            let known = self
+                .difference
+                .iter_mut()
+                .find(|known| fits(known.patterns.command.as_ref(), command) && known.covers(change.tag(), line));
+            match known {
+                Some(known) => {
+                    known.is_used = true;
+                    if !reasons.contains(&known.reason) {
+                        reasons.push(known.reason.clone());
+                    }
+                }
+                None => unlisted.push(format!("{}{line}", change.tag())),
+            }
+        }
+        match (reasons.is_empty(), unlisted.is_empty()) {
+            (true, true) => Comparison::Same,
+            (_, true) => Comparison::Listed(reasons),
+            (_, false) => Comparison::Differs(unlisted),
+        }
+    }
+
+    /// Returns what is listed of `commands` and was not seen.
+    pub fn unused(&self, commands: &[Command]) -> Vec<String> {
+        let is_about_one = |known: &&Difference| {
+            let pattern = known.patterns.command.as_ref();
+            commands.iter().any(|command| fits(pattern, &command.text))
+        };
+        let unused = self
+            .difference
+            .iter()
+            .filter(|known| !known.is_used)
+            .filter(is_about_one);
+        unused
+            .map(|known| format!("{} ({})", known.command, known.reason))
+            .collect()
+    }
+}
+
+fn refs(lines: &[String]) -> Vec<&str> {
+    lines.iter().map(String::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "[[difference]]\ncommand = 'xl a.*'\nstock = 'x: \\d'\nours = 'x: none'\nreason = 'r'\n";
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_listed_line_may_differ_and_no_other() {
+        let mut list = Differences::parse(LIST, Toolstack::Debian).unwrap();
+        let (stock, ours) = (lines("x: 1\ny\nstatus 0"), lines("x: none\ny\nstatus 0"));
+        assert_eq!(
+            list.judge("xl ab", &stock, &ours),
+            Comparison::Listed(vec!["r".to_owned()])
+        );
+        let unlisted = Comparison::Differs(lines("-x: 1\n+x: none"));
+        assert_eq!(list.judge("xl b", &stock, &ours), unlisted);
+        assert_eq!(list.judge("xl b", &stock, &stock), Comparison::Same);
+    }
+
+    #[test]
+    fn what_is_listed_of_our_tools_is_nothing_of_debians() {
+        let list = format!("{LIST}our_tools = true\n");
+        let count = |toolstack| Differences::parse(&list, toolstack).unwrap().difference.len();
+        assert_eq!((count(Toolstack::Debian), count(Toolstack::Ours)), (0, 1));
+    }
+
+    #[test]
+    fn what_no_longer_differs_is_named() {
+        let mut list = Differences::parse(LIST, Toolstack::Debian).unwrap();
+        let command = Command {
+            chapter: String::new(),
+            text: "xl a".to_owned(),
+            compared: super::super::script::Compared::Everything,
+        };
+        assert_eq!(list.judge("xl a", &lines("y"), &lines("y")), Comparison::Same);
+        assert_eq!(list.unused(&[command]).len(), 1);
+        assert!(list.unused(&[]).is_empty());
+    }
+}
