@@ -10,7 +10,7 @@
 
 use ferroxen_machine::frame::ReturnFault;
 use ferroxen_machine::{GuestFrame, Handoff};
-use ferroxen_words::CpuId;
+use ferroxen_words::{CpuId, Vaddr};
 
 // SAFETY (this and the following): the name is the machine's, and declared there with this signature.
 #[unsafe(no_mangle)]
@@ -51,6 +51,11 @@ extern "Rust" fn ferroxen_idle_interrupt(vector: u8) {
 #[unsafe(no_mangle)]
 extern "Rust" fn ferroxen_ldt_fault(offset: usize) -> bool {
     ferroxen_kernel::entry::ldt_fault(offset)
+}
+
+#[unsafe(no_mangle)]
+extern "Rust" fn ferroxen_guest_fault(at: Vaddr, code: u32) -> bool {
+    ferroxen_kernel::entry::guest_fault(at, code)
 }
 
 #[unsafe(no_mangle)]

@@ -162,7 +162,8 @@ fn clocks() {
 /// Checks every account that the hypervisor keeps, against what it counts. Tests look for "0 wrong".
 fn audit() {
     let all = domain::list::all();
-    let accounts = event_channel::audit(&all) + grant_table::audit(&all) + irq::audit();
+    let mirrors: u64 = all.iter().map(|of| crate::pv::mm::audit_mirrors(of)).sum();
+    let accounts = event_channel::audit(&all) + grant_table::audit(&all) + irq::audit() + mirrors;
     match memory::audit(&all) {
         Some(found) => crate::info!(
             "audit: {} wrong; {} L1, {} L2, {} L3, {} L4 tables, {} writable frames, {} other references",

@@ -13,6 +13,7 @@ use ferroxen_abi::xen::hypercall as nr;
 use ferroxen_machine::current::Look;
 use ferroxen_machine::frame::ReturnFault;
 use ferroxen_machine::{Entry, GuestFrame};
+use ferroxen_words::Vaddr;
 
 /// A guest executed SYSCALL in 64-bit code.
 ///
@@ -137,6 +138,15 @@ pub fn return_failed(frame: &mut GuestFrame, fault: ReturnFault) {
 /// the guest's selectors. No lock is held there. `false`: the guest has nothing there.
 pub fn ldt_fault(offset: usize) -> bool {
     cpu::current().is_some_and(|vcpu| mm::map_ldt_page(&vcpu, offset))
+}
+
+/// The hypervisor itself faulted at a guest's address, in code that may. Locks up to [`crate::lock::Rank::Mirrors`] may
+/// be held there. `true`: the domain is logged, and its mirrors have what it takes now.
+pub fn guest_fault(at: Vaddr, code: u32) -> bool {
+    let Some(vcpu) = cpu::local().current.get() else {
+        return false;
+    };
+    vcpu.domain().is_logged() && matches!(mm::resolve(&vcpu, at, code), mm::Resolved::Retry)
 }
 
 /// Looks for what is owed before the guest goes on: seldom anything.

@@ -43,6 +43,8 @@ pub enum Rank {
     RunQueue = 70,
     /// A CPU's timers.
     Timers = 75,
+    /// A domain's mirrors of page tables: a fault may come under any of the above, where a guest's buffer is used.
+    Mirrors = 80,
     /// The console ring.
     Console = 90,
 }

@@ -29,6 +29,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
     ("xsa-13", "maps lines, as above"),
     ("xsa-149", "makes domains, which is Domain 0's"),
+    ("log-dirty", "makes a domain, as above"),
     ("xsa-458", "maps messages, as above"),
     (
         "preemption",

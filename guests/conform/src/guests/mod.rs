@@ -43,6 +43,7 @@ guests! {
     "grant-ops" => grant_ops,
     "grant-maps" => grant_maps,
     "grant-copy" => grant_copy,
+    "log-dirty" => log_dirty,
     "instructions" => instructions,
     "vectors" => vectors,
     "user-returns" => user_returns,

@@ -4,8 +4,8 @@
 
 use pv::abi::domctl::{
     DOMCTL_INTERFACE_VERSION, Domctl, DomctlCmd, ExtVcpucontext, Getpageframeinfo3, Getvcpuinfo, HypercallInit,
-    IomemPermission, IoportPermission, IrqPermission, MaxMem, SchedulerOp, Sendtrigger, Settimeoffset, TscInfo,
-    Vcpuaffinity, Vcpucontext, Vcpuextstate, XenctlBitmap,
+    IomemPermission, IoportPermission, IrqPermission, MaxMem, SchedulerOp, Sendtrigger, Settimeoffset, ShadowOp,
+    ShadowOpCmd, TscInfo, Vcpuaffinity, Vcpucontext, Vcpuextstate, XenctlBitmap,
 };
 use pv::abi::sysctl::{Getcpuinfo, Getdomaininfolist, Physinfo, SYSCTL_INTERFACE_VERSION, Sysctl, SysctlCmd};
 use pv::hypercall::number;
@@ -107,6 +107,16 @@ pub fn control(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
             });
             Call::new(number::DOMCTL, [room.put_as_it_is(&request)])
         }
+        DomctlCmd::SHADOW_OP => {
+            let payload: ShadowOp = request(|log: &mut ShadowOp| {
+                log.op = dice.one_of(&LOGGING);
+                (log.mode, log.mb) = (dice.one_of(&[0, 0, 0, 1, 4]), dice.below(3) as u32);
+                (log.dirty_bitmap, log.pages) = (scene.scratch(), dice.below(4 * neighbour::PAGES as u64));
+            });
+            let mut request = about_it(cmd);
+            request.set_payload(&payload);
+            Call::new(number::DOMCTL, [room.put_as_it_is(&request)])
+        }
         DomctlCmd::SENDTRIGGER => {
             let payload: Sendtrigger = request(|send: &mut Sendtrigger| {
                 (send.trigger.0, send.vcpu) = (dice.below(4) as u32, vcpu);
@@ -133,7 +143,9 @@ pub fn control(dice: &mut Dice, scene: &Scene, room: &mut Room) -> Call {
 }
 
 /// What may be asked of it. Destroying it is a step of its own.
-const COMMANDS: [DomctlCmd; 29] = [
+const COMMANDS: [DomctlCmd; 31] = [
+    DomctlCmd::SHADOW_OP,
+    DomctlCmd::SHADOW_OP,
     DomctlCmd::PAUSEDOMAIN,
     DomctlCmd::UNPAUSEDOMAIN,
     DomctlCmd::UNPAUSEDOMAIN,
@@ -163,6 +175,19 @@ const COMMANDS: [DomctlCmd; 29] = [
     DomctlCmd::GETVCPUEXTSTATE,
     DomctlCmd::SET_EXT_VCPUCONTEXT,
     DomctlCmd::GET_EXT_VCPUCONTEXT,
+];
+
+/// What may be asked of the log of what it writes; it is mostly kept.
+const LOGGING: [ShadowOpCmd; 9] = [
+    ShadowOpCmd::ENABLE_LOGDIRTY,
+    ShadowOpCmd::ENABLE_LOGDIRTY,
+    ShadowOpCmd::ENABLE,
+    ShadowOpCmd::CLEAN,
+    ShadowOpCmd::CLEAN,
+    ShadowOpCmd::PEEK,
+    ShadowOpCmd::OFF,
+    ShadowOpCmd::GET_ALLOCATION,
+    ShadowOpCmd::SET_ALLOCATION,
 ];
 
 fn ask<T: IntoBytes + Immutable>(room: &mut Room, cmd: DomctlCmd, payload: &T) -> Call {

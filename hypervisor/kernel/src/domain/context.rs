@@ -37,9 +37,9 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     *frame = pv.frame;
     vcpu.domain().dirty_cpus.insert(cpu::cpu_id());
     let root = if vcpu.is_in_kernel() {
-        &pv.kernel_root
+        &pv.kernel_loads
     } else {
-        &pv.user_root
+        &pv.user_loads
     };
     match root {
         Some(root) => paging::activate(root),
@@ -117,9 +117,9 @@ pub fn load_gdt(pv: &PvState) {
 pub fn reload_root(vcpu: &VcpuRef) {
     let pv = vcpu.pv.lock();
     if let Some(root) = if vcpu.is_in_kernel() {
-        &pv.kernel_root
+        &pv.kernel_loads
     } else {
-        &pv.user_root
+        &pv.user_loads
     } {
         paging::activate(root);
     }

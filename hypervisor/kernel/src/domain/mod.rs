@@ -93,6 +93,8 @@ pub struct Domain {
     pub memory: Lock<DomainMemory>,
     /// Serialises page-table updates.
     pub page_tables: Lock<crate::pv::mm::TableState>,
+    /// What its vcpus run on instead of its tables while it is logged.
+    pub mirrors: Lock<crate::pv::mm::Mirrors>,
     /// Which ports, frames and interrupts it may use.
     pub io: Lock<crate::irq::IoPermissions>,
     /// One control operation at a time.
@@ -114,6 +116,8 @@ pub struct Domain {
     controller_pauses: AtomicU32,
     /// It has been let run: what only its builder may change stays.
     has_run: AtomicBool,
+    /// What it writes is logged. Changed under the lock of its page tables, while it does not run.
+    is_logged: AtomicBool,
 }
 
 impl Domain {
@@ -151,6 +155,7 @@ impl Domain {
             pirqs: Lock::new(Rank::Irqs, crate::irq::DomainPirqs::new()),
             memory: Lock::new(Rank::Pages, memory),
             page_tables: Lock::new(Rank::PageTables, crate::pv::mm::TableState::new()),
+            mirrors: Lock::new(Rank::Mirrors, crate::pv::mm::Mirrors::new()),
             io: Lock::new(Rank::IoPermissions, crate::irq::IoPermissions::new(is_privileged)),
             control: Lock::new(Rank::Control, ()),
             dirty_cpus: AtomicCpuSet::new(),
@@ -163,6 +168,7 @@ impl Domain {
             pause_count: AtomicU32::new(1),
             controller_pauses: AtomicU32::new(1),
             has_run: AtomicBool::new(false),
+            is_logged: AtomicBool::new(false),
         })
     }
 
@@ -277,6 +283,16 @@ impl Domain {
     /// Whether its builder has let it run.
     pub fn has_run(&self) -> bool {
         self.has_run.load(Ordering::Acquire)
+    }
+
+    /// Whether what it writes is logged, so that its vcpus run on mirrors.
+    #[inline(always)]
+    pub fn is_logged(&self) -> bool {
+        self.is_logged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_logged(&self, is_logged: bool) {
+        self.is_logged.store(is_logged, Ordering::Release);
     }
 
     /// Whether a vcpu of this domain asked for an assist (`VMASST_TYPE_*`).

@@ -194,6 +194,10 @@ pub struct PvState {
     pub kernel_root: Option<RootTable>,
     /// Root of the guest user's tables.
     pub user_root: Option<RootTable>,
+    /// What a CPU loads for its kernel: that root, or its mirror while the domain is logged.
+    pub kernel_loads: Option<RootTable>,
+    /// What a CPU loads for its user mode.
+    pub user_loads: Option<RootTable>,
     /// GDT frames.
     pub gdt: [Mfn; 14],
     /// Descriptors in them.
@@ -231,6 +235,8 @@ impl PvState {
             io_bitmap: (0, 0),
             kernel_root: None,
             user_root: None,
+            kernel_loads: None,
+            user_loads: None,
             gdt: [Mfn::INVALID; 14],
             gdt_entries: 0,
             ldt_base: 0,

@@ -3,7 +3,7 @@
 //! The whole request is read once; the subject is looked up; one function does the work on our copy; what the
 //! command gives back is written at the end.
 
-use super::{Answer, Call, cpu_policy, vcpu_state};
+use super::{Answer, Call, cpu_policy, shadow_op, vcpu_state};
 use crate::access;
 use crate::cpu::CpuBitmap;
 use crate::domain::death::{self, Progress};
@@ -224,7 +224,8 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
                 return Err(Errno::EOPNOTSUPP);
             }
         }
-        DomctlCmd::SHADOW_OP | DomctlCmd::SET_PAGING_MEMPOOL_SIZE | DomctlCmd::GET_PAGING_MEMPOOL_SIZE => {
+        DomctlCmd::SHADOW_OP => return shadow_op::shadow_op(call, subject, request),
+        DomctlCmd::SET_PAGING_MEMPOOL_SIZE | DomctlCmd::GET_PAGING_MEMPOOL_SIZE => {
             return Err(Errno::EOPNOTSUPP);
         }
         _ => return Err(Errno::ENOSYS),

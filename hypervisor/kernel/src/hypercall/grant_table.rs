@@ -16,6 +16,7 @@ use alloc::sync::Arc;
 use core::ops::Deref;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::grant_table::{self as abi, GrantStatus, gntcopy, gntmap, gnttabop};
+use ferroxen_frames::Frame;
 use ferroxen_grants::{Access, Facts, Mapping, Refused, SharedEntries, Use};
 use ferroxen_machine::guest::{Array, GuestFault};
 use ferroxen_machine::memory::Page;
@@ -372,6 +373,9 @@ fn map_at(caller: &VcpuRef, owner: Arc<Domain>, request: &abi::MapGrantRef, uses
             request.flags,
         )?;
     }
+    if held.is_some() && access == Access::ReadWrite {
+        note_device_writes(frame, Frame::begin_foreign_writes);
+    }
     core::mem::forget(held);
     pin.keep();
     Ok(Mapping {
@@ -551,7 +555,18 @@ fn settle(caller: &VcpuRef, let_go: &[Option<LetGo>]) {
 #[inline(always)]
 fn release_from_devices(gone: Use, frame: Mfn, access: Access) {
     if gone.device {
+        if access == Access::ReadWrite {
+            note_device_writes(frame, Frame::end_foreign_writes);
+        }
         memory::release(frame, access == Access::ReadWrite);
+    }
+}
+
+/// A device may write a frame from now on, or no longer.
+#[cold]
+fn note_device_writes(frame: Mfn, note: impl FnOnce(&Frame)) {
+    if let Some(frame) = memory::frame(frame.raw()) {
+        note(frame);
     }
 }
 

@@ -245,6 +245,8 @@ fn set_machphys(through: &Domain, owner: u16, mfn: u64, number: u64) -> Result<(
     let space = ferroxen_frames::Space::new(&hands, owner);
     let frame = space.get(mfn, owner).map_err(|_| Errno::EINVAL)?;
     m2p::set(Mfn::new(mfn), number);
+    // Under its new number nobody has seen it.
+    frame.mark_dirty();
     space.put(mfn, frame);
     Ok(())
 }
@@ -274,7 +276,7 @@ fn update_mapping(call: &mut Call<'_>, owner: u16) -> Answer {
             return Err(Errno::ERESTART);
         };
         // The caller is in its kernel, so this is its kernel's root.
-        let root = paging::active().ok_or(Errno::EINVAL)?;
+        let root = mm::running_root(caller).ok_or(Errno::EINVAL)?;
         tables.update_leaf_at(root, at, entry, owner)?;
     }
     memory::reap_emptied();

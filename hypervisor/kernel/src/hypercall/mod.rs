@@ -19,6 +19,7 @@ pub mod physdev;
 pub mod platform;
 mod pm;
 pub mod sched_op;
+pub mod shadow_op;
 pub mod sysctl;
 pub mod traps;
 pub mod vcpu_op;

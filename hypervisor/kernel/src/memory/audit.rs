@@ -30,6 +30,8 @@ pub struct Findings {
 struct Counts {
     references: Vec<u32>,
     types: Vec<u32>,
+    /// Writable mappings of other domains' than the owner.
+    foreign: Vec<u32>,
 }
 
 impl Counts {
@@ -43,7 +45,13 @@ impl Counts {
         Some(Counts {
             references: zeroes()?,
             types: zeroes()?,
+            foreign: zeroes()?,
         })
+    }
+
+    fn add_foreign(&mut self, mfn: u64) {
+        let count = usize::try_from(mfn).ok().and_then(|at| self.foreign.get_mut(at));
+        count.into_iter().for_each(|count| *count = count.saturating_add(1));
     }
 
     fn add(&mut self, mfn: u64, typed: bool) {
@@ -105,6 +113,9 @@ fn count_table(mfn: u64, table: &Frame, counts: &mut Counts, findings: &mut Find
         let Some(target) = frame(entry.mfn()) else { continue };
         let seen = target.word();
         counts.add(entry.mfn(), level != 1 || entry.is_writable());
+        if level == 1 && entry.is_writable() && target.owner() != table.owner() {
+            counts.add_foreign(entry.mfn());
+        }
         if level == 1 {
             if entry.is_writable() && seen.kind() != Kind::Writable {
                 wrong(
@@ -143,7 +154,12 @@ fn count_holds(domain: &Arc<Domain>, counts: &mut Counts) {
         .for_each(|mfn| counts.add(mfn.raw(), true));
     let grants = domain.grants.lock();
     let lent = grants.maps.live().filter(|mapping| mapping.uses.device);
-    lent.for_each(|mapping| counts.add(mapping.frame.raw(), mapping.access == Access::ReadWrite));
+    for mapping in lent {
+        counts.add(mapping.frame.raw(), mapping.access == Access::ReadWrite);
+        if mapping.access == Access::ReadWrite {
+            counts.add_foreign(mapping.frame.raw());
+        }
+    }
 }
 
 fn compare(index: usize, of: &Frame, counts: &Counts, findings: &mut Findings) {
@@ -163,6 +179,18 @@ fn compare(index: usize, of: &Frame, counts: &Counts, findings: &mut Findings) {
             of,
             format_args!("{references} references and {types} type references found"),
         );
+    }
+    let writers = u64::from(of.foreign_writers());
+    if u64::from(counts.foreign[index]) > writers {
+        return wrong(
+            findings,
+            mfn,
+            of,
+            format_args!("{} foreign writers found of {writers}", counts.foreign[index]),
+        );
+    }
+    if writers != u8::MAX.into() {
+        findings.unexplained += writers - u64::from(counts.foreign[index]);
     }
     // Free frames and the hypervisor's own have none of either.
     let unexplained = word.references() - references;

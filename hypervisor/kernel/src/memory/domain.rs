@@ -305,7 +305,7 @@ impl Stolen {
 
 /// Takes a dying domain's pages back, in steps. Its vcpus do not run, and its grants and events are gone.
 pub fn relinquish(domain: &alloc::sync::Arc<Domain>) -> Progress {
-    if !crate::pv::mm::relinquish_roots(domain) {
+    if crate::hypercall::shadow_op::end(domain) == Progress::More || !crate::pv::mm::relinquish_roots(domain) {
         return Progress::More;
     }
     {
@@ -365,6 +365,43 @@ fn release_all(domain: &Domain) -> Progress {
             return Progress::More;
         }
     }
+}
+
+/// How far a [`walk`] came.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Walk {
+    /// To the end.
+    Done,
+    /// The time is up: go on from this page.
+    More(u32),
+}
+
+/// Looks at a domain's pages, those not that it shares with the hypervisor, from where an earlier walk stopped. If that
+/// page has gone the walk begins anew; pages that came since the first walk may be left out.
+pub fn walk(
+    domain: &Domain,
+    from: Option<u32>,
+    mut look: impl FnMut(Mfn, &Frame) -> Result<(), Errno>,
+) -> Result<Walk, Errno> {
+    let memory = domain.memory.lock();
+    let is_listed = |mfn: &u32| {
+        linked(*mfn).is_some_and(|found| {
+            let word = found.word();
+            found.owner() == domain.id.raw() && word.is_allocated() && !word.is_special()
+        })
+    };
+    let mut at = from.filter(is_listed).unwrap_or(memory.pages.first);
+    let mut steps = 0u32;
+    while let Some(found) = linked(at) {
+        if steps != 0 && steps.is_multiple_of(64) && time::entry_budget_spent() {
+            return Ok(Walk::More(at));
+        }
+        look(Mfn::new(at.into()), found)?;
+        at = found.next.load(Ordering::Relaxed);
+        steps += 1;
+    }
+    Ok(Walk::Done)
 }
 
 /// Whether nobody but the hypervisor holds any of the pages that it shares with the domain.

@@ -22,16 +22,19 @@ impl Held {
 }
 
 impl Drop for Held {
+    #[inline(always)]
     fn drop(&mut self) {
         release(self.page.mfn(), self.is_writable);
     }
 }
 
 /// Gives back what a [`Held`] that was forgotten on purpose had held.
+#[inline(always)]
 pub fn release(mfn: Mfn, is_writable: bool) {
     let mfn = mfn.raw();
     let Some(frame) = frame(mfn) else { return };
     let put = if is_writable {
+        frame.mark_dirty();
         frame.put_writable(tlb::now())
     } else {
         frame.put()

@@ -17,8 +17,8 @@ mod held;
 
 pub use audit::{Findings, audit};
 pub use domain::{
-    Counts, DomainMemory, Stolen, alloc_shared_page, allocate, allocate_with, claim, counts, map_of, new_domain_memory,
-    release_page, relinquish, set_map, set_max_pages, steal,
+    Counts, DomainMemory, Stolen, Walk, alloc_shared_page, allocate, allocate_with, claim, counts, map_of,
+    new_domain_memory, release_page, relinquish, set_map, set_max_pages, steal, walk,
 };
 pub use held::{Held, hold, hold_writable, release, with_writable_page};
 
@@ -330,6 +330,30 @@ pub fn alloc_shown_pages(order: u32, shown: Shown) -> Result<impl Iterator<Item 
 /// Puts a block back that no domain ever saw, or that has been scrubbed.
 fn return_block(block: Block) {
     FREE.lock().heap.free(block.first, block.order, block.cleanliness);
+}
+
+/// Takes a page for the hypervisor's own use, which no guest can name; what is in it is anybody's.
+pub fn take_own_page() -> Result<Page, Errno> {
+    let flags = AllocFlags {
+        unscrubbed: true,
+        ..AllocFlags::default()
+    };
+    let block = take_block(0, flags, 0)?;
+    Page::new(Mfn::new(block.first.into())).ok_or(Errno::ENOMEM)
+}
+
+/// Gives such a page back. CPUs may have walked it as a table: whoever gets it next waits until they have forgotten.
+pub fn return_own_page(page: Page) {
+    let mfn = page.mfn().raw();
+    let (Some(frame), Ok(first)) = (frame(mfn), u32::try_from(mfn)) else {
+        return;
+    };
+    frame.set_stamp(tlb::now());
+    return_block(Block {
+        first,
+        order: 0,
+        cleanliness: Cleanliness::Dirty,
+    });
 }
 
 /// The last reference to a frame is gone: it is free from here on.

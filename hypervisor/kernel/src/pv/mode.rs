@@ -16,7 +16,7 @@ pub fn enter_kernel(vcpu: &Vcpu, pv: &PvState) {
     }
     cpu::swap_guest_gs();
     vcpu.set_in_kernel(true);
-    if let Some(root) = &pv.kernel_root {
+    if let Some(root) = &pv.kernel_loads {
         paging::change_mode(root);
     }
 }
@@ -28,7 +28,7 @@ pub fn enter_user(vcpu: &Vcpu) -> Result<(), NoUserTables> {
         return Ok(());
     }
     let pv = vcpu.pv.lock();
-    let Some(root) = &pv.user_root else {
+    let Some(root) = &pv.user_loads else {
         return Err(NoUserTables);
     };
     cpu::swap_guest_gs();

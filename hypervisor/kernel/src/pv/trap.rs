@@ -145,9 +145,15 @@ fn handle_other(vcpu: &VcpuRef, frame: &mut GuestFrame, number: u8) {
 
 fn page_fault(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let at = cpu::fault_address();
-    let code = frame.error_code;
+    let mut code = frame.error_code;
     if let Some(offset) = segments::ldt_window_offset(at) {
         return ldt_fault(vcpu, frame, offset);
+    }
+    if vcpu.domain().is_logged() {
+        match mm::resolve(vcpu, at, code) {
+            mm::Resolved::Retry => return,
+            mm::Resolved::Guests(by_its_tables) => code = by_its_tables,
+        }
     }
     let write_to_readonly = fault::PRESENT | fault::WRITE;
     if code & (write_to_readonly | fault::FETCH | fault::RESERVED) == write_to_readonly

@@ -25,7 +25,7 @@ use crate::trace;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::trace::sched as abi;
-use ferroxen_machine::{GuestFrame, MAX_CPUS, smp};
+use ferroxen_machine::{GuestFrame, MAX_CPUS, paging, smp};
 use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
 
@@ -458,6 +458,10 @@ fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
     context::save(old, frame);
     cpu::local().info.set(None);
     drop(cpu::local().current.replace(None));
+    if old.domain().is_logged() {
+        // Its mirrors may go as soon as it is nowhere.
+        paging::activate_own();
+    }
     old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
     if decision.must_move {
         balance::move_to_allowed(old);

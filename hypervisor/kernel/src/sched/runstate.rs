@@ -68,7 +68,7 @@ fn write(vcpu: &VcpuRef, at: Vaddr, times: Times) {
 /// Runs something with the tables of the vcpu's kernel loaded: its user's do not map what it registered.
 pub(crate) fn with_kernel_tables(vcpu: &VcpuRef, action: impl FnOnce()) {
     let pv = vcpu.pv.lock();
-    let (kernel, user) = (pv.kernel_root, pv.user_root);
+    let (kernel, user) = (pv.kernel_loads, pv.user_loads);
     drop(pv);
     let in_kernel = vcpu.is_in_kernel();
     match (kernel, user) {

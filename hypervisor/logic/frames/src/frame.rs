@@ -19,13 +19,19 @@ pub struct Frame {
     /// The allocator's.
     pub heap_state: AtomicU8,
     marks: AtomicU8,
-    _pad: [u8; 2],
+    /// Not 0: in the log, since it was written, or perhaps written, after the log was last emptied.
+    dirty: AtomicU8,
+    /// Writable mappings that other domains have, up to [`WRITERS_MAX`].
+    foreign_writers: AtomicU8,
 }
 
 const _: () = assert!(size_of::<Frame>() == 32);
 
 /// Another domain than the owner has, or had, a writable mapping.
 const MARK_FOREIGN: u8 = 1;
+
+/// Where the count of foreign writers stays for good: such a frame counts as written by others for ever.
+const WRITERS_MAX: u8 = u8::MAX;
 
 /// The entry at the cursor holds a partial table.
 const CURSOR_HELD: u16 = 1 << 15;
@@ -52,7 +58,8 @@ impl Frame {
             cursor: AtomicU16::new(0),
             heap_state: AtomicU8::new(0),
             marks: AtomicU8::new(0),
-            _pad: [0; 2],
+            dirty: AtomicU8::new(0),
+            foreign_writers: AtomicU8::new(0),
         }
     }
 
@@ -94,6 +101,54 @@ impl Frame {
         }
     }
 
+    /// Puts the frame into its owner's log. Without a log the mark stays, and means nothing.
+    #[inline(always)]
+    pub fn mark_dirty(&self) {
+        self.dirty.store(1, Ordering::Release);
+    }
+
+    /// Whether it is in the log.
+    #[inline(always)]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire) != 0
+    }
+
+    /// Takes it out of the log; whether it was in there.
+    pub fn take_dirty(&self) -> bool {
+        self.dirty.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// Another domain than the owner begins to write as it likes.
+    #[cold]
+    #[inline(never)]
+    pub fn begin_foreign_writes(&self) {
+        self.mark_foreign();
+        self.mark_dirty();
+        self.count_writers(|count| count.saturating_add(1));
+    }
+
+    /// It has ended.
+    #[cold]
+    #[inline(never)]
+    pub fn end_foreign_writes(&self) {
+        self.mark_dirty();
+        self.count_writers(|count| count.saturating_sub(1));
+    }
+
+    fn count_writers(&self, step: impl Fn(u8) -> u8) {
+        let counted = |count| (count != WRITERS_MAX).then(|| step(count));
+        // Where it stays for good, it stays.
+        let _ = self
+            .foreign_writers
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, counted);
+    }
+
+    /// How many writable mappings other domains have; `u8::MAX` for more than can be counted.
+    #[inline(always)]
+    pub fn foreign_writers(&self) -> u8 {
+        self.foreign_writers.load(Ordering::Acquire)
+    }
+
     /// Gives a frame that nobody holds to an owner.
     ///
     /// # Panics
@@ -105,7 +160,10 @@ impl Frame {
         );
         self.owner.store(owner, Ordering::Release);
         self.cursor.store(0, Ordering::Relaxed);
+        // Whoever keeps a log of its owner's frames has not seen this one.
+        self.mark_dirty();
         self.marks.store(0, Ordering::Relaxed);
+        self.foreign_writers.store(0, Ordering::Relaxed);
         self.word.store(word.bits(), Ordering::Release);
     }
 
@@ -352,6 +410,27 @@ mod tests {
     use core::sync::atomic::{AtomicBool, AtomicUsize};
     use std::sync::Arc;
     use std::thread;
+
+    #[test]
+    fn too_many_foreign_writers_are_writers_for_ever() {
+        let frame = Frame::new();
+        frame.begin_foreign_writes();
+        frame.begin_foreign_writes();
+        frame.end_foreign_writes();
+        assert_eq!(frame.foreign_writers(), 1);
+        (1..WRITERS_MAX).for_each(|_| frame.begin_foreign_writes());
+        (0..WRITERS_MAX).for_each(|_| frame.end_foreign_writes());
+        assert_eq!(frame.foreign_writers(), WRITERS_MAX);
+    }
+
+    #[test]
+    fn a_frame_begins_in_the_log_and_is_taken_out_once() {
+        let frame = Frame::new();
+        frame.assign(1, Word::ALLOCATED);
+        assert!(frame.take_dirty() && !frame.take_dirty());
+        frame.mark_dirty();
+        assert!(frame.is_dirty() && !frame.was_foreign());
+    }
 
     /// One thread makes a frame a table and takes it apart, as the holder of the page-table lock does; others map
     /// it writable and unmap it, as other domains do without that lock. Nobody ever sees both.

@@ -31,6 +31,7 @@ extern crate std;
 pub mod descriptor;
 pub mod entry;
 pub mod frame;
+pub mod mirror;
 pub mod tables;
 pub mod word;
 

@@ -27,6 +27,8 @@ pub trait Host {
     fn store(&self, table: Self::Table, index: usize, value: u64);
     /// Replaces a word if it is `old`; else answers what it is.
     fn exchange(&self, table: Self::Table, index: usize, old: u64, new: u64) -> Result<(), u64>;
+    /// A table that the CPU could walk is one no longer: nothing leads to it, and what its entries hold goes next.
+    fn table_ends(&self, mfn: u64);
     /// Writes the hypervisor's slots into a level-4 table.
     fn adopt_root(&self, table: Self::Table);
     /// The flush clock.
@@ -142,14 +144,14 @@ impl<'a, H: Host> Space<'a, H> {
         match frame.get_writable() {
             Ok(found) if found == owner => {}
             Ok(_) => {
-                self.put_writable(mfn, frame);
+                self.put_pair(mfn, frame);
                 return Err(Refused::NotOwned);
             }
             Err(Refused::Changing) => return self.get_writable_slowly(mfn, owner),
             Err(why) => return Err(why),
         }
         if owner != self.owner {
-            frame.mark_foreign();
+            return Ok(begun(frame));
         }
         Ok(frame)
     }
@@ -161,7 +163,12 @@ impl<'a, H: Host> Space<'a, H> {
             frame.mark_foreign();
         }
         match self.acquire_flat(frame, Kind::Writable, || Ok(())) {
-            Ok(()) => Ok(frame),
+            Ok(()) => {
+                if owner != self.owner {
+                    frame.begin_foreign_writes();
+                }
+                Ok(frame)
+            }
             Err(why) => {
                 self.put(mfn, frame);
                 Err(why)
@@ -172,6 +179,14 @@ impl<'a, H: Host> Space<'a, H> {
     /// Gives both back.
     #[inline(always)]
     pub fn put_writable(&self, mfn: u64, frame: &Frame) {
+        if frame.foreign_writers() != 0 {
+            ended(frame, self.owner);
+        }
+        self.put_pair(mfn, frame);
+    }
+
+    #[inline(always)]
+    fn put_pair(&self, mfn: u64, frame: &Frame) {
         if frame.put_writable(self.host.now()) == Put::Last {
             self.host.free(mfn);
         }
@@ -316,6 +331,7 @@ impl<'a, H: Host> Space<'a, H> {
         self.take_table(mfn, kind)?;
         let frame = self.host.frame(mfn).ok_or(Refused::NoSuchFrame)?;
         if frame.pin() {
+            frame.mark_dirty();
             return Ok(());
         }
         // The pin holds it, so this is never the last.
@@ -326,7 +342,10 @@ impl<'a, H: Host> Space<'a, H> {
     /// Takes the pin away; `None` if there is none.
     pub fn unpin(&self, mfn: u64) -> Option<Dropped> {
         let frame = self.host.frame(mfn)?;
-        frame.unpin().then(|| self.drop_table(mfn))
+        frame.unpin().then(|| {
+            frame.mark_dirty();
+            self.drop_table(mfn)
+        })
     }
 
     fn take_child(&self, mfn: u64, kind: Kind) -> Result<(), Child> {
@@ -338,6 +357,8 @@ impl<'a, H: Host> Space<'a, H> {
                     self.host.flush_stale(frame);
                 }
                 frame.set_cursor(0, false);
+                // What was sent as memory must be sent again as a table, and the other way round below.
+                frame.mark_dirty();
             }
             Ok(Acquire::Resume(_)) => {}
             Err(why) => {
@@ -488,6 +509,7 @@ impl<'a, H: Host> Space<'a, H> {
         let Some(frame) = self.host.frame(mfn) else { return true };
         if let Release::TearDown { word, was_whole } = frame.release(|| self.host.now()) {
             if was_whole {
+                self.host.table_ends(mfn);
                 frame.set_cursor(ENTRIES, false);
             }
             if !self.drop_entries(mfn, frame, word.kind().level().unwrap_or(1)) {
@@ -496,6 +518,7 @@ impl<'a, H: Host> Space<'a, H> {
             if frame.torn_down(self.host.now()) {
                 self.put(mfn, frame);
             }
+            frame.mark_dirty();
         }
         self.put(mfn, frame);
         true
@@ -695,6 +718,23 @@ impl<'a, H: Host> Space<'a, H> {
                 Err(_) => return Err(Refused::Raced),
             }
         }
+    }
+}
+
+/// Another domain than the frame's owner begins to write. (Out of line as a whole, so that it costs others nothing.)
+#[cold]
+#[inline(never)]
+fn begun(frame: &Frame) -> &Frame {
+    frame.begin_foreign_writes();
+    frame
+}
+
+/// Some writers of the frame are foreign, and one of `domain`'s ends: is it one of them?
+#[cold]
+#[inline(never)]
+fn ended(frame: &Frame, domain: u16) {
+    if frame.owner() != domain {
+        frame.end_foreign_writes();
     }
 }
 

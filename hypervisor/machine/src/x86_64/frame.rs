@@ -115,7 +115,7 @@ pub struct ReturnFault {
 pub(super) mod kernel_symbols {
     use super::{GuestFrame, ReturnFault};
     use crate::x86_64::handoff::Handoff;
-    use ferroxen_words::CpuId;
+    use ferroxen_words::{CpuId, Vaddr};
 
     unsafe extern "Rust" {
         #[link_name = "ferroxen_start"]
@@ -126,6 +126,8 @@ pub(super) mod kernel_symbols {
         pub safe fn idle_interrupt(vector: u8);
         #[link_name = "ferroxen_ldt_fault"]
         pub safe fn ldt_fault(offset: usize) -> bool;
+        #[link_name = "ferroxen_guest_fault"]
+        pub safe fn guest_fault(at: Vaddr, code: u32) -> bool;
         #[link_name = "ferroxen_return_failed"]
         pub safe fn return_failed(frame: &mut GuestFrame, fault: ReturnFault);
     }

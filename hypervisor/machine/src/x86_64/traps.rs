@@ -56,6 +56,10 @@ pub(super) extern "C" fn from_hypervisor(host: &mut GuestFrame) {
         return_failed(host);
     }
     if let Some(go_on) = fixups::find(host.rip) {
+        // What the guest's tables allow is not refused because they are mirrored.
+        if vector == PAGE_FAULT && kernel_symbols::guest_fault(cpu::fault_address(), host.error_code) {
+            return;
+        }
         host.rip = go_on;
         return;
     }

@@ -3,6 +3,7 @@
 //! The entry owns the references that [`map_grant`] takes, as any other entry does. A guest that overwrites the
 //! entry by itself has lost the mapping, and unmapping it will be refused; nothing leaks by that.
 
+use super::mirror::mirrored_root;
 use super::{Tables, walk};
 use crate::domain::VcpuRef;
 use crate::memory;
@@ -48,6 +49,33 @@ mod gntmap {
 /// otherwise.
 #[inline(always)]
 pub fn map_grant(caller: &VcpuRef, place: GrantPlace, granter: DomId, frame: Mfn, flags: u32) -> Result<(), NotMapped> {
+    if caller.domain().is_logged() {
+        return map_while_logged(caller, place, granter, frame, flags);
+    }
+    map::<false>(caller, place, granter, frame, flags)
+}
+
+#[cold]
+#[inline(never)]
+fn map_while_logged(
+    caller: &VcpuRef,
+    place: GrantPlace,
+    granter: DomId,
+    frame: Mfn,
+    flags: u32,
+) -> Result<(), NotMapped> {
+    map::<true>(caller, place, granter, frame, flags)
+}
+
+/// A domain begins and ends to be logged while it does not run, so the caller knows whether it is.
+#[inline(always)]
+fn map<const LOGGED: bool>(
+    caller: &VcpuRef,
+    place: GrantPlace,
+    granter: DomId,
+    frame: Mfn,
+    flags: u32,
+) -> Result<(), NotMapped> {
     let mut raw = frame.maddr().raw() | bits::PRESENT | bits::ACCESSED | bits::DIRTY;
     if flags & gntmap::READONLY == 0 {
         raw |= bits::WRITABLE;
@@ -57,7 +85,7 @@ pub fn map_grant(caller: &VcpuRef, place: GrantPlace, granter: DomId, frame: Mfn
     }
     raw |= u64::from(flags >> gntmap::AVAILABLE_SHIFT & 7) << 9;
     let tables = Tables::lock(caller.domain()).map_err(|_| NotMapped::NotYet)?;
-    let (table, index) = find(&tables, place)?;
+    let (table, index) = find::<LOGGED>(&tables, caller, place)?;
     let space = tables.space();
     let held = if flags & gntmap::READONLY == 0 {
         space.get_writable(frame.raw(), granter.raw())
@@ -65,7 +93,7 @@ pub fn map_grant(caller: &VcpuRef, place: GrantPlace, granter: DomId, frame: Mfn
         space.get(frame.raw(), granter.raw())
     };
     held.map_err(NotMapped::Refused)?;
-    let old = table.swap_u64(index, Entry(raw).adjusted(1).0);
+    let old = space.host.swap::<LOGGED>(table, index, Entry(raw).adjusted(1).0);
     space.put_leaf(Entry(old));
     Ok(())
 }
@@ -73,8 +101,22 @@ pub fn map_grant(caller: &VcpuRef, place: GrantPlace, granter: DomId, frame: Mfn
 /// Takes a mapping made by [`map_grant`] away. Other CPUs may still use it until [`flush_after_unmap`].
 #[inline(always)]
 pub fn unmap_grant(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) -> Result<(), NotMapped> {
+    if caller.domain().is_logged() {
+        return unmap_while_logged(caller, place, frame, flags);
+    }
+    unmap::<false>(caller, place, frame, flags)
+}
+
+#[cold]
+#[inline(never)]
+fn unmap_while_logged(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) -> Result<(), NotMapped> {
+    unmap::<true>(caller, place, frame, flags)
+}
+
+#[inline(always)]
+fn unmap<const LOGGED: bool>(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) -> Result<(), NotMapped> {
     let tables = Tables::lock(caller.domain()).map_err(|_| NotMapped::NotYet)?;
-    let (table, index) = find(&tables, place)?;
+    let (table, index) = find::<LOGGED>(&tables, caller, place)?;
     let wanted = bits::PRESENT
         | if flags & gntmap::READONLY == 0 {
             bits::WRITABLE
@@ -85,8 +127,9 @@ pub fn unmap_grant(caller: &VcpuRef, place: GrantPlace, frame: Mfn, flags: u32) 
     if old.mfn() != frame.raw() || old.0 & (bits::PRESENT | bits::WRITABLE) != wanted {
         return Err(NotMapped::Mismatch);
     }
-    let old = Entry(table.swap_u64(index, 0));
-    tables.space().put_leaf(old);
+    let space = tables.space();
+    let old = Entry(space.host.swap::<LOGGED>(table, index, 0));
+    space.put_leaf(old);
     Ok(())
 }
 
@@ -103,11 +146,20 @@ pub fn flush_after_unmap(caller: &VcpuRef) {
 
 /// The entry's table, which the lock keeps what it is, and the index.
 #[inline(always)]
-fn find(tables: &Tables<'_>, place: GrantPlace) -> Result<(Page, usize), NotMapped> {
+fn find<const LOGGED: bool>(
+    tables: &Tables<'_>,
+    caller: &VcpuRef,
+    place: GrantPlace,
+) -> Result<(Page, usize), NotMapped> {
     let (mfn, index) = match place {
         GrantPlace::Address(at) => {
             // The caller is in its kernel, so this is its kernel's root.
-            let root = paging::active().ok_or(NotMapped::NoEntry)?;
+            let root = if LOGGED {
+                mirrored_root(caller)
+            } else {
+                paging::active()
+            };
+            let root = root.ok_or(NotMapped::NoEntry)?;
             let walked = walk(root, Vaddr::new(at)).ok_or(NotMapped::NoEntry)?;
             (walked.table, walked.index)
         }

@@ -11,12 +11,14 @@
 mod emulate;
 mod grant;
 mod ldt;
+mod mirror;
 mod roots;
 mod update;
 
 pub use emulate::emulate_table_write;
 pub use grant::{GrantPlace, NotMapped, flush_after_unmap, map_grant, unmap_grant};
 pub use ldt::{ldt_frames, map_ldt_page};
+pub use mirror::{Mirrors, Pass, Resolved, audit as audit_mirrors, resolve, running_root, switch as switch_mirrors};
 pub use roots::{
     WBINVD_SLOT, init, is_guest_address, new_root, new_user_root, pin_root, release_roots, relinquish_roots,
     set_gdt_frames, set_initial_roots, set_ldt, switch_root,
@@ -73,6 +75,24 @@ impl<'a> Hands<'a> {
             descriptors_unmapped: Cell::new(false),
         }
     }
+
+    /// Replaces an entry, and answers what it was.
+    #[inline(always)]
+    pub(in crate::pv::mm) fn swap<const LOGGED: bool>(&self, table: Page, index: usize, value: u64) -> u64 {
+        let old = table.swap_u64(index, value);
+        if LOGGED {
+            mirror::changed(self.domain, table, index);
+        }
+        old
+    }
+
+    /// An entry has been changed: its mirror's is not its mirror any more.
+    #[inline(always)]
+    fn changed(&self, table: Page, index: usize) {
+        if self.domain.is_logged() {
+            mirror::changed(self.domain, table, index);
+        }
+    }
 }
 
 impl Host for Hands<'_> {
@@ -96,11 +116,18 @@ impl Host for Hands<'_> {
     #[inline(always)]
     fn store(&self, table: Page, index: usize, value: u64) {
         table.store_u64(index, value);
+        self.changed(table, index);
     }
 
     #[inline(always)]
     fn exchange(&self, table: Page, index: usize, old: u64, new: u64) -> Result<(), u64> {
-        table.cas_u64(index, old, new).map(drop)
+        table.cas_u64(index, old, new).map(|_| self.changed(table, index))
+    }
+
+    fn table_ends(&self, mfn: u64) {
+        if self.domain.is_logged() {
+            mirror::ended(self.domain, mfn);
+        }
     }
 
     fn adopt_root(&self, table: Page) {

@@ -1,7 +1,8 @@
 //! What a vcpu itself holds: its root tables, its GDT, and its word where the LDT lies.
 
+use super::mirror::{Mode, install};
 use super::{NotYet, Tables, ldt, table_errno};
-use crate::domain::{Domain, VcpuRef};
+use crate::domain::{Domain, PvState, VcpuRef};
 use alloc::sync::Arc;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::FIRST_RESERVED_GDT_ENTRY;
@@ -36,6 +37,16 @@ fn drop_root(tables: &mut Tables<'_>, root: Option<RootTable>) {
     }
 }
 
+/// Takes a root away from a vcpu that does not run.
+fn take_from(vcpu: &VcpuRef, pv: &mut PvState, mode: Mode) -> Option<RootTable> {
+    let root = match mode {
+        Mode::Kernel => pv.kernel_root,
+        Mode::User => pv.user_root,
+    };
+    install(vcpu, pv, mode, None, false);
+    root
+}
+
 /// The running vcpu's kernel gets another root (`MMUEXT_NEW_BASEPTR`, `mov cr3`). `ERESTART`: ask again.
 pub fn new_root(vcpu: &VcpuRef, mfn: Mfn) -> Result<(), Errno> {
     let mut tables = Tables::lock(vcpu.domain()).map_err(|NotYet| Errno::ERESTART)?;
@@ -49,8 +60,8 @@ pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<
     if let Some(root) = &pv.kernel_root
         && root.mfn() == mfn
     {
-        if vcpu.is_in_kernel() {
-            paging::activate(root);
+        if let (true, Some(loaded)) = (vcpu.is_in_kernel(), &pv.kernel_loads) {
+            paging::activate(loaded);
         }
         return Ok(());
     }
@@ -59,10 +70,8 @@ pub fn switch_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Result<
         return Err(Errno::ERESTART);
     };
     pv = vcpu.pv.lock();
-    let old = pv.kernel_root.replace(root);
-    if vcpu.is_in_kernel() {
-        paging::activate(&root);
-    }
+    let old = pv.kernel_root;
+    install(vcpu, &mut pv, Mode::Kernel, Some(root), vcpu.is_in_kernel());
     drop(pv);
     ldt::drop_pages(vcpu.domain(), &mut tables.state, Some(vcpu.id));
     drop_root(tables, old);
@@ -86,7 +95,10 @@ pub fn new_user_root(tables: &mut Tables<'_>, vcpu: &VcpuRef, mfn: Mfn) -> Resul
             return Err(Errno::ERESTART);
         }
     }
-    let old = core::mem::replace(&mut vcpu.pv.lock().user_root, root);
+    let mut pv = vcpu.pv.lock();
+    let old = pv.user_root;
+    install(vcpu, &mut pv, Mode::User, root, false);
+    drop(pv);
     drop_root(tables, old);
     Ok(())
 }
@@ -117,7 +129,7 @@ pub fn set_initial_roots(vcpu: &VcpuRef, cr3: u64, cr1: u64, in_kernel: bool) ->
     };
     let old = {
         let mut pv = vcpu.pv.lock();
-        [pv.kernel_root.take(), pv.user_root.take()]
+        [Mode::Kernel, Mode::User].map(|mode| take_from(vcpu, &mut pv, mode))
     };
     for root in old {
         drop_root(&mut tables, root);
@@ -135,8 +147,8 @@ pub fn set_initial_roots(vcpu: &VcpuRef, cr3: u64, cr1: u64, in_kernel: bool) ->
         }
     };
     let mut pv = vcpu.pv.lock();
-    pv.kernel_root = Some(kernel_root);
-    pv.user_root = user_root;
+    install(vcpu, &mut pv, Mode::Kernel, Some(kernel_root), false);
+    install(vcpu, &mut pv, Mode::User, user_root, false);
     Ok(())
 }
 
@@ -252,15 +264,8 @@ pub fn release_roots(vcpu: &VcpuRef) -> bool {
     for mfn in gdt.iter().take(count) {
         tables.space().drop_descriptors(mfn.raw());
     }
-    for user in [false, true] {
-        let root = {
-            let mut pv = vcpu.pv.lock();
-            if user {
-                pv.user_root.take()
-            } else {
-                pv.kernel_root.take()
-            }
-        };
+    for mode in [Mode::Kernel, Mode::User] {
+        let root = take_from(vcpu, &mut vcpu.pv.lock(), mode);
         drop_root(&mut tables, root);
         if tables.settle().is_err() {
             return false;

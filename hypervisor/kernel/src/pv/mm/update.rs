@@ -116,6 +116,7 @@ fn update_errno(table: &Frame, why: Refused) -> Errno {
 fn write_plainly(space: &ferroxen_frames::Space<'_, Hands<'_>>, mfn: u64, index: usize, new: u64) -> Result<(), Errno> {
     let frame = space.get_writable(mfn, space.owner).map_err(|_| Errno::EINVAL)?;
     let written = space.host.table(mfn).map(|page| page.store_u64(index, new));
+    frame.mark_dirty();
     space.put_writable(mfn, frame);
     written.ok_or(Errno::EINVAL)
 }
@@ -128,6 +129,7 @@ impl Tables<'_> {
         let word = frame.word();
         let written = if word.kind() == Kind::SegDesc && word.type_count() != 0 {
             // Under the page-table lock it stays one.
+            frame.mark_dirty();
             space
                 .host
                 .table(mfn)
