@@ -138,10 +138,10 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "tutorials",
-        claim: "who follows the how-to of 2007 and the talk of 2006 succeeds at every step, with today's Debian",
+        claim: "who follows the how-tos, talk and lecture of 2006 to 2017 succeeds at every step, with today's Debian",
         rows: &[
             "M032", "M037", "M039", "M041", "M060", "M071", "M083", "M102", "M103", "M105", "M106", "M107", "M108",
-            "M109", "M113", "M114", "M135", "M140", "M208",
+            "M109", "M113", "M114", "M115", "M133", "M135", "M138", "M140", "M142", "M195", "M196", "M208",
         ],
         tell: tutorials::are_followed,
     },

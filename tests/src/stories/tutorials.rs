@@ -19,16 +19,20 @@ use crate::machine::{Devices, Parts};
 const LONG: Duration = Duration::from_secs(240);
 
 /// One after the other on one machine: a later one may use what an earlier one has made, and says so at its head.
-const TUTORIALS: [(&str, &str); 2] = [
+const TUTORIALS: [(&str, &str); 4] = [
     ("2007-centos.txt", include_str!("../../tutorials/2007-centos.txt")),
     ("2006-talk.txt", include_str!("../../tutorials/2006-talk.txt")),
+    ("2017-centos7.txt", include_str!("../../tutorials/2017-centos7.txt")),
+    ("lecture.txt", include_str!("../../tutorials/lecture.txt")),
 ];
 
 pub(super) fn are_followed(parts: &Parts) -> Result<()> {
     let mut parts = parts.clone();
     parts.devices = Devices::Both;
     // All images are in Domain 0's memory.
-    parts.options.push_str(" dom0_mem=800M");
+    parts.options.push_str(" dom0_mem=800M dom0_max_vcpus=1");
+    // A domain's CPUs are more than one in a how-to, and should not be more than the host's.
+    parts.cpus = 2;
     let mut dom0 = Dom0::boot(&parts)?;
     for (name, text) in TUTORIALS {
         tell(&mut dom0, text).with_context(|| format!("tests/tutorials/{name}"))?;
