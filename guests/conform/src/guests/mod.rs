@@ -30,6 +30,7 @@ guests! {
     "evtchn-ports" => evtchn_ports,
     "sched-op" => sched_op,
     "yields" => yields,
+    "wakes" => wakes,
     "vcpu-op" => vcpu_op,
     "timers" => timers,
     "mmu-update" => mmu_update,

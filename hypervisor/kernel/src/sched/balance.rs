@@ -6,7 +6,7 @@ use crate::lock::Guard;
 use core::sync::atomic::Ordering;
 use ferroxen_abi::errno::Errno;
 use ferroxen_machine::smp::CpuSet;
-use ferroxen_sched::{CpuMask, RunQueue, Slot};
+use ferroxen_sched::{CpuMask, RunQueue, RunState, Slot};
 use ferroxen_words::CpuId;
 
 /// At most so often a vcpu is passed on to a CPU that would then be as full as this one: with three that
@@ -103,7 +103,8 @@ fn transfer(slot: Slot, from: &mut RunQueue<VcpuRef>, old: CpuId, to: &mut RunQu
     moved
 }
 
-/// Moves a vcpu to another CPU's queue, unless it is on a CPU.
+/// Moves a vcpu to another CPU's queue, unless it is on a CPU. If it waits for its turn, the new CPU is told, which may
+/// sleep: whoever wakes a vcpu that is awake does not tell it.
 fn move_home(vcpu: &VcpuRef, to: CpuId) -> bool {
     loop {
         let at = vcpu.sched.home.load(Ordering::Acquire);
@@ -121,7 +122,14 @@ fn move_home(vcpu: &VcpuRef, to: CpuId) -> bool {
         if vcpu.sched.is_on_cpu() {
             return false;
         }
-        return transfer(Slot(at as u32), &mut old, from, &mut new, to);
+        let slot = Slot(at as u32);
+        let wants_to_run = old.times(slot).is_some_and(|times| times.state == RunState::Runnable);
+        let moved = transfer(slot, &mut old, from, &mut new, to);
+        drop((old, new));
+        if moved && wants_to_run {
+            make_decide(to);
+        }
+        return moved;
     }
 }
 
@@ -256,10 +264,7 @@ fn apply(vcpu: &VcpuRef, hard: Option<CpuMask>, soft: Option<CpuMask>) {
         return;
     }
     let Some(better) = emptiest(hard, soft) else { return };
-    if move_home(vcpu, better) {
-        // It may have waited for its turn in the old queue.
-        make_decide(better);
-    } else {
+    if !move_home(vcpu, better) {
         // It runs: its CPU will find that it may not, and send it on.
         make_decide(cpu);
     }
