@@ -2,7 +2,7 @@
 
 use crate::domain::{InfoArea, VcpuRef};
 use crate::guest::GuestPtr;
-use crate::hypercall::counts::Counts;
+use crate::hypercall::Switchboard;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ferroxen_abi::errno::Errno;
@@ -35,8 +35,10 @@ pub struct CpuLocal {
     pub info: Cell<Option<InfoArea>>,
     /// Bits of [`work`].
     pub work: Cell<u32>,
-    /// The hypercalls that were made here.
-    pub hypercalls: &'static Counts,
+    /// Where hypercalls go.
+    pub hypercalls: Cell<Switchboard>,
+    /// There is a trace, which hypercalls go through.
+    pub is_traced: Cell<bool>,
 }
 
 static LOCAL: PerCpu<CpuLocal> = PerCpu::new();
@@ -47,8 +49,16 @@ pub fn init_this() {
         current: Current::new(),
         info: Cell::new(None),
         work: Cell::new(0),
-        hypercalls: Counts::of_this_cpu(),
+        hypercalls: Cell::new(Switchboard::of_this_cpu(false)),
+        is_traced: Cell::new(false),
     });
+}
+
+/// Lets this CPU's hypercalls go through the trace, or not any more.
+pub fn trace_hypercalls(is_traced: bool) {
+    let local = local();
+    local.hypercalls.set(Switchboard::of_this_cpu(is_traced));
+    local.is_traced.set(is_traced);
 }
 
 /// This CPU's state.

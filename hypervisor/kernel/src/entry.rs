@@ -25,7 +25,7 @@ pub fn syscall64(frame: &mut GuestFrame) {
     let vcpu = entered(local);
     if !vcpu.is_in_kernel() {
         system_call(frame, local, vcpu)
-    } else if frame.rax as u32 == nr::IRET {
+    } else if frame.rax as u32 == nr::IRET && !local.is_traced.get() {
         iret(frame, local, vcpu)
     } else {
         hypercall(frame, local, vcpu)
@@ -50,10 +50,7 @@ fn system_call(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>
 
 #[inline(never)]
 fn iret(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
-    local.hypercalls.note(nr::IRET);
-    if crate::trace::is_on() {
-        crate::trace::hypercall(nr::IRET, frame);
-    }
+    local.hypercalls.get().note_iret();
     frame.rax = hypercall::traps::return_from(&vcpu, frame);
     drop(vcpu);
     before_return(local, frame);
@@ -62,7 +59,7 @@ fn iret(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
 #[inline(never)]
 fn hypercall(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) {
     let number = frame.rax as u32;
-    match hypercall::dispatch(local.hypercalls, number, &vcpu, frame) {
+    match hypercall::dispatch(local.hypercalls.get(), number, &vcpu, frame) {
         Ok(value) => frame.rax = value,
         Err(why) => refused(frame, number, why),
     }

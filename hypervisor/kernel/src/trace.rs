@@ -18,7 +18,7 @@ use ferroxen_abi::sysctl::TbufOp;
 use ferroxen_abi::trace::{self as abi, class, pv, sched, tbufop};
 use ferroxen_abi::xen::{hypercall as nr, virq};
 use ferroxen_machine::memory::Page;
-use ferroxen_machine::smp::CpuSet;
+use ferroxen_machine::smp::{self, CpuSet, Request};
 use ferroxen_machine::{GuestFrame, MAX_CPUS, cpu};
 use ferroxen_trace::{LOST_BYTES, MOST_WORDS, Place, header, record_bytes};
 use spin::Once;
@@ -56,6 +56,14 @@ struct Ring {
     /// Records that found no room, since when, and of whom the first was.
     lost: AtomicU32,
     lost_since: AtomicU64,
+}
+
+/// Our number among the functions that CPUs run on request: hypercalls go through the trace, or not any more.
+const SWITCH_SLOT: u8 = 12;
+
+/// Registers what other CPUs are asked for.
+pub fn init() {
+    smp::register_call(SWITCH_SLOT, || crate::cpu::trace_hypercalls(is_on()));
 }
 
 /// Whether anything is traced.
@@ -259,15 +267,21 @@ pub fn tbuf_op(wanted: &mut TbufOp) -> Result<(), Errno> {
         tbufop::SET_EVT_MASK => EVENTS.store(wanted.evt_mask, Ordering::Relaxed),
         tbufop::SET_SIZE => set_size(&mut setup, wanted.size)?,
         tbufop::ENABLE if setup.ring_pages == 0 => return Err(Errno::EINVAL),
-        tbufop::ENABLE => IS_ON.store(true, Ordering::Release),
+        tbufop::ENABLE => switch(true),
         tbufop::DISABLE => {
-            IS_ON.store(false, Ordering::Release);
+            switch(false);
             let rings = RINGS.iter().filter_map(Once::get);
             rings.for_each(|ring| ring.lost.store(0, Ordering::Relaxed));
         }
         _ => return Err(Errno::EINVAL),
     }
     Ok(())
+}
+
+/// Turns the trace on or off, on all CPUs.
+fn switch(on: bool) {
+    IS_ON.store(on, Ordering::Release);
+    smp::request(CpuSet::online(), Request::CallSlot(SWITCH_SLOT));
 }
 
 /// Makes a ring of `pages` pages for each CPU, and the table of their frames.

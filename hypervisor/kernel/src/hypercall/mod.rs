@@ -27,6 +27,7 @@ mod vcpu_state;
 pub mod version;
 
 use crate::domain::VcpuRef;
+use crate::trace;
 use counts::Counts;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::hypercall as nr;
@@ -98,15 +99,35 @@ fn again<const N: usize>(frame: &mut GuestFrame, first: [u64; N]) -> Answer {
 
 /// Runs hypercall `number`, and counts it; `ENOSYS` if there is none.
 #[inline(always)]
-pub fn dispatch(counts: &Counts, number: u32, caller: &VcpuRef, frame: &mut GuestFrame) -> Answer {
-    let Some(handler) = HANDLERS.get(number as usize) else {
+pub fn dispatch(by: Switchboard, number: u32, caller: &VcpuRef, frame: &mut GuestFrame) -> Answer {
+    let Some(handler) = by.handlers.get(number as usize) else {
         return Err(Errno::ENOSYS);
     };
-    counts.note(number);
-    if crate::trace::is_on() {
-        crate::trace::hypercall(number, frame);
-    }
+    by.counts.note(number);
     handler(caller, frame)
+}
+
+/// Where a CPU's hypercalls go. While there is a trace they go through it, by other functions: no branch looks for it.
+#[derive(Clone, Copy)]
+pub struct Switchboard {
+    handlers: &'static [Handler; 64],
+    counts: &'static Counts,
+}
+
+impl Switchboard {
+    /// This CPU's.
+    pub fn of_this_cpu(is_traced: bool) -> Self {
+        Switchboard {
+            handlers: &HANDLERS[usize::from(is_traced)],
+            counts: Counts::of_this_cpu(),
+        }
+    }
+
+    /// Counts an `iret`, which has a door of its own.
+    #[inline(always)]
+    pub fn note_iret(self) {
+        self.counts.note(nr::IRET);
+    }
 }
 
 /// A hypercall's entry in the table; what it calls is inlined there.
@@ -116,11 +137,14 @@ fn no_such_call(_: &VcpuRef, _: &mut GuestFrame) -> Answer {
     Err(Errno::ENOSYS)
 }
 
-/// Every hypercall there is.
-const CALLS: [(u32, Handler); 34] = {
+/// Every hypercall there is; the second handler traces it before.
+const CALLS: [(u32, [Handler; 2]); 34] = {
     macro_rules! calls {
         ($($number:ident => $call:path,)*) => {
-            [$((nr::$number, |caller, frame| $call(&mut Call { caller, frame })),)*]
+            [$((nr::$number, [
+                |caller, frame| $call(&mut Call { caller, frame }),
+                |caller, frame| traced(nr::$number, caller, frame),
+            ]),)*]
         };
     }
     calls! {
@@ -164,12 +188,20 @@ const CALLS: [(u32, Handler); 34] = {
 /// How many numbers have a call behind them.
 pub const NUMBER_OF_CALLS: usize = CALLS.len();
 
-static HANDLERS: [Handler; 64] = {
-    let mut table = [no_such_call as Handler; 64];
+/// What is called for a number, and while there is a trace.
+static HANDLERS: [[Handler; 64]; 2] = {
+    let mut tables = [[no_such_call as Handler; 64]; 2];
     let mut index = 0;
     while index < CALLS.len() {
-        table[CALLS[index].0 as usize] = CALLS[index].1;
+        let (number, [plain, traced]) = CALLS[index];
+        tables[0][number as usize] = plain;
+        tables[1][number as usize] = traced;
         index += 1;
     }
-    table
+    tables
 };
+
+fn traced(number: u32, caller: &VcpuRef, frame: &mut GuestFrame) -> Answer {
+    trace::hypercall(number, frame);
+    HANDLERS[0][number as usize](caller, frame)
+}

@@ -47,7 +47,7 @@ enum End {
 /// Runs entries until none is left. `ERESTART`: not to the end.
 #[inline(always)]
 fn run(call: &mut Call<'_>, entries: &mut Array<MulticallEntry>) -> Result<End, Errno> {
-    let counts = crate::cpu::local().hypercalls;
+    let calls = crate::cpu::local().hypercalls.get();
     let mut done = 0u32;
     while entries.left() != 0 {
         if done != 0 && done.is_multiple_of(LOOK_AT_CLOCK) && ferroxen_machine::time::entry_budget_spent() {
@@ -57,8 +57,8 @@ fn run(call: &mut Call<'_>, entries: &mut Array<MulticallEntry>) -> Result<End, 
         call.set_args(args);
         let answer = match u32::try_from(op) {
             Ok(nr::MULTICALL) => Err(Errno::EINVAL),
-            Ok(nr::IRET) => return dispatch(counts, nr::IRET, call.caller, call.frame).map(End::Left),
-            Ok(number) => dispatch(counts, number, call.caller, call.frame),
+            Ok(nr::IRET) => return dispatch(calls, nr::IRET, call.caller, call.frame).map(End::Left),
+            Ok(number) => dispatch(calls, number, call.caller, call.frame),
             Err(_) => Err(Errno::ENOSYS),
         };
         let result = match answer {

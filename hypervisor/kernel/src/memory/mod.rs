@@ -189,6 +189,7 @@ pub fn init(mut boot: Boot, options: &Options<'_>) {
         add_free(range);
     }
     crate::pv::mm::init();
+    crate::trace::init();
 }
 
 /// Gives frames that can be named as pages, and that nobody uses, to the allocator.
