@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 
 use crate::dom0::{Dom0, PATIENCE};
-use crate::guest::{DEBIAN_PATIENCE, Tiny, micro};
+use crate::guest::{DEBIAN_PATIENCE, TINY_PATIENCE, Tiny, micro};
 use crate::machine::Parts;
 
 const NAME: &str = "calm";
@@ -108,11 +108,35 @@ fn come_and_go_with_the_host(dom0: &mut Dom0) -> Result<()> {
         again.matches("runs already").count() == 2,
         "the second start says:\n{again}"
     );
+    are_saved_meanwhile(dom0)?;
     // These do not know how to shut down.
     dom0.run("echo XENDOMAINS_STOP_MAXWAIT=5 >/etc/default/xendomains")?;
     let said = dom0.run_within("/etc/init.d/xendomains stop 2>&1", DEBIAN_PATIENCE)?;
     ensure!(said.matches("did not shut down").count() == 2, "the stop says:\n{said}");
     let left = dom0.run("xl list | awk 'NR > 2'")?;
     ensure!(left.is_empty(), "these are left:\n{left}");
+    Ok(())
+}
+
+/// With a folder to save in: who can be saved runs on where it was, who cannot starts anew.
+fn are_saved_meanwhile(dom0: &mut Dom0) -> Result<()> {
+    dom0.watch_guest("auto-b", "tiny guest: up", TINY_PATIENCE)?;
+    dom0.in_guest("auto-b", "echo still-here >/tmp/mark", PATIENCE)?;
+    dom0.run("printf 'XENDOMAINS_STOP_MAXWAIT=20\\nXENDOMAINS_SAVE=/tmp/save\\n' >/etc/default/xendomains")?;
+    let said = dom0.run_within("/etc/init.d/xendomains stop 2>&1 && ls /tmp/save", DEBIAN_PATIENCE)?;
+    for word in [
+        "auto-a: could not be saved",
+        "auto-a did not shut down",
+        "auto-b: saved",
+        "auto-b.saved",
+    ] {
+        ensure!(said.contains(word), "the stop does not say `{word}`:\n{said}");
+    }
+    let said = dom0.run_within("/etc/init.d/xendomains start 2>&1; ls /tmp/save", DEBIAN_PATIENCE)?;
+    for word in ["auto-b: restored", "a.cfg: started", "b.cfg: runs already"] {
+        ensure!(said.contains(word), "the start does not say `{word}`:\n{said}");
+    }
+    let mark = dom0.in_guest("auto-b", "cat /tmp/mark", PATIENCE)?;
+    ensure!(mark == "still-here", "the guest that was saved has {mark:?}");
     Ok(())
 }
