@@ -139,6 +139,8 @@ pub fn build(
         p2m: Vec::new(),
     };
     memory.populate(layout.frames)?;
+    let segments = image.segments().map(|segment| segment.size).sum();
+    tools.progress.begin("loading the kernel", segments);
     memory.load_kernel(&image)?;
     if let Some(initrd) = &layout.initrd {
         tools.progress.begin("loading the ramdisk", payload.initrd.len() as u64);
