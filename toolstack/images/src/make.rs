@@ -1,9 +1,10 @@
 //! New images, and those that are to have another size.
 
-use crate::tools::{must, program, run, text};
+use crate::tools::{must, piped, program, run, text};
 use crate::{Unfinished, copy};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// What an image holds.
@@ -36,11 +37,15 @@ pub enum Origin {
         include: Vec<String>,
     },
     /// The host itself, without what other file systems hold.
-    Host,
+    Host {
+        /// And without these files and folders.
+        left_out: Vec<PathBuf>,
+    },
 }
 
 /// What a copied system must not take along: its identity, and what is only of the moment.
-const HOST_ONLY: [&str; 6] = [
+const HOST_ONLY: [&str; 7] = [
+    "lost+found",
     "etc/machine-id",
     "etc/udev/rules.d/70-persistent-net.rules",
     "var/lib/dbus/machine-id",
@@ -107,10 +112,11 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
             must(program("mmdebstrap", arguments))?;
             root
         }
-        Origin::Host => {
+        Origin::Host { left_out } => {
             progress("copying the host");
             let root = staging.path().join("root");
-            copy_host(&root)?;
+            let ours = [staging.path(), &image.path].map(Path::to_owned);
+            copy_host(&root, &[&left_out[..], &ours].concat())?;
             root
         }
     };
@@ -119,30 +125,31 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
     image.finish()
 }
 
-/// As the how-to has it: `cp -ax` of all but what is made at boot.
-fn copy_host(root: &Path) -> Result<()> {
+/// All of the host's own file system but what is made at boot, is the host's alone, or is named in `left_out`.
+fn copy_host(root: &Path, left_out: &[PathBuf]) -> Result<()> {
     fs::create_dir(root).context("making a folder for the copy")?;
-    let mut sources = Vec::new();
-    for entry in fs::read_dir("/").context("reading the host's root")?.flatten() {
-        let name = entry.file_name();
-        if !EMPTY.iter().any(|empty| name == *empty) && name != "lost+found" {
-            sources.push(entry.path());
-        }
+    let mut pack = program("tar", ["-C", "/", "--one-file-system", "--anchored", "--no-wildcards"]);
+    pack.args(["--xattrs", "--xattrs-include=*", "--sparse"]);
+    for path in HOST_ONLY.iter().chain(&EMPTY) {
+        pack.arg(format!("--exclude=./{path}"));
     }
-    let mut command = program("cp", ["-ax", "--sparse=always"]);
-    command.args(sources).arg(root);
-    must(command)?;
+    for path in left_out {
+        let path = std::path::absolute(path).with_context(|| format!("where {} is", path.display()))?;
+        pack.arg(format!("--exclude=.{}", text(&path)?));
+    }
+    pack.args(["-cf", "-", "."]);
+    let unpack = program(
+        "tar",
+        ["--xattrs", "--xattrs-include=*", "-xpf", "-", "-C", text(root)?],
+    );
+    // 1: a file, such as a log, has changed while it was read.
+    piped(pack, |code| code <= 1, unpack)?;
     for empty in EMPTY {
-        fs::create_dir_all(root.join(empty)).with_context(|| format!("making /{empty}"))?;
-    }
-    for own in HOST_ONLY {
-        let path = root.join(own);
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.with_context(|| format!("leaving /{own} out"))?;
+        let path = root.join(empty);
+        let mode = if empty == "tmp" { 0o1777 } else { 0o755 };
+        fs::create_dir(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
+            .with_context(|| format!("making /{empty}"))?;
     }
     Ok(())
 }

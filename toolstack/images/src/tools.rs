@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -43,6 +44,38 @@ pub(crate) fn run(mut command: Command, fine: impl Fn(i32) -> bool) -> Result<St
 /// The same for programs that fail with anything but 0.
 pub(crate) fn must(command: Command) -> Result<String> {
     run(command, |code| code == 0)
+}
+
+/// Runs two programs, the first of which writes what the second reads; `fine` says which exit codes of the first are
+/// no failure.
+pub(crate) fn piped(mut from: Command, fine: impl Fn(i32) -> bool, mut to: Command) -> Result<()> {
+    let mut errors = tempfile::tempfile().context("making a temporary file")?;
+    let starting = |name: &Command| format!("starting {}", name.get_program().to_string_lossy());
+    from.stdout(Stdio::piped())
+        .stderr(errors.try_clone().context("opening a file twice")?);
+    let mut writer = from.spawn().with_context(|| starting(&from))?;
+    to.stdin(writer.stdout.take().context("no pipe")?)
+        .stdout(Stdio::null())
+        .stderr(errors.try_clone().context("opening a file twice")?);
+    let read = to.status().with_context(|| starting(&to));
+    // It has our hold on the pipe: a writer whose reader has gone is to hear of that.
+    drop(to);
+    let wrote = writer.wait().with_context(|| starting(&from))?;
+    match (wrote.code().is_some_and(fine), read?.success()) {
+        (true, true) => Ok(()),
+        _ => {
+            let mut said = String::new();
+            errors
+                .rewind()
+                .and_then(|()| errors.read_to_string(&mut said))
+                .context("reading back")?;
+            bail!(
+                "{} failed:\n  {}",
+                from.get_program().to_string_lossy(),
+                said.trim_end()
+            );
+        }
+    }
 }
 
 fn package(name: &str) -> &str {

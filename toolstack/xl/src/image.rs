@@ -58,6 +58,9 @@ pub enum Verb {
         /// Its size: MiB, or with a suffix b, k, m, g or t
         #[arg(short, long)]
         size: Amount,
+        /// A file or folder of the host that is left out, with all that is in it
+        #[arg(long, value_name = "PATH")]
+        exclude: Vec<PathBuf>,
         #[command(flatten)]
         set: Changes,
         #[command(flatten)]
@@ -195,7 +198,16 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
             };
             build(file, *size, &origin, set, sure)
         }
-        Verb::FromHost { file, size, set, sure } => build(file, *size, &Origin::Host, set, sure),
+        Verb::FromHost {
+            file,
+            size,
+            exclude,
+            set,
+            sure,
+        } => {
+            let left_out = exclude.clone();
+            build(file, *size, &Origin::Host { left_out }, set, sure)
+        }
         Verb::Clone {
             template,
             file,
