@@ -126,7 +126,7 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "saved",
-        claim: "a guest is saved, restored, gone back to and moved, and what ran in it runs on; what fails disturbs nobody",
+        claim: "a guest is saved, restored, gone back to, and moved while it writes memory, and what ran in it runs on; what fails disturbs nobody",
         rows: &["M136", "M137", "M144"],
         tell: saved::runs_on,
     },

@@ -113,22 +113,45 @@ fn a_snapshot_can_be_gone_back_to(dom0: &mut Dom0, process: u32) -> Result<()> {
     lives(dom0, process)
 }
 
+/// Writes memory all the time, by the kernel and by processes that come and go, and finds again what it has written.
+const WRITER: &str = "i=0; while :; do head -c 3000000 /dev/urandom >/tmp/$1a; s=$(sha256sum </tmp/$1a); \
+                      cat /tmp/$1a >/tmp/$1b; [ \"$s\" = \"$(sha256sum </tmp/$1b)\" ] || touch /tmp/bad; \
+                      i=$((i+1)); echo $i >/tmp/$1n; done";
+
 fn moves(dom0: &mut Dom0, process: u32) -> Result<()> {
+    let write = format!("echo '{WRITER}' >/tmp/w; for of in x y; do echo 0 >/tmp/${{of}}n; sh /tmp/w $of & done; true");
+    dom0.in_guest(NAME, &write, PATIENCE)?;
+    let count = |dom0: &mut Dom0| -> Result<u32> {
+        let said = dom0.in_guest(
+            NAME,
+            "test ! -e /tmp/bad && echo $(($(cat /tmp/xn) + $(cat /tmp/yn)))",
+            PATIENCE,
+        )?;
+        Ok(said.trim().parse()?)
+    };
     for how in ["localhost", "-s '' 'xl migrate-receive'"] {
         let (host, options) = match how.rsplit_once(" '") {
             Some((options, host)) => (format!("'{host}"), options),
             None => (how.to_owned(), ""),
         };
         let before = dom0.run(&format!("xl domid {NAME}"))?;
+        let written = count(dom0)?;
         let (code, said) = dom0.ask(&format!("xl migrate {options} {NAME} {host} 2>&1"), WHOLE)?;
         ensure!(
             code == 0 && said.contains("Migration successful."),
             "moving by {how}: {code}, {said}"
         );
+        ensure!(
+            said.contains("round 2:") && said.contains("stood still for"),
+            "it was not sent while it ran: {said}"
+        );
         let now = dom0.run(&format!("xl domid {NAME}"))?;
         ensure!(before != now, "it is still domain {now}");
         lives(dom0, process)?;
+        let then = count(dom0)?;
+        ensure!(then > written, "{written} things were written before, {then} after");
     }
+    dom0.in_guest(NAME, "pkill -f /tmp/w; rm -f /tmp/x* /tmp/y*", PATIENCE)?;
     Ok(())
 }
 

@@ -32,7 +32,8 @@ const MOST_FRAMES: u64 = 1 << 32;
 /// A page of 64-bit words.
 pub(crate) type Words = [u64; ENTRIES];
 
-/// A domain's frames, as long as it does not run (what it does meanwhile to its list is not seen).
+/// A domain's frames as they were when its list was read: what a domain that runs does to its list later is seen when it
+/// is read again.
 pub(crate) struct Frames {
     m2p: ForeignPages,
     m2p_len: u64,
@@ -45,10 +46,39 @@ pub(crate) struct Frames {
 impl Frames {
     /// Reads the lists of a domain whose shared page is `shared`.
     pub(crate) fn of(hypervisor: &dyn Hypervisor, domid: DomId, shared: &ForeignPages) -> Result<Frames> {
-        let doing = || format!("reading the list of frames of domain {}", domid.raw());
         let (m2p, m2p_len) = hypervisor
             .machine_to_phys()
             .doing(|| "mapping the machine-to-physical table".to_owned())?;
+        let mut frames = Frames {
+            m2p,
+            m2p_len,
+            p2m: Vec::new(),
+            list: Vec::new(),
+        };
+        frames.read(hypervisor, domid, shared)?;
+        Ok(frames)
+    }
+
+    /// Reads the list again. The domain's frames that are there no more come back.
+    pub(crate) fn refresh(
+        &mut self,
+        hypervisor: &dyn Hypervisor,
+        domid: DomId,
+        shared: &ForeignPages,
+    ) -> Result<Vec<u64>> {
+        let before = std::mem::take(&mut self.p2m);
+        let (count, list) = (before.len(), std::mem::take(&mut self.list));
+        self.read(hypervisor, domid, shared)?;
+        if self.p2m.len() != count || self.list != list {
+            let doing = format!("reading the list of frames of domain {} again", domid.raw());
+            return Err(Error::new(doing, "the domain has moved it meanwhile").way_out("try again"));
+        }
+        let gone = |(pfn, mfn): &(u64, u64)| *mfn != NO_FRAME && self.mfn(*pfn).is_none();
+        Ok((0..).zip(before).filter(gone).map(|(pfn, _)| pfn).collect())
+    }
+
+    fn read(&mut self, hypervisor: &dyn Hypervisor, domid: DomId, shared: &ForeignPages) -> Result<()> {
+        let doing = || format!("reading the list of frames of domain {}", domid.raw());
         let word = |offset| shared.load_u64(offset, Ordering::Acquire).doing(doing);
         let count = word(shared_info::MAX_PFN)?;
         if !(1..=MOST_FRAMES).contains(&count) {
@@ -70,17 +100,12 @@ impl Frames {
             reader.copy(frames, part).doing(doing)?;
         }
         p2m.truncate(usize::try_from(count).unwrap_or(usize::MAX));
-        let mut frames = Frames {
-            m2p,
-            m2p_len,
-            p2m,
-            list: Vec::new(),
-        };
-        let list = machine_frames.iter().map(|mfn| frames.pfn(*mfn));
-        frames.list = list
+        self.p2m = p2m;
+        let list = machine_frames.iter().map(|mfn| self.pfn(*mfn));
+        self.list = list
             .collect::<Option<_>>()
             .ok_or_else(|| Error::new(doing(), "the list is in frames that are not its own"))?;
-        Ok(frames)
+        Ok(())
     }
 
     /// How many there are, with those that are not there.

@@ -39,6 +39,15 @@ pub trait Contents {
     /// What each frame is to the domain (`XEN_DOMCTL_PFINFO_*`), in place; at most [`FRAME_TYPES`] at a time.
     fn frame_types(&self, domid: DomId, frames: &mut [u64]) -> io::Result<()>;
 
+    /// Begins to log what a domain writes, with nothing in the log. `false`: the hypervisor cannot.
+    fn begin_log(&self, domid: DomId) -> io::Result<bool>;
+
+    /// Gives the log, a bit for each of the domain's first `frames` frames, and empties it.
+    fn take_log(&self, domid: DomId, frames: u64) -> io::Result<Vec<u64>>;
+
+    /// Ends the log, if one is kept.
+    fn end_log(&self, domid: DomId) -> io::Result<()>;
+
     /// A vcpu's context.
     fn vcpu_context(&self, domid: DomId, vcpu: u32) -> io::Result<Box<VcpuGuestContext>>;
 

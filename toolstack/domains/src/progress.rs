@@ -12,6 +12,9 @@ pub trait Progress: Debug {
 
     /// No step goes on.
     fn end(&self);
+
+    /// Something is worth a line, however the rest is shown.
+    fn tell(&self, what: &str);
 }
 
 /// Shows nothing.
@@ -22,4 +25,5 @@ impl Progress for Silent {
     fn begin(&self, _what: &str, _bytes: u64) {}
     fn advance(&self, _bytes: u64) {}
     fn end(&self) {}
+    fn tell(&self, _what: &str) {}
 }

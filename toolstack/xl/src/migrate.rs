@@ -1,7 +1,7 @@
 //! `xl migrate`: a domain goes to another host, through a pipe to the `xl migrate-receive` there.
 //!
 //! Both sides speak stock xl 4.17's protocol, so either may be stock's: the receiver says that it is ready; the sender
-//! sends what `xl save` would write; the receiver says that it has the domain; the sender lets it go, and hears whether
+//! sends what `xl save` would write, most of it while the domain runs; the receiver says that it has the domain; the sender lets it go, and hears whether
 //! it runs. Until it has let go the sender can take everything back, and does.
 
 use crate::create::Start;
@@ -11,7 +11,8 @@ use clap::Args;
 use ferroxen_consoled::interrupts;
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::patience::Interrupt;
-use ferroxen_stream::file::Head;
+use ferroxen_domains::save::Sender;
+use ferroxen_stream::{envelope, file::Head};
 use ferroxen_words::DomId;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
@@ -185,19 +186,26 @@ pub fn send(args: &Migrate) -> anyhow::Result<()> {
     }
 }
 
-/// Sends the domain, which stands still from then on; gives the moment since when. When this fails it runs on.
+/// Sends the domain, which stands still in the end; gives the moment since when. When this fails it runs on.
 fn transfer(tools: &Toolstack, domid: DomId, head: &Head, peer: &mut Peer) -> anyhow::Result<Instant> {
     peer.expect(BANNER, "the other host is ready")?;
+    let mut to = BufWriter::with_capacity(BUFFER, &mut peer.to);
+    head.write(&mut to)?;
+    envelope::open(&mut to)?;
+    let mut sender = Sender::begin(tools, domid)?;
+    sender.rounds(&mut to)?;
+    to.flush().context("sending the domain")?;
     let began = Instant::now();
     tools.suspend(domid)?;
-    let mut send = || {
-        let mut to = BufWriter::with_capacity(BUFFER, &mut peer.to);
-        save::stream(tools, domid, head, &mut to)?;
+    let mut finish = || {
+        sender.finish(&mut to)?;
+        envelope::close(&mut to)?;
         to.flush().context("sending the domain")?;
-        drop(to);
-        peer.expect(RECEIVED, "the other host has the domain")
+        expect(&mut peer.from, RECEIVED).context("waiting until the other host has the domain")
     };
-    match send() {
+    let finished = finish();
+    drop(sender);
+    match finished {
         Ok(()) => Ok(began),
         Err(error) => {
             tools.resume(domid)?;

@@ -19,7 +19,7 @@ const UNKNOWN: &str = "{msg} {spinner} {elapsed}";
 /// The way that suits standard error; `who` stands before plain lines.
 pub fn for_people(who: &'static str) -> Box<dyn Progress> {
     match std::io::stderr().is_terminal() {
-        true => Box::new(Bars::default()),
+        true => Box::new(Bars::of(who)),
         false => Box::new(Lines(who)),
     }
 }
@@ -36,6 +36,9 @@ impl Progress for Lines {
     }
     fn advance(&self, _bytes: u64) {}
     fn end(&self) {}
+    fn tell(&self, what: &str) {
+        eprintln!("{}: {what}", self.0);
+    }
 }
 
 fn line(who: &str, what: &str, bytes: u64) -> Option<String> {
@@ -47,8 +50,20 @@ fn line(who: &str, what: &str, bytes: u64) -> Option<String> {
 }
 
 /// One bar, for the step that goes on.
-#[derive(Debug, Default)]
-struct Bars(RefCell<Option<(ProgressBar, Instant)>>);
+#[derive(Debug)]
+struct Bars {
+    who: &'static str,
+    bar: RefCell<Option<(ProgressBar, Instant)>>,
+}
+
+impl Bars {
+    fn of(who: &'static str) -> Bars {
+        Bars {
+            who,
+            bar: RefCell::default(),
+        }
+    }
+}
 
 impl Progress for Bars {
     fn begin(&self, what: &str, bytes: u64) {
@@ -67,11 +82,11 @@ impl Progress for Bars {
             0 => bar.enable_steady_tick(Duration::from_millis(120)),
             _ => bar.set_draw_target(ProgressDrawTarget::hidden()),
         }
-        *self.0.borrow_mut() = Some((bar, Instant::now()));
+        *self.bar.borrow_mut() = Some((bar, Instant::now()));
     }
 
     fn advance(&self, bytes: u64) {
-        if let Some((bar, since)) = &*self.0.borrow() {
+        if let Some((bar, since)) = &*self.bar.borrow() {
             if bar.is_hidden() && since.elapsed() > MOMENT {
                 bar.set_draw_target(ProgressDrawTarget::stderr());
             }
@@ -80,9 +95,14 @@ impl Progress for Bars {
     }
 
     fn end(&self) {
-        if let Some((bar, _)) = self.0.borrow_mut().take() {
+        if let Some((bar, _)) = self.bar.borrow_mut().take() {
             bar.finish_and_clear();
         }
+    }
+
+    fn tell(&self, what: &str) {
+        self.end();
+        eprintln!("{}: {what}", self.who);
     }
 }
 
@@ -113,13 +133,18 @@ mod tests {
 
     #[test]
     fn a_bar_goes_from_step_to_step_and_away() {
-        let bars = Bars::default();
+        let bars = Bars::of("test");
         bars.begin("first", 10);
         bars.advance(4);
-        assert_eq!(bars.0.borrow().as_ref().map(|(bar, _)| bar.position()), Some(4));
+        assert_eq!(bars.bar.borrow().as_ref().map(|(bar, _)| bar.position()), Some(4));
         bars.begin("second", 0);
-        assert!(bars.0.borrow().as_ref().is_some_and(|(bar, _)| bar.length().is_none()));
+        assert!(
+            bars.bar
+                .borrow()
+                .as_ref()
+                .is_some_and(|(bar, _)| bar.length().is_none())
+        );
         bars.end();
-        assert!(bars.0.borrow().is_none());
+        assert!(bars.bar.borrow().is_none());
     }
 }

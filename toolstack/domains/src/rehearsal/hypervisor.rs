@@ -222,6 +222,19 @@ impl Contents for Rehearsed {
         self.done("frame_types", domid)
     }
 
+    fn begin_log(&self, domid: DomId) -> io::Result<bool> {
+        self.done("begin_log", domid).map(|()| true)
+    }
+
+    fn take_log(&self, domid: DomId, frames: u64) -> io::Result<Vec<u64>> {
+        let words = usize::try_from(frames.div_ceil(64)).unwrap_or(0);
+        self.done("take_log", domid).map(|()| vec![0; words])
+    }
+
+    fn end_log(&self, domid: DomId) -> io::Result<()> {
+        self.done("end_log", domid)
+    }
+
     fn vcpu_context(&self, domid: DomId, _vcpu: u32) -> io::Result<Box<VcpuGuestContext>> {
         self.done("vcpu_context", domid)?;
         Ok(Box::new(VcpuGuestContext::new_zeroed()))

@@ -2,7 +2,7 @@
 
 use super::Xen;
 use crate::hyper::{Contents, FRAME_TYPES};
-use ferroxen_abi::domctl::{self, CpuidLeaf, Domctl, DomctlCmd, MsrEntry, VcpuMsr};
+use ferroxen_abi::domctl::{self, CpuidLeaf, Domctl, DomctlCmd, MsrEntry, ShadowOp, ShadowOpCmd, VcpuMsr};
 use ferroxen_abi::memory::{MachphysMfnList, MemoryCmd};
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_abi::xen::MmuextOp;
@@ -66,6 +66,30 @@ impl Contents for Xen {
             buffer.read(0, batch.as_mut_bytes())?;
         }
         Ok(())
+    }
+
+    fn begin_log(&self, domid: DomId) -> io::Result<bool> {
+        match self.shadow(domid, ShadowOpCmd::ENABLE_LOGDIRTY) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn take_log(&self, domid: DomId, frames: u64) -> io::Result<Vec<u64>> {
+        let words = usize::try_from(frames).unwrap_or(usize::MAX).div_ceil(64);
+        let bits = self.privcmd.buffer(words * size_of::<u64>())?;
+        let request = ShadowOp {
+            op: ShadowOpCmd::CLEAN,
+            dirty_bitmap: bits.handle(),
+            pages: frames,
+            ..Default::default()
+        };
+        self.tell(DomctlCmd::SHADOW_OP, domid, &request)?;
+        bits.get_many(0, words)
+    }
+
+    fn end_log(&self, domid: DomId) -> io::Result<()> {
+        self.shadow(domid, ShadowOpCmd::OFF)
     }
 
     fn vcpu_context(&self, domid: DomId, vcpu: u32) -> io::Result<Box<VcpuGuestContext>> {
@@ -198,6 +222,14 @@ impl Contents for Xen {
 }
 
 impl Xen {
+    fn shadow(&self, domid: DomId, op: ShadowOpCmd) -> io::Result<()> {
+        let request = ShadowOp {
+            op,
+            ..Default::default()
+        };
+        self.tell(DomctlCmd::SHADOW_OP, domid, &request)
+    }
+
     fn xsave_area(&self, domid: DomId, vcpu: u32) -> io::Result<Vec<u8>> {
         // Without a buffer, how much there is.
         let mut request = domctl::Vcpuextstate {

@@ -88,6 +88,7 @@ pub struct Mirrors {
 
 impl Mirrors {
     /// None.
+    #[expect(clippy::new_without_default, reason = "there is no default domain")]
     pub const fn new() -> Mirrors {
         Mirrors {
             all: Vec::new(),
