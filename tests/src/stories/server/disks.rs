@@ -1,0 +1,114 @@
+//! Disks of every kind behind one guest, and what an administrator does with them: a volume, a partition with swap, a
+//! whole disk, files by three words, and two of QEMU's formats.
+
+use anyhow::{Result, ensure};
+
+use crate::dom0::{Dom0, PATIENCE};
+use crate::guest::Tiny;
+
+const LV: &str = "/dev/mapper/VolGroup00-LogVol00";
+/// As the guest's kernel names them: every virtual disk is xvd…, by its number.
+const DISKS: [(&str, &str, &str); 7] = [
+    ("phy:/dev/mapper/VolGroup00-LogVol00,sda1,w", "xvda1", "131072"),
+    ("phy:/dev/vdd1,sda2,w", "xvda2", "260096"),
+    ("phy:/dev/vde,hdc,r", "xvdc", "131072"),
+    ("file:/vmimages/a.img,0xca30,w", "xvdd", "65536"),
+    ("tap:aio:/vmimages/t.img,xvde,w", "xvde", "32768"),
+    ("tap:qcow2:/vmimages/b.qcow2,xvdf,w", "xvdf", "524288"),
+    ("format=vhd,vdev=xvdg,access=rw,target=/vmimages/c.vhd", "xvdg", "65552"),
+];
+const WRITTEN: [&str; 4] = ["xvdd", "xvde", "xvdf", "xvdg"];
+
+pub(super) fn are_served(dom0: &mut Dom0) -> Result<()> {
+    make(dom0)?;
+    let shop = DISKS.iter().fold(Tiny::new("shop"), |tiny, (spec, ..)| tiny.disk(spec));
+    dom0.start_tiny(&shop)?;
+    for (spec, name, sectors) in DISKS {
+        let look = format!(
+            "for _ in $(seq 50); do [ -b /dev/{name} ] && break; usleep 100000; done; cat /sys/class/block/{name}/size"
+        );
+        let found = dom0.in_guest("shop", &look, PATIENCE)?;
+        ensure!(
+            found == sectors,
+            "{spec} has {found} sectors in the guest, not {sectors}"
+        );
+    }
+    let mark = format!(
+        "for d in {}; do echo on-$d | dd of=/dev/$d bs=512 seek=9 conv=sync,fsync 2>/dev/null; done; \
+         swapon /dev/xvda2 && grep -c xvda2 /proc/swaps",
+        WRITTEN.join(" ")
+    );
+    let swaps = dom0.in_guest("shop", &mark, PATIENCE)?;
+    ensure!(swaps == "1", "the guest has {swaps} swaps");
+    cannot_be_written(dom0)?;
+    grow(dom0)?;
+    are_backed_up(dom0)
+}
+
+fn make(dom0: &mut Dom0) -> Result<()> {
+    dom0.run("pvcreate -q /dev/vdc && vgcreate -q VolGroup00 /dev/vdc && lvcreate -q -L 64m -n LogVol00 VolGroup00")?;
+    dom0.run("echo ',,L' | sfdisk -q /dev/vdd && udevadm settle && mkswap -q /dev/vdd1")?;
+    dom0.run(&format!("mkfs.ext4 -q /dev/vde && mkfs.ext4 -q {LV}"))?;
+    dom0.run(
+        "mkdir -p /vmimages && cd /vmimages && truncate -s 32M a.img && truncate -s 16M t.img && \
+         qemu-img create -q -f qcow2 b.qcow2 256M && qemu-img create -q -f vpc c.vhd 32M",
+    )?;
+    Ok(())
+}
+
+/// What is read-only for the guest is so for its kernel.
+fn cannot_be_written(dom0: &mut Dom0) -> Result<()> {
+    let said = dom0.in_guest(
+        "shop",
+        "cat /sys/block/xvdc/ro; mount -t ext4 -o ro /dev/xvdc /mnt && touch /mnt/x 2>&1 || true; umount /mnt",
+        PATIENCE,
+    )?;
+    ensure!(
+        said.starts_with('1') && said.contains("Read-only file system"),
+        "writing to a read-only disk: {said}"
+    );
+    Ok(())
+}
+
+/// The guest sees what LVM has added without a reboot; it looks when it asks its backend for something.
+fn grow(dom0: &mut Dom0) -> Result<()> {
+    dom0.run("lvextend -q -L 72m VolGroup00/LogVol00 && xl block-resize shop sda1")?;
+    let look = "for _ in $(seq 100); do dd if=/dev/xvda1 of=/dev/null bs=512 count=1 iflag=direct 2>/dev/null; \
+                now=$(cat /sys/class/block/xvda1/size); [ $now = 147456 ] && break; usleep 100000; done; echo $now";
+    let sectors = dom0.in_guest("shop", look, PATIENCE)?;
+    ensure!(
+        sectors == "147456",
+        "the grown volume has {sectors} sectors in the guest"
+    );
+    let (code, said) = dom0.ask("xl block-resize shop xvdf 300m 2>&1", PATIENCE)?;
+    ensure!(
+        code == 1 && said.contains("qemu-img resize"),
+        "growing a qcow2: {code}, {said}"
+    );
+    Ok(())
+}
+
+/// A running guest's disk is copied from a snapshot, and the copy is in order; the guest goes, and all behind its disks.
+fn are_backed_up(dom0: &mut Dom0) -> Result<()> {
+    dom0.in_guest(
+        "shop",
+        "mount -t ext4 /dev/xvda1 /mnt && dd if=/dev/urandom of=/mnt/books bs=64k count=16 2>/dev/null; \
+         sha256sum /mnt/books >/mnt/sum; sync; (while :; do date >>/mnt/log; usleep 500000; done >/dev/null 2>&1 &)",
+        PATIENCE,
+    )?;
+    // What cron would do every night; the guest writes on.
+    dom0.run_within(
+        "lvcreate -q -s -L 64m -n nightly VolGroup00/LogVol00 && \
+         dd if=/dev/VolGroup00/nightly of=/vmimages/shop.backup bs=1M conv=sparse status=none && \
+         lvremove -q -y VolGroup00/nightly && e2fsck -f -p /vmimages/shop.backup; [ $? -le 1 ]",
+        PATIENCE * 5,
+    )?;
+    dom0.destroy("shop")?;
+    let left =
+        dom0.run("pgrep -c qemu-nbd; losetup -a | wc -l; dmsetup info -c --noheadings -o open VolGroup00-LogVol00")?;
+    ensure!(
+        left.split_whitespace().eq(["0", "0", "0"]),
+        "servers, loops, holders of the volume when the guest has gone: {left}"
+    );
+    Ok(())
+}
