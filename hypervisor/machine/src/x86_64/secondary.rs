@@ -6,7 +6,7 @@
 use super::boot::early_root;
 use super::layout::{CPU_BLOCK, CPU_BLOCKS, DIRECT_MAP};
 use super::percpu::{CpuInfo, FRAME_OFFSET, INFO_OFFSET};
-use super::{MAX_CPUS, apic, cpu, frame, gdt, idt, memory, paging, port, smp};
+use super::{MAX_CPUS, apic, cpu, frame, gdt, idt, memory, paging, port, smp, time};
 use crate::interrupts::ApicId;
 use core::arch::global_asm;
 use core::ptr::addr_of;
@@ -96,8 +96,8 @@ static STACK: AtomicU64 = AtomicU64::new(0);
 /// The CPU that has arrived last.
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
 
-/// Microseconds that a CPU gets to answer; one under emulation on a busy host may be slow.
-const PATIENCE_US: u32 = 1_000_000;
+/// Microseconds that a CPU gets to answer; one under emulation on a busy host may be slow, and have to wait for its turn.
+const PATIENCE_US: u64 = 1_000_000;
 
 /// Brings further CPUs up, one after the other; each calls `kernel::secondary`.
 ///
@@ -173,15 +173,19 @@ fn start(number: usize, id: ApicId) -> bool {
     false
 }
 
-fn wait_for(number: usize, microseconds: u32) -> bool {
-    for _ in 0..microseconds {
+/// Waits by the clock: where instructions take no time to speak of, a count of them is no measure.
+fn wait_for(number: usize, microseconds: u64) -> bool {
+    let until = time::now_ns().saturating_add(microseconds * 1000);
+    loop {
         if ARRIVED.load(Ordering::Acquire) == number as u32 {
             return true;
+        }
+        if time::now_ns() >= until {
+            return false;
         }
         smp::service_requests();
         pause_us(1);
     }
-    false
 }
 
 /// Waits about so long: reading the diagnostic port takes about a microsecond, with or without a clock.
