@@ -268,15 +268,40 @@ fn cpu_version(wanted: &mut abi::PcpuVersion) {
     }
 }
 
-/// `XENPF_resource_op`: a few registers read in one go. The clock is offered, and those of upstream's list that the CPU
-/// has; everything else is refused entry by entry, and the caller learns how many went well.
+/// Whether the CPU has one of the registers of transactional memory and of its microcode's options that tools may read;
+/// `None` for any other register.
+fn has_option_register(register: u64) -> Option<bool> {
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    let features = || {
+        if cpu::cpuid(0, 0)[0] >= 7 {
+            cpu::cpuid(7, 0)[3]
+        } else {
+            0
+        }
+    };
+    let capabilities = || {
+        let are_told = features() >> 29 & 1 != 0;
+        are_told
+            .then(|| cpu::read_host_msr(ARCH_CAPABILITIES))
+            .flatten()
+            .unwrap_or(0)
+    };
+    match register {
+        // TSX_FORCE_ABORT, TSX_CTRL, MCU_OPT_CTRL.
+        0x10f => Some(features() >> 13 & 1 != 0),
+        0x122 => Some(capabilities() >> 7 & 1 != 0),
+        0x123 => Some(features() >> 9 & 1 != 0),
+        _ => None,
+    }
+}
+
+/// `XENPF_resource_op`: a few registers read in one go. The clock is offered, and options that the CPU has; everything else
+/// is refused entry by entry, and the caller learns how many went well.
 fn resource_op(wanted: &abi::ResourceOp) -> Result<Reply, Errno> {
     const MOST: u32 = 3;
     const READ: u32 = 0;
     const WRITE: u32 = 1;
     const TSC: u64 = 0x10;
-    /// Cache monitoring; what the CPU needs no mitigation for; transactional memory; its microcode's options.
-    const OFFERED: [u64; 6] = [0xc8d, 0xc8e, 0x10a, 0x10f, 0x122, 0x123];
     if wanted.nr_entries == 0 {
         return Ok(Reply::Count(0));
     }
@@ -294,14 +319,14 @@ fn resource_op(wanted: &abi::ResourceOp) -> Result<Reply, Errno> {
                 entry.val = time::now_ns();
                 None
             }
-            READ if OFFERED.contains(&entry.idx) => match cpu::read_host_msr(entry.idx as u32) {
-                Some(value) => {
-                    entry.val = value;
+            READ => match has_option_register(entry.idx) {
+                Some(true) => {
+                    entry.val = cpu::read_host_msr(entry.idx as u32).unwrap_or(0);
                     None
                 }
-                None => Some(Errno::EPERM),
+                Some(false) => Some(Errno::EPERM),
+                None => Some(Errno::EACCES),
             },
-            READ => Some(Errno::EACCES),
             WRITE => Some(Errno::EPERM),
             _ => Some(Errno::EOPNOTSUPP),
         };

@@ -14,7 +14,7 @@ use ferroxen_words::CpuId;
 /// C0 and C1.
 const STATES: u32 = 2;
 /// The deepest state that may be used, which a tool may set; deeper than C1 there is none.
-static MAX_CSTATE: AtomicU32 = AtomicU32::new(abi::CX_UNLIMITED);
+static MAX_CSTATE: AtomicU32 = AtomicU32::new(1);
 static MAX_SUBSTATE: AtomicU32 = AtomicU32::new(abi::CX_UNLIMITED);
 /// Whether siblings are to be filled before other cores: no CPU here has any.
 static SMT_POWER_SAVINGS: AtomicU32 = AtomicU32::new(0);
