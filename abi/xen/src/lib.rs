@@ -11,6 +11,7 @@ pub mod errno;
 pub mod event_channel;
 pub mod features;
 pub mod grant_table;
+pub mod hypfs;
 pub mod io;
 pub mod mca;
 pub mod memory;

@@ -152,6 +152,7 @@ fn start_console(options: &Options<'_>) {
         vga::init();
     }
     console::configure(options);
+    crate::hypercall::domctl::configure(options);
 }
 
 fn settings(given: &Serial, usual: Settings) -> Settings {

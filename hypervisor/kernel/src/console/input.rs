@@ -85,6 +85,11 @@ pub fn configure(letter: u8, is_ours: bool) {
     input.is_ours = is_ours;
 }
 
+/// The letter of the switch character.
+pub(super) fn switch_letter() -> u8 {
+    INPUT.lock().switch | 0x60
+}
+
 /// Says whom the line belongs to now that Domain 0 runs.
 pub fn announce() {
     let input = INPUT.lock();

@@ -5,6 +5,9 @@
 //! can drown the others' lines or hold a CPU by talking.
 
 pub mod input;
+mod parameters;
+
+pub use parameters::{CONSWITCH, GUEST_LOGLVL, LOGLVL, Parameter, TIMESTAMPS};
 
 use crate::lock::{Lock, Rank};
 use alloc::vec::Vec;
@@ -39,6 +42,15 @@ impl Threshold {
 
     fn set(&self, level: options::Level) {
         self.0.store(level as u8, Ordering::Relaxed);
+    }
+
+    fn level(&self) -> options::Level {
+        use options::Level::{Debug, Error, Info, None, Warning};
+        let number = self.0.load(Ordering::Relaxed);
+        let known = [None, Error, Warning, Info]
+            .into_iter()
+            .find(|level| *level as u8 == number);
+        known.unwrap_or(Debug)
     }
 
     fn passes(&self, level: Level) -> bool {
@@ -99,13 +111,8 @@ pub fn configure(options: &Options<'_>) {
     } else {
         crate::warn!("console: no memory for a ring of {bytes} bytes");
     }
-    // Stock Xen's lines without a label, which the boot consists of, pass its default of "warning".
-    OURS.set(match options.loglvl.always {
-        options::Level::Warning => options::Level::Info,
-        other => other,
-    });
-    GUESTS_ALWAYS.set(options.guest_loglvl.always);
-    GUESTS_LIMITED.set(options.guest_loglvl.limited);
+    parameters::set_log_level(options.loglvl);
+    parameters::set_guest_log_level(options.guest_loglvl);
     KEEPS_GUESTS_WORDS.store(options.console_to_ring, Ordering::Relaxed);
     STAMPS.store(options.console_timestamps as u8, Ordering::Relaxed);
     let (letter, is_ours) = options.conswitch;

@@ -12,11 +12,12 @@ use crate::guest::GuestPtr;
 use crate::{memory, sched};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use ferroxen_abi::domctl::{self as abi, Domctl, DomctlCmd, cdf, dominf};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_access::Operation;
+use ferroxen_loader::options::Options;
 use ferroxen_words::{DomId, Mfn, RawDomId, VcpuId};
 use zerocopy::FromZeros;
 
@@ -246,6 +247,9 @@ pub(super) fn existing_vcpu(subject: &Arc<Domain>, id: u32) -> Result<VcpuRef, E
 /// `createdomain`: PV domains; HVM ones are refused as by a Xen on a machine without HVM.
 fn create(request: &Domctl) -> Result<DomId, Errno> {
     let wanted: abi::Createdomain = request.payload();
+    if !allows_pv() {
+        return Err(Errno::EOPNOTSUPP);
+    }
     // Without shadow tables, none is out of sync.
     if wanted.flags & !(cdf::XS_DOMAIN | cdf::OOS_OFF) != 0 || wanted.max_vcpus == 0 || wanted.max_vcpus > MAX_VCPUS {
         return Err(Errno::EINVAL);
@@ -277,6 +281,19 @@ fn create(request: &Domctl) -> Result<DomId, Errno> {
         RawDomId(id) => DomId::new(id),
     };
     Ok(domain::create(id, false, limits, wanted.handle)?.id)
+}
+
+/// Whether PV guests may be made (`pv=`).
+static ALLOWS_PV: AtomicBool = AtomicBool::new(true);
+
+/// Takes the host's policy from its command line.
+pub fn configure(options: &Options<'_>) {
+    ALLOWS_PV.store(options.pv, Ordering::Relaxed);
+}
+
+/// Whether PV guests may be made.
+pub fn allows_pv() -> bool {
+    ALLOWS_PV.load(Ordering::Relaxed)
 }
 
 /// Most vcpus of a PV domain.

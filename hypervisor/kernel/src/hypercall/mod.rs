@@ -11,6 +11,7 @@ mod cpu_policy;
 pub mod domctl;
 pub mod event_channel;
 pub mod grant_table;
+mod hypfs;
 mod mca;
 pub mod memory_op;
 pub mod mmu;
@@ -138,7 +139,7 @@ fn no_such_call(_: &VcpuRef, _: &mut GuestFrame) -> Answer {
 }
 
 /// Every hypercall there is; the second handler traces it before.
-const CALLS: [(u32, [Handler; 2]); 34] = {
+const CALLS: [(u32, [Handler; 2]); 35] = {
     macro_rules! calls {
         ($($number:ident => $call:path,)*) => {
             [$((nr::$number, [
@@ -182,6 +183,7 @@ const CALLS: [(u32, [Handler; 2]); 34] = {
         SYSCTL => sysctl::sysctl,
         MCA => mca::mca,
         DOMCTL => domctl::domctl,
+        HYPFS_OP => hypfs::hypfs_op,
     }
 };
 

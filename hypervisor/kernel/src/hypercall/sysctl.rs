@@ -157,7 +157,7 @@ fn physinfo() -> abi::Physinfo {
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: (ferroxen_machine::time::tsc_hz() / 1000) as u32,
-        capabilities: physcap::PV | physcap::GNTTAB_V1,
+        capabilities: physcap::GNTTAB_V1 | if domctl::allows_pv() { physcap::PV } else { 0 },
         total_pages: memory::total_pages(),
         free_pages: memory::free_pages(),
         scrub_pages: memory::pages_to_scrub(),

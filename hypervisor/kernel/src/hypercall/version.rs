@@ -9,6 +9,14 @@ use ferroxen_abi::xen::{HYPERVISOR_VIRT_START, vm_assist};
 
 /// Major and minor number of the Xen whose ABI we keep.
 pub const VERSION: (u64, u64) = (4, 17);
+/// Who built us: nobody in particular, for the same bits come out wherever it is done.
+pub const COMPILE_BY: &str = "ferroxen";
+/// When: likewise.
+pub const COMPILE_DATE: &str = "reproducible";
+/// By what.
+pub const COMPILER: &str = concat!("rustc, ", env!("CARGO_PKG_NAME"));
+/// From what.
+pub const CHANGESET: &str = concat!("ferroxen ", env!("CARGO_PKG_VERSION"));
 /// What follows the number: who we really are.
 pub const EXTRAVERSION: &str = ".0-ferroxen";
 /// Kinds of guest that we run.
@@ -58,10 +66,10 @@ fn tell(call: &Call<'_>, command: VersionCmd, arg: u64) -> Answer {
         VersionCmd::EXTRAVERSION => GuestPtr::<[u8; 16]>::new(arg).write(&text(EXTRAVERSION.as_bytes()))?,
         VersionCmd::COMPILE_INFO => {
             let info = CompileInfo {
-                compiler: text(concat!("rustc, ", env!("CARGO_PKG_NAME")).as_bytes()),
-                compile_by: text(b"ferroxen"),
+                compiler: text(COMPILER.as_bytes()),
+                compile_by: text(COMPILE_BY.as_bytes()),
                 compile_domain: text(b""),
-                compile_date: text(b"reproducible"),
+                compile_date: text(COMPILE_DATE.as_bytes()),
             };
             GuestPtr::new(arg).write(&info)?;
         }
@@ -70,7 +78,7 @@ fn tell(call: &Call<'_>, command: VersionCmd, arg: u64) -> Answer {
             GuestPtr::<[u8; 1024]>::new(arg).write(&text(CAPABILITIES.as_bytes()))?;
         }
         VersionCmd::CHANGESET => {
-            GuestPtr::<[u8; 64]>::new(arg).write(&text(concat!("ferroxen ", env!("CARGO_PKG_VERSION")).as_bytes()))?;
+            GuestPtr::<[u8; 64]>::new(arg).write(&text(CHANGESET.as_bytes()))?;
         }
         VersionCmd::PLATFORM_PARAMETERS => GuestPtr::new(arg).write(&HYPERVISOR_VIRT_START)?,
         VersionCmd::GET_FEATURES => {

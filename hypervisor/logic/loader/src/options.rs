@@ -157,6 +157,19 @@ pub enum Level {
     Debug,
 }
 
+impl Level {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "all",
+        }
+    }
+}
+
 /// `loglvl=`, `guest_loglvl=`: up to `always` every line, up to `limited` at a limited rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogLevel {
@@ -232,6 +245,8 @@ pub struct Options<'t> {
     pub guest_loglvl: LogLevel,
     /// `console_timestamps=`
     pub console_timestamps: Timestamps,
+    /// `pv=`: whether there are PV guests beside Domain 0.
+    pub pv: bool,
     /// `console_to_ring`
     pub console_to_ring: bool,
     /// `conring_size=` in bytes, a power of two.
@@ -296,6 +311,7 @@ impl Default for Options<'_> {
                 limited: Level::Warning,
             },
             console_timestamps: Timestamps::None,
+            pv: true,
             console_to_ring: false,
             conring_size: None,
             conswitch: (b'a', false),
@@ -399,6 +415,8 @@ impl<'t> Options<'t> {
             _ if is("loglvl") => given.into(&mut self.loglvl, log_level),
             _ if is("guest_loglvl") => given.into(&mut self.guest_loglvl, log_level),
             _ if is("console_timestamps") => given.into(&mut self.console_timestamps, timestamps),
+            // Upstream's `pv=32=` is about a kind of guests that there is not.
+            _ if is("pv") && given.value.is_none_or(|value| !value.starts_with("32")) => given.switch(&mut self.pv),
             _ if is("console_to_ring") => given.switch(&mut self.console_to_ring),
             _ if is("conring_size") => given.into(&mut self.conring_size, |text| ring_size(text).map(Some)),
             _ if is("conswitch") => given.into(&mut self.conswitch, conswitch),
@@ -702,7 +720,8 @@ fn level(text: &str) -> Option<Level> {
     }
 }
 
-fn log_level(text: &str) -> Option<LogLevel> {
+/// Reads what follows `loglvl=`.
+pub fn log_level(text: &str) -> Option<LogLevel> {
     let (always, limited) = text.split_once('/').unwrap_or((text, text));
     let (always, limited) = (level(always)?, level(limited)?);
     Some(LogLevel {
@@ -711,7 +730,8 @@ fn log_level(text: &str) -> Option<LogLevel> {
     })
 }
 
-fn timestamps(text: &str) -> Option<Timestamps> {
+/// Reads what follows `console_timestamps=`.
+pub fn timestamps(text: &str) -> Option<Timestamps> {
     match text {
         "" | "date" => Some(Timestamps::Date),
         "datems" => Some(Timestamps::DateMs),
@@ -727,7 +747,8 @@ fn ring_size(text: &str) -> Option<u64> {
     (4096..=1 << 28).contains(&bytes).then(|| 1 << bytes.ilog2())
 }
 
-fn conswitch(text: &str) -> Option<(u8, bool)> {
+/// Reads what follows `conswitch=`: the letter, and whether the line is ours at first.
+pub fn conswitch(text: &str) -> Option<(u8, bool)> {
     match *text.as_bytes() {
         [letter @ b'a'..=b'z'] => Some((letter, false)),
         [letter @ b'a'..=b'z', b'x'] => Some((letter, true)),
