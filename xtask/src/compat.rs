@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ferroxen_stories::dom0::{Dom0, PATIENCE};
-use ferroxen_stories::machine::Parts;
+use ferroxen_stories::machine::{Accelerator, Parts};
 
 use crate::bench::{Bench, Choice};
 use crate::images::{self, Toolstack};
@@ -35,6 +35,8 @@ pub struct Selection {
     pub chapters: Vec<String>,
     /// Whose tools.
     pub tools: Toolstack,
+    /// Judges what the last run said, without another.
+    pub kept: bool,
     /// Install what is missing without asking.
     pub yes: bool,
 }
@@ -61,6 +63,10 @@ pub fn compat(selection: &Selection) -> Result<()> {
     let script = Script::read(&folder().join(script))?.chosen(&selection.chapters, toolstack)?;
     let mut differences = Differences::read(&folder().join("differences.toml"), toolstack)?;
     let masks = Masks::read(&folder().join("masks.toml"))?;
+    if selection.kept {
+        let (stock, ours) = (kept(toolstack, true, &script)?, kept(toolstack, false, &script)?);
+        return judge(&script, &mut differences, &masks, &stock, &ours);
+    }
     let (on_stock, on_ours) = (
         parts(toolstack, true, selection.yes, &script)?,
         parts(toolstack, false, selection.yes, &script)?,
@@ -78,18 +84,41 @@ pub fn compat(selection: &Selection) -> Result<()> {
     judge(&script, &mut differences, &masks, &stock, &ours)
 }
 
-/// Makes ready a machine whose Domain 0 has the script at /compat.
-fn parts(toolstack: Toolstack, stock: bool, yes: bool, script: &Script) -> Result<Parts> {
-    let choice = Choice { stock, toolstack, yes };
-    let bench = Bench::prepare(choice, &mut Steps::new())?;
+/// The name of a machine and its log.
+fn name(toolstack: Toolstack, stock: bool) -> String {
     let tools = match toolstack {
         Toolstack::Ours => "ours",
         Toolstack::Debian => "debian",
         Toolstack::Libvirt => "libvirt",
     };
-    let mut parts = bench.parts(&format!("compat-{tools}-on-{}", if stock { "stock" } else { "ours" }));
+    format!("compat-{tools}-on-{}", if stock { "stock" } else { "ours" })
+}
+
+/// What a machine said when it last ran the script.
+fn kept(toolstack: Toolstack, stock: bool, script: &Script) -> Result<Vec<Answer>> {
+    let path = places::made()
+        .join("logs")
+        .join(name(toolstack, stock))
+        .with_extension("log");
+    let said = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let answers = script::answers(&String::from_utf8_lossy(&said), script.commands.len());
+    ensure!(
+        answers.len() == script.commands.len(),
+        "{} has other commands than the script, or not all of them",
+        path.display()
+    );
+    Ok(answers)
+}
+
+/// Makes ready a machine whose Domain 0 has the script at /compat.
+fn parts(toolstack: Toolstack, stock: bool, yes: bool, script: &Script) -> Result<Parts> {
+    let choice = Choice { stock, toolstack, yes };
+    let bench = Bench::prepare(choice, &mut Steps::new())?;
+    let mut parts = bench.parts(&name(toolstack, stock));
     parts.ramdisk = with_script(&parts.ramdisk, script)?;
     parts.cpus = CPUS;
+    // Its time goes by what it does, so that no busy host makes a script of Debian's take too long.
+    parts.accelerator = Accelerator::Counted;
     OPTIONS.clone_into(&mut parts.options);
     Ok(parts)
 }

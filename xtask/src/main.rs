@@ -110,6 +110,9 @@ enum Verb {
         /// Runs Debian's libvirt instead (tests/compat/libvirt).
         #[arg(long)]
         libvirt: bool,
+        /// Judges what the last run said, without another.
+        #[arg(long)]
+        kept: bool,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -268,6 +271,7 @@ fn act(verb: Verb) -> Result<()> {
             chapters,
             ours,
             libvirt,
+            kept,
             yes,
         } => compat::compat(&compat::Selection {
             chapters,
@@ -276,6 +280,7 @@ fn act(verb: Verb) -> Result<()> {
                 (_, true) => Toolstack::Libvirt,
                 _ => Toolstack::Debian,
             },
+            kept,
             yes,
         }),
         Verb::FuzzGuest { seed, steps, yes } => {
