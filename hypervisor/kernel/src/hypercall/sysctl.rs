@@ -2,6 +2,7 @@
 
 use super::{Answer, Call, cpu_policy, domctl, pm};
 use crate::guest::GuestPtr;
+use crate::pv::policy;
 use crate::{access, console, domain, irq, memory, sched, trace};
 use ferroxen_abi::domctl::SchedulerId;
 use ferroxen_abi::errno::Errno;
@@ -140,15 +141,8 @@ fn read_console(request: &mut Sysctl) -> Result<(), Errno> {
 fn physinfo() -> abi::Physinfo {
     let cpus = cpu::cpus_online();
     let mut hw_cap = [0; 8];
-    let [_, _, c1, d1] = cpu::cpuid(1, 0);
-    let [_, _, ce, de] = cpu::cpuid(0x8000_0001, 0);
-    let [_, b7, ..] = if cpu::cpuid(0, 0)[0] >= 7 {
-        cpu::cpuid(7, 0)
-    } else {
-        [0; 4]
-    };
-    hw_cap[..4].copy_from_slice(&[d1, c1, de, ce]);
-    hw_cap[5] = b7;
+    let words = policy::of_host().host.feature_set().0;
+    hw_cap.iter_mut().zip(words).for_each(|(word, host)| *word = host);
     abi::Physinfo {
         threads_per_core: 1,
         cores_per_socket: cpus,
