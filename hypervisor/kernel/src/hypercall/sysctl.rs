@@ -139,10 +139,14 @@ fn read_console(request: &mut Sysctl) -> Result<(), Errno> {
 }
 
 fn physinfo() -> abi::Physinfo {
+    /// Bits of leaf 0x80000001's `edx` that repeat those of leaf 1.
+    const COMMON_FEATURES: u32 = 0x0183_f3ff;
     let cpus = cpu::cpus_online();
     let mut hw_cap = [0; 8];
     let words = policy::of_host().host.feature_set().0;
     hw_cap.iter_mut().zip(words).for_each(|(word, host)| *word = host);
+    // As upstream: what AMD says in both leaves is told once.
+    hw_cap[2] &= !COMMON_FEATURES;
     abi::Physinfo {
         threads_per_core: 1,
         cores_per_socket: cpus,
