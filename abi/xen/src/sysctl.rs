@@ -399,10 +399,10 @@ pub mod pm {
 /// `XEN_SYSCTL_CX_UNLIMITED`
 pub const CX_UNLIMITED: u32 = !0;
 
-/// `sysctl_query_page_offline`, and the answer for a page in use (`PG_OFFLINE_STATUS_ONLINE`).
+/// `sysctl_query_page_offline`
 pub const QUERY_PAGE_OFFLINE: u32 = 3;
-/// `PG_OFFLINE_STATUS_ONLINE`
-pub const PAGE_IS_ONLINE: u32 = 1 << 2;
+/// What that answers of a page in use: none of `PG_OFFLINE_STATUS_*`, as Xen 4.17 does, not even `..._ONLINE`.
+pub const PAGE_IS_ONLINE: u32 = 0;
 
 /// `XEN_SYSCTL_LIVEPATCH_*`
 #[allow(missing_docs, reason = "upstream's own names")]

@@ -3,7 +3,7 @@
 use super::{balance, state};
 use crate::cpu::{self, work};
 use core::sync::atomic::{AtomicU64, Ordering};
-use ferroxen_machine::{paging, smp};
+use ferroxen_machine::smp;
 use ferroxen_words::CpuId;
 
 /// How long a CPU has idled.
@@ -34,9 +34,8 @@ pub fn idle_ns(cpu: CpuId) -> u64 {
     idle.before_ns.load(Ordering::Relaxed).saturating_add(running)
 }
 
-/// Idles until this CPU has to decide anew.
+/// Idles, on page tables of our own, until this CPU has to decide anew.
 pub(super) fn idle(here: CpuId) {
-    paging::activate_own();
     let since = crate::time::now();
     state(here).idle.since_ns.store(since.max(1), Ordering::Relaxed);
     while !has_reason_to_decide(here) {

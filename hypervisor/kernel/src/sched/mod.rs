@@ -419,11 +419,22 @@ pub fn schedule(frame: &mut GuestFrame) {
         {
             return;
         }
-        if let Some(old) = before {
-            leave(&old, frame, &decision);
+        if let Some(old) = &before {
+            leave(old, frame);
         }
-        if let Some(new) = decision.chosen {
-            enter(new, frame);
+        let is_idle = decision.chosen.is_none();
+        match decision.chosen {
+            Some(new) => enter(new, frame),
+            None => paging::activate_own(),
+        }
+        // Not before: until here this CPU was on its page tables, which may go once it is nowhere.
+        if let Some(old) = before {
+            old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
+            if decision.must_move {
+                balance::move_to_allowed(&old);
+            }
+        }
+        if !is_idle {
             return;
         }
         idle::idle(here);
@@ -452,20 +463,12 @@ struct Decision {
     must_move: bool,
 }
 
-/// Takes a vcpu off this CPU, after it was decided that it goes.
-fn leave(old: &VcpuRef, frame: &GuestFrame, decision: &Decision) {
+/// Saves the registers of a vcpu that goes.
+fn leave(old: &VcpuRef, frame: &GuestFrame) {
     runstate::update(old);
     context::save(old, frame);
     cpu::local().info.set(None);
     drop(cpu::local().current.replace(None));
-    if old.domain().is_logged() {
-        // Its mirrors may go as soon as it is nowhere.
-        paging::activate_own();
-    }
-    old.sched.on_cpu.store(NOWHERE, Ordering::SeqCst);
-    if decision.must_move {
-        balance::move_to_allowed(old);
-    }
 }
 
 /// Puts a vcpu onto this CPU, after it was chosen.
