@@ -1,7 +1,7 @@
 //! One connection: requests out, answers and events in.
 
 use crate::error::{Error, Result};
-use crate::store::{self, Store};
+use crate::store::{self, Change, Changes, Store};
 use ferroxen_xenstore_wire::{Decoder, ErrorCode, Header, Message, MessageType, encode, path, strings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
@@ -21,12 +21,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Questions on their way at a time: their bytes fit into any socket, and so do the answers.
 const AT_ONCE: usize = 32;
+const BYTES_AT_ONCE: usize = 8192;
+
+/// One of many requests.
+struct Request<'a> {
+    kind: MessageType,
+    subject: &'a str,
+    payload: [&'a [u8]; 2],
+}
 
 /// A connection to xenstored.
 #[derive(Debug)]
 pub struct Client {
     /// A socket or a character device: the same bytes either way.
     file: File,
+    /// How many questions may be on their way at a time.
+    at_once: usize,
     state: Mutex<State>,
 }
 
@@ -84,7 +94,7 @@ impl Client {
         for path in DEVICES {
             match OpenOptions::new().read(true).write(true).open(path) {
                 Ok(device) => {
-                    let client = Client::over(device.into());
+                    let client = Client::over_device(device.into());
                     match client.answers_within(PATIENCE)? {
                         true => return Ok(client),
                         false => reasons.push(format!("{path}: nobody answers; is xenstored running?")),
@@ -120,7 +130,16 @@ impl Client {
     pub fn over(connected: OwnedFd) -> Client {
         Client {
             file: File::from(connected),
+            at_once: AT_ONCE,
             state: Mutex::default(),
+        }
+    }
+
+    /// Speaks over the kernel's device, which looks at the first message of a write only and forgets the others.
+    fn over_device(opened: OwnedFd) -> Client {
+        Client {
+            at_once: 1,
+            ..Client::over(opened)
         }
     }
 
@@ -277,8 +296,7 @@ impl Client {
         let mut state = self.lock()?;
         state.last_id = state.last_id.wrapping_add(1);
         let id = state.last_id;
-        let request = encode(kind, id, tx_id, payload)
-            .ok_or_else(|| Error::Unsendable(format!("{kind} of {subject:?} is longer than a message may be")))?;
+        let request = encoded(kind, subject, id, tx_id, payload)?;
         let answer = self.exchange(&mut state, &request, id);
         if answer.is_err() {
             state.broken = true;
@@ -286,35 +304,61 @@ impl Client {
         said(kind, subject, answer?)
     }
 
-    /// Reads many nodes, with several questions on their way at a time: what an answer costs is mostly the two
-    /// changes between programs, and they are shared.
-    fn read_each_in(&self, tx_id: u32, paths: &[String]) -> Result<Vec<Option<String>>> {
-        let mut values = Vec::with_capacity(paths.len());
-        for some in paths.chunks(AT_ONCE) {
+    /// Sends many requests, with several on their way at a time: what an answer costs is mostly the two changes between
+    /// programs, and they are shared. Gives the answers in the requests' order.
+    fn ask_each<'a>(&self, tx_id: u32, requests: impl Iterator<Item = Request<'a>>) -> Result<Vec<Result<Vec<u8>>>> {
+        let mut answers = Vec::new();
+        let mut left = requests.peekable();
+        while left.peek().is_some() {
             let mut state = self.lock()?;
-            let first = state.last_id.wrapping_add(1);
-            let mut requests = vec![];
-            for path in some {
+            let (mut bytes, mut asked) = (vec![], vec![]);
+            while let Some(request) = left.next_if(|_| asked.len() < self.at_once && bytes.len() < BYTES_AT_ONCE) {
                 state.last_id = state.last_id.wrapping_add(1);
-                let request = encode(MessageType::READ, state.last_id, tx_id, &[path.as_bytes(), &[0]]);
-                requests.extend(request.ok_or_else(|| Error::Unsendable(format!("{path:?} is too long a path")))?);
+                bytes.extend(encoded(
+                    request.kind,
+                    request.subject,
+                    state.last_id,
+                    tx_id,
+                    &request.payload,
+                )?);
+                asked.push((request, state.last_id));
             }
             // Until all answers are here, none can be told apart.
             state.broken = true;
-            (&self.file).write_all(&requests)?;
-            let answers = (0..some.len())
-                .map(|nth| self.answer_to(&mut state, first.wrapping_add(nth as u32)))
-                .collect::<Result<Vec<_>>>()?;
-            state.broken = false;
-            for (path, answer) in some.iter().zip(answers) {
-                values.push(match said(MessageType::READ, path, answer) {
-                    Ok(value) => Some(store::text(path, value)?),
-                    Err(error) if error.is_not_found() => None,
-                    Err(error) => return Err(error),
-                });
+            (&self.file).write_all(&bytes)?;
+            for (request, id) in asked {
+                let answer = self.answer_to(&mut state, id)?;
+                answers.push(said(request.kind, request.subject, answer));
             }
+            state.broken = false;
         }
-        Ok(values)
+        Ok(answers)
+    }
+
+    fn read_each_in(&self, tx_id: u32, paths: &[String]) -> Result<Vec<Option<String>>> {
+        let requests = paths.iter().map(|path| Request {
+            kind: MessageType::READ,
+            subject: path,
+            payload: [path.as_bytes(), &[0]],
+        });
+        let answers = self.ask_each(tx_id, requests)?;
+        let value = |(path, answer): (&String, Result<Vec<u8>>)| match answer {
+            Ok(value) => store::text(path, value).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        };
+        paths.iter().zip(answers).map(value).collect()
+    }
+
+    fn apply_in(&self, tx_id: u32, changes: &Changes) -> Result<()> {
+        let requests = changes.0.iter().map(|change| Request {
+            kind: change.kind,
+            subject: &change.path,
+            payload: [change.payload.as_slice(), &[]],
+        });
+        let answers = self.ask_each(tx_id, requests)?;
+        let done = |(change, answer): (&Change, Result<Vec<u8>>)| change.done(answer);
+        changes.0.iter().zip(answers).map(done).fold(Ok(()), Result::and)
     }
 
     fn exchange(&self, state: &mut State, request: &[u8], id: u32) -> Result<Message> {
@@ -385,6 +429,11 @@ impl Client {
     }
 }
 
+fn encoded(kind: MessageType, subject: &str, id: u32, tx_id: u32, payload: &[&[u8]]) -> Result<Vec<u8>> {
+    encode(kind, id, tx_id, payload)
+        .ok_or_else(|| Error::Unsendable(format!("{kind} of {subject:?} is longer than a message may be")))
+}
+
 /// What an answer to a request of that kind says.
 fn said(kind: MessageType, subject: &str, answer: Message) -> Result<Vec<u8>> {
     match answer.header.kind {
@@ -409,6 +458,10 @@ impl Store for Client {
 
     fn read_each(&self, paths: &[String]) -> Result<Vec<Option<String>>> {
         self.read_each_in(0, paths)
+    }
+
+    fn apply(&self, changes: &Changes) -> Result<()> {
+        self.apply_in(0, changes)
     }
 }
 
@@ -445,6 +498,10 @@ impl Store for Transaction<'_> {
 
     fn read_each(&self, paths: &[String]) -> Result<Vec<Option<String>>> {
         self.client.read_each_in(self.id, paths)
+    }
+
+    fn apply(&self, changes: &Changes) -> Result<()> {
+        self.client.apply_in(self.id, changes)
     }
 }
 
@@ -520,6 +577,52 @@ mod tests {
             (Some("v6"), &None, Some("v40"))
         );
         assert!(client.try_event().unwrap().is_some());
+        assert!(client.is_usable());
+    }
+
+    /// Answers as Linux' device does: one message of each write, and nobody hears of the rest.
+    fn serve_as_the_device(mut far: UnixStream) {
+        let mut bytes = [0; 8192];
+        while let Ok(count @ 1..) = far.read(&mut bytes) {
+            let mut decoder = Decoder::default();
+            decoder.push(&bytes[..count]);
+            let Ok(Some(asked)) = decoder.next() else { return };
+            let answer = encode(asked.header.kind, asked.header.req_id, 0, &[b"v"]).unwrap();
+            far.write_all(&answer).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_kernels_device_is_asked_one_thing_at_a_time() {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let device = std::thread::spawn(|| serve_as_the_device(far));
+        let client = Client::over_device(near.into());
+        let values = client.read_each(&["/a".to_owned(), "/b".to_owned()]).unwrap();
+        assert_eq!(values, [Some("v".to_owned()), Some("v".to_owned())]);
+        let mut changes = Changes::default();
+        changes.write("/a", "1");
+        changes.write("/b", "2");
+        client.apply(&changes).unwrap();
+        drop(client);
+        device.join().unwrap();
+    }
+
+    #[test]
+    fn of_many_changes_all_are_tried_and_the_first_refusal_is_told() {
+        let (client, _far) = with_answers(&[
+            encode(MessageType::RM, 1, 0, &[b"OK\0"]).unwrap(),
+            encode(MessageType::ERROR, 2, 0, &[b"ENOENT\0"]).unwrap(),
+            encode(MessageType::ERROR, 3, 0, &[b"EACCES\0"]).unwrap(),
+            encode(MessageType::WRITE, 4, 0, &[b"OK\0"]).unwrap(),
+        ]);
+        let mut changes = Changes::default();
+        for path in ["/a", "/b", "/c"] {
+            changes.rm(path);
+        }
+        changes.write("/d", "x");
+        let error = client.apply(&changes).unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::EACCES));
         assert!(client.is_usable());
     }
 

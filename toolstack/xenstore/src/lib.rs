@@ -25,4 +25,4 @@ pub use client::{Client, Event, Transaction};
 pub use error::{Error, Result};
 pub use ferroxen_xenstore_wire as wire;
 pub use ferroxen_xenstore_wire::{ErrorCode, Permission, Rights};
-pub use store::Store;
+pub use store::{Changes, Store};

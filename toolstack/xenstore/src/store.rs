@@ -3,6 +3,61 @@
 use crate::error::{Error, Result};
 use ferroxen_xenstore_wire::{ErrorCode, MessageType, Permission, parse_permissions, strings};
 
+/// Changes to make one after the other, of which none depends on another's answer.
+///
+/// What a request costs is mostly the way to xenstored and back; [`Store::apply`] shares it among many.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(pub(crate) Vec<Change>);
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) kind: MessageType,
+    pub(crate) path: String,
+    /// All of the request's, the path included.
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Changes {
+    /// See [`Store::write`].
+    pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) {
+        self.add(MessageType::WRITE, path, value.as_ref());
+    }
+
+    /// See [`Store::mkdir`].
+    pub fn mkdir(&mut self, path: &str) {
+        self.add(MessageType::MKDIR, path, &[]);
+    }
+
+    /// See [`Store::rm`].
+    pub fn rm(&mut self, path: &str) {
+        self.add(MessageType::RM, path, &[]);
+    }
+
+    /// See [`Store::set_permissions`].
+    pub fn set_permissions(&mut self, path: &str, entries: &[Permission]) {
+        self.add(MessageType::SET_PERMS, path, &Permission::encode_all(entries));
+    }
+
+    fn add(&mut self, kind: MessageType, path: &str, rest: &[u8]) {
+        self.0.push(Change {
+            kind,
+            path: path.to_owned(),
+            payload: [path.as_bytes(), &[0], rest].concat(),
+        });
+    }
+}
+
+impl Change {
+    /// What the answer means: nothing is left to remove of what is not there.
+    pub(crate) fn done(&self, answer: Result<Vec<u8>>) -> Result<()> {
+        match answer {
+            Err(error) if self.kind == MessageType::RM && error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
 /// The value of a node, as text.
 pub(crate) fn text(path: &str, value: Vec<u8>) -> Result<String> {
     String::from_utf8(value).map_err(|error| Error::Value {
@@ -41,6 +96,12 @@ pub trait Store {
         paths.iter().map(|path| self.read_opt(path)).collect()
     }
 
+    /// Makes all of the changes that can be made; the error is the first one's.
+    fn apply(&self, changes: &Changes) -> Result<()> {
+        let make = |change: &Change| change.done(self.request(change.kind, &change.path, &[&change.payload]));
+        changes.0.iter().map(make).fold(Ok(()), Result::and)
+    }
+
     /// Reads a node's value as a number, or whatever else parses.
     fn read_parsed<T: std::str::FromStr>(&self, path: &str) -> Result<T> {
         let text = self.read_string(path)?;
@@ -67,11 +128,9 @@ pub trait Store {
 
     /// Removes a node and all below it. It is no error if it is not there.
     fn rm(&self, path: &str) -> Result<()> {
-        match self.request(MessageType::RM, path, &[path.as_bytes(), &[0]]) {
-            // Not even the parent is there: just as well.
-            Err(error) if error.is_not_found() => Ok(()),
-            other => other.map(drop),
-        }
+        let mut change = Changes::default();
+        change.rm(path);
+        self.apply(&change)
     }
 
     /// Lists the names of a node's children.
