@@ -288,18 +288,19 @@ fn common(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
+/// How our programs for Domain 0 are linked: whole and at fixed addresses. A command of the toolstack is short, and the
+/// dynamic linker's relocations, which touch most of a program's pages, would be a good part of what it takes.
+const LINKED_WHOLE: &str = "target.x86_64-unknown-linux-gnu.rustflags=\
+                            ['-Ctarget-feature=+crt-static','-Crelocation-model=static']";
+const PROGRAMS_TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// Builds our programs for Domain 0 and returns where each goes, with its bytes.
 fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     let target = places::made().join("toolstack");
     let mut cargo = clean_command("cargo");
     cargo
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "--config",
-            "profile.release.strip=true",
-        ])
+        .args(["build", "--release", "--quiet", "--target", PROGRAMS_TARGET])
+        .args(["--config", "profile.release.strip=true", "--config", LINKED_WHOLE])
         .current_dir(places::root());
     cargo.arg("--target-dir").arg(&target);
     for program in &recipe.program {
@@ -307,7 +308,7 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     }
     run(&mut cargo).context("building the toolstack")?;
     let read = |program: &Program| {
-        let path = target.join("release").join(&program.binary);
+        let path = target.join(PROGRAMS_TARGET).join("release").join(&program.binary);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         Ok((program.to.clone(), bytes))
     };

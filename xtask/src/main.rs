@@ -151,6 +151,9 @@ enum Verb {
         /// How many guests.
         #[arg(long, default_value_t = 100)]
         guests: u32,
+        /// Not Debian's, whose figures stay what they are.
+        #[arg(long)]
+        ours: bool,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -288,7 +291,7 @@ fn act(verb: Verb) -> Result<()> {
             fuzz_guest::fuzz(seed, steps)
         }
         Verb::Bench { groups, yes } => cost::bench(&groups, yes),
-        Verb::Growth { guests, yes } => cost::growth(guests, yes),
+        Verb::Growth { guests, ours, yes } => cost::growth(guests, ours, yes),
         Verb::Store { yes } => cost::store(yes),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;
