@@ -15,6 +15,8 @@ use ferroxen_machine::lock::{TicketGuard, TicketLock};
 pub enum Rank {
     /// One control operation (domctl, sysctl) of a subject at a time.
     Control = 10,
+    /// Which CPU is in which pool.
+    Pools = 15,
     /// The list of domains.
     Domains = 20,
     /// A domain's grant table (two: lower domid first).

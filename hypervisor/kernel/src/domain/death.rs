@@ -22,6 +22,7 @@ pub enum Progress {
 pub fn destroy(domain: &Arc<Domain>) -> Progress {
     if domain.start_dying() {
         domain.pause();
+        crate::sched::pools::leave(domain);
         crate::debug!("{}: dying", domain.id);
     }
     if domain.life() == Life::Zombie {

@@ -18,6 +18,7 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_access::Operation;
 use ferroxen_loader::options::Options;
+use ferroxen_sched::PoolId;
 use ferroxen_words::{DomId, Mfn, RawDomId, VcpuId};
 use zerocopy::FromZeros;
 
@@ -282,7 +283,8 @@ fn create(request: &Domctl) -> Result<DomId, Errno> {
         RawDomId(0) => None,
         RawDomId(id) => DomId::new(id),
     };
-    Ok(domain::create(id, false, limits, wanted.handle)?.id)
+    let make = || domain::create(id, false, limits, wanted.handle);
+    Ok(sched::pools::with_new_domain(PoolId(wanted.cpupool_id), make)?.id)
 }
 
 /// Whether PV guests may be made (`pv=`).
@@ -342,6 +344,7 @@ pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
         cpu_time,
         nr_online_vcpus: online,
         max_vcpu_id: (subject.vcpus().len() as u32).wrapping_sub(1),
+        cpupool: sched::pools::of_domain(subject).0,
         handle: *subject.handle.lock(),
         ..abi::Getdomaininfo::default()
     }

@@ -1,8 +1,10 @@
 //! `sysctl`: what a toolstack asks of the host. Domain 0 only.
 
 use super::{Answer, Call, cpu_policy, domctl, pm};
+use crate::cpu::CpuBitmap;
 use crate::guest::GuestPtr;
 use crate::pv::policy;
+use crate::sched::pools;
 use crate::{access, console, domain, irq, memory, sched, trace};
 use ferroxen_abi::domctl::SchedulerId;
 use ferroxen_abi::errno::Errno;
@@ -10,7 +12,9 @@ use ferroxen_abi::physdev::PciDevice;
 use ferroxen_abi::sysctl::{self as abi, Sysctl, SysctlCmd, physcap};
 use ferroxen_access::Operation;
 use ferroxen_machine::ports::PciFunction;
+use ferroxen_machine::smp::CpuSet;
 use ferroxen_machine::{cpu, time};
+use ferroxen_sched::{CpuMask, PoolId};
 use ferroxen_words::{CpuId, DomId};
 
 /// `sysctl(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version.
@@ -21,7 +25,7 @@ pub fn sysctl(call: &mut Call<'_>) -> Answer {
     if request.interface_version != abi::SYSCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES);
     }
-    let answer = run(&mut request);
+    let answer = run(call, &mut request);
     if answer.is_ok() || answer == Err(Errno::ENOBUFS) {
         // Upstream: what did fit goes back as well.
         at.write(&request)?;
@@ -29,7 +33,7 @@ pub fn sysctl(call: &mut Call<'_>) -> Answer {
     answer.map(|()| 0)
 }
 
-fn run(request: &mut Sysctl) -> Result<(), Errno> {
+fn run(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
     match request.cmd {
         SysctlCmd::READCONSOLE => read_console(request),
         SysctlCmd::PHYSINFO => {
@@ -96,7 +100,7 @@ fn run(request: &mut Sysctl) -> Result<(), Errno> {
             request.set_payload(&wanted);
             Ok(())
         }
-        SysctlCmd::CPUPOOL_OP => cpupool(request),
+        SysctlCmd::CPUPOOL_OP => cpupool(call, request),
         // No register of this host's hides features from what asks CPUID itself.
         SysctlCmd::GET_CPU_LEVELLING_CAPS => {
             request.set_payload(&abi::CpuLevellingCaps { caps: 0 });
@@ -324,25 +328,47 @@ fn pci_topology(request: &mut Sysctl) -> Result<(), Errno> {
     Ok(())
 }
 
-/// There is one pool, number 0, with every CPU and every domain; others cannot be made yet.
-fn cpupool(request: &mut Sysctl) -> Result<(), Errno> {
+/// CPU pools. Upstream's numbers for refusals.
+fn cpupool(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
     let mut wanted: abi::CpupoolOp = request.payload();
-    let pool = if wanted.cpupool_id == abi::CPUPOOL_PAR_ANY {
-        0
-    } else {
-        wanted.cpupool_id
-    };
+    let any = abi::CPUPOOL_PAR_ANY;
+    let pool = PoolId(wanted.cpupool_id);
+    let cpu = (wanted.cpu != any).then_some(CpuId(wanted.cpu));
     match wanted.op {
-        abi::CpupoolCmd::INFO if pool == 0 => {
-            wanted.cpupool_id = 0;
-            wanted.sched_id = SchedulerId::CREDIT2;
-            wanted.n_dom = domain::list::all().len() as u32;
-            crate::cpu::CpuBitmap::of(&ferroxen_machine::smp::CpuSet::online()).write(&wanted.cpumap)?;
+        abi::CpupoolCmd::CREATE => {
+            if wanted.sched_id != sched::control::SCHEDULER {
+                return Err(Errno::ENOENT);
+            }
+            wanted.cpupool_id = pools::create((wanted.cpupool_id != any).then_some(pool))?.0;
         }
-        abi::CpupoolCmd::INFO => return Err(Errno::ENOENT),
-        abi::CpupoolCmd::FREEINFO => crate::cpu::CpuBitmap::default().write(&wanted.cpumap)?,
+        abi::CpupoolCmd::DESTROY => pools::destroy(pool)?,
+        abi::CpupoolCmd::INFO => {
+            let from = if wanted.cpupool_id == any { PoolId::FIRST } else { pool };
+            let found = pools::info(from).ok_or(Errno::ENOENT)?;
+            wanted.cpupool_id = found.id.0;
+            wanted.sched_id = sched::control::SCHEDULER;
+            wanted.n_dom = found.domains;
+            bitmap(found.cpus).write(&wanted.cpumap)?;
+        }
+        abi::CpupoolCmd::ADDCPU => pools::give_cpu(pool, cpu)?,
+        abi::CpupoolCmd::RMCPU => pools::take_cpu(pool, cpu)?,
+        abi::CpupoolCmd::MOVEDOMAIN => {
+            let subject = u16::try_from(wanted.domid).ok().and_then(DomId::new);
+            let subject = subject.and_then(domain::by_id).ok_or(Errno::ESRCH)?;
+            if subject.id == call.caller.domain().id {
+                return Err(Errno::EPERM);
+            }
+            pools::move_domain(&subject, pool)?;
+        }
+        abi::CpupoolCmd::FREEINFO => bitmap(pools::free()).write(&wanted.cpumap)?,
         _ => return Err(Errno::EOPNOTSUPP),
     }
     request.set_payload(&wanted);
     Ok(())
+}
+
+fn bitmap(mask: CpuMask) -> CpuBitmap {
+    let mut set = CpuSet::EMPTY;
+    mask.iter().for_each(|cpu| set.insert(cpu));
+    CpuBitmap::of(&set)
 }

@@ -1,12 +1,13 @@
 //! Where vcpus are at home: chosen when they are made, changed when a CPU would be idle or unfairly full.
 
+use super::pools::{is_in_pool, share_a_pool};
 use super::{NO_HOME, QUEUES, home, make_decide, note_load, state, unit_of};
-use crate::domain::VcpuRef;
+use crate::domain::{Domain, VcpuRef};
 use crate::lock::Guard;
 use core::sync::atomic::Ordering;
 use ferroxen_abi::errno::Errno;
 use ferroxen_machine::smp::CpuSet;
-use ferroxen_sched::{CpuMask, RunQueue, RunState, Slot};
+use ferroxen_sched::{CpuMask, RunQueue, RunState, Slot, Unit};
 use ferroxen_words::CpuId;
 
 /// At most so often a vcpu is passed on to a CPU that would then be as full as this one: with three that
@@ -21,10 +22,15 @@ fn load(cpu: CpuId) -> u32 {
     state(cpu).load.load(Ordering::Relaxed)
 }
 
-/// The CPU with the least load among those allowed; preferred ones win over others.
-fn emptiest(hard: CpuMask, soft: CpuMask) -> Option<CpuId> {
+/// Whether a vcpu may be on a CPU: its domain's pool has that, and its affinity.
+pub(super) fn may_use(unit: &Unit<VcpuRef>, cpu: CpuId) -> bool {
+    unit.hard.contains(cpu) && is_in_pool(unit.who.domain(), cpu)
+}
+
+/// The CPU with the least load among those allowed to a vcpu of the domain; preferred ones win over others.
+fn emptiest(domain: &Domain, hard: CpuMask, soft: CpuMask) -> Option<CpuId> {
     online()
-        .filter(|cpu| hard.contains(*cpu))
+        .filter(|cpu| hard.contains(*cpu) && is_in_pool(domain, *cpu))
         .min_by_key(|cpu| (!soft.contains(*cpu), load(*cpu), live(*cpu)))
 }
 
@@ -37,11 +43,16 @@ pub fn admit(vcpu: &VcpuRef) {
     if vcpu.sched.home.load(Ordering::Acquire) != NO_HOME || vcpu.domain().life() != crate::domain::Life::Alive {
         return;
     }
-    let Some(cpu) = emptiest(CpuMask::ALL, CpuMask::ALL) else {
-        return;
-    };
     let unit = unit_of(vcpu);
-    let mut queue = QUEUES[cpu.0 as usize].lock();
+    let (cpu, mut queue) = loop {
+        let Some(cpu) = emptiest(vcpu.domain(), CpuMask::ALL, CpuMask::ALL) else {
+            return;
+        };
+        let queue = QUEUES[cpu.0 as usize].lock();
+        if is_in_pool(vcpu.domain(), cpu) {
+            break (cpu, queue);
+        }
+    };
     // Two may try at once: whoever has a queue's lock and still sees no home gives it one.
     let refused = match queue.insert(unit) {
         Ok(slot) => {
@@ -119,7 +130,7 @@ fn move_home(vcpu: &VcpuRef, to: CpuId) -> bool {
         if vcpu.sched.home.load(Ordering::Acquire) != at {
             continue;
         }
-        if vcpu.sched.is_on_cpu() {
+        if vcpu.sched.is_on_cpu() || !is_in_pool(vcpu.domain(), to) {
             return false;
         }
         let slot = Slot(at as u32);
@@ -145,7 +156,7 @@ pub fn prefer_idle_cpu(vcpu: &VcpuRef) {
 #[cold]
 fn find_idle_cpu(vcpu: &VcpuRef) {
     let Some((hard, soft)) = masks(vcpu) else { return };
-    if let Some(cpu) = emptiest(hard, soft).filter(|cpu| load(*cpu) == 0) {
+    if let Some(cpu) = emptiest(vcpu.domain(), hard, soft).filter(|cpu| load(*cpu) == 0) {
         move_home(vcpu, cpu);
     }
 }
@@ -159,7 +170,7 @@ fn masks(vcpu: &VcpuRef) -> Option<(CpuMask, CpuMask)> {
 #[cold]
 pub fn move_to_allowed(vcpu: &VcpuRef) {
     if let Some((hard, soft)) = masks(vcpu)
-        && let Some(better) = emptiest(hard, soft)
+        && let Some(better) = emptiest(vcpu.domain(), hard, soft)
     {
         move_home(vcpu, better);
     }
@@ -169,7 +180,8 @@ pub fn move_to_allowed(vcpu: &VcpuRef) {
 /// More vcpus want this CPU than it can run: passes one on to a CPU with less to do.
 pub fn pass_on(here: CpuId, now_ns: u64) {
     let mine = load(here);
-    let Some(there) = online().filter(|cpu| *cpu != here).min_by_key(|cpu| load(*cpu)) else {
+    let others = online().filter(|cpu| *cpu != here && share_a_pool(here, *cpu));
+    let Some(there) = others.min_by_key(|cpu| load(*cpu)) else {
         return;
     };
     let theirs = load(there);
@@ -186,7 +198,7 @@ pub fn pass_on(here: CpuId, now_ns: u64) {
         state(there).rotated_ns.store(now_ns, Ordering::Relaxed);
     }
     let (mut from, mut to) = both(here, there);
-    let may_go = |unit: &ferroxen_sched::Unit<VcpuRef>| unit.hard.contains(there) && !unit.who.sched.is_on_cpu();
+    let may_go = |unit: &Unit<VcpuRef>| may_use(unit, there) && !unit.who.sched.is_on_cpu();
     let passed = match from.spare(now_ns, may_go) {
         Some(slot) => transfer(slot, &mut from, here, &mut to, there),
         None => false,
@@ -199,9 +211,9 @@ pub fn pass_on(here: CpuId, now_ns: u64) {
 
 /// An idle CPU looks for a vcpu that waits elsewhere; true if it has taken one over.
 pub fn steal(here: CpuId, now_ns: u64) -> bool {
-    for there in online().filter(|cpu| *cpu != here && load(*cpu) > 1) {
+    for there in online().filter(|cpu| *cpu != here && load(*cpu) > 1 && share_a_pool(here, *cpu)) {
         let (mut to, mut from) = both(here, there);
-        let may_go = |unit: &ferroxen_sched::Unit<VcpuRef>| unit.hard.contains(here) && !unit.who.sched.is_on_cpu();
+        let may_go = |unit: &Unit<VcpuRef>| may_use(unit, here) && !unit.who.sched.is_on_cpu();
         if let Some(slot) = from.spare(now_ns, may_go)
             && transfer(slot, &mut from, there, &mut to, here)
         {
@@ -237,10 +249,12 @@ fn mask_of(set: CpuSet) -> CpuMask {
     })
 }
 
-/// Sets the CPUs that a vcpu may use, or should; `EINVAL` if none of them runs, `EBUSY` while it is pinned.
+/// Sets the CPUs that a vcpu may use, or should; `EINVAL` if none of them is one that its domain runs on, `EBUSY` while
+/// it is pinned.
 pub fn set_affinity(vcpu: &VcpuRef, hard: Option<CpuSet>, soft: Option<CpuSet>) -> Result<(), Errno> {
     let (hard, soft) = (hard.map(mask_of), soft.map(mask_of));
-    if hard.is_some_and(|mask| mask.is_empty()) || soft.is_some_and(|mask| mask.is_empty()) {
+    let is_useless = |mask: CpuMask| !online().any(|cpu| mask.contains(cpu) && is_in_pool(vcpu.domain(), cpu));
+    if hard.is_some_and(is_useless) || soft.is_some_and(is_useless) {
         return Err(Errno::EINVAL);
     }
     if hard.is_some() && vcpu.sched.unpinned.lock().is_some() {
@@ -258,16 +272,45 @@ fn apply(vcpu: &VcpuRef, hard: Option<CpuMask>, soft: Option<CpuMask>) {
     let Some(unit) = queue.unit_mut(slot) else { return };
     unit.hard = hard.unwrap_or(unit.hard);
     unit.soft = soft.unwrap_or(unit.soft);
-    let (hard, soft) = (unit.hard, unit.soft);
+    let stays = may_use(unit, cpu);
     drop(queue);
-    if hard.contains(cpu) {
-        return;
+    if !stays {
+        relocate(vcpu, cpu);
     }
-    let Some(better) = emptiest(hard, soft) else { return };
+}
+
+/// Sends a vcpu away from the CPU where it is at home.
+fn relocate(vcpu: &VcpuRef, from: CpuId) {
+    let Some((hard, soft)) = masks(vcpu) else { return };
+    let Some(better) = emptiest(vcpu.domain(), hard, soft) else {
+        return;
+    };
     if !move_home(vcpu, better) {
         // It runs: its CPU will find that it may not, and send it on.
-        make_decide(cpu);
+        make_decide(from);
     }
+}
+
+/// Its domain has lost a CPU: a vcpu leaves it. One that could use no other may use all that are left.
+pub(super) fn leave_foreign_cpu(vcpu: &VcpuRef) {
+    let Some((cpu, slot, mut queue)) = home(vcpu) else {
+        return;
+    };
+    let Some(unit) = queue.unit_mut(slot) else { return };
+    if !online().any(|cpu| may_use(unit, cpu)) {
+        unit.hard = CpuMask::ALL;
+        crate::info!("{vcpu}: the CPUs that it was bound to are not its pool's any more: it may use all of that one's");
+    }
+    let stays = may_use(unit, cpu);
+    drop(queue);
+    if !stays {
+        relocate(vcpu, cpu);
+    }
+}
+
+/// Its domain has got other CPUs: a vcpu may use all of them.
+pub(super) fn allow_everywhere(vcpu: &VcpuRef) {
+    apply(vcpu, Some(CpuMask::ALL), Some(CpuMask::ALL));
 }
 
 /// Pins a vcpu to one CPU for a while (`SCHEDOP_pin_override`), or takes that back.
@@ -278,7 +321,7 @@ pub fn pin(vcpu: &VcpuRef, to: Option<CpuId>) -> Result<(), Errno> {
             if unpinned.is_some() {
                 return Err(Errno::EBUSY);
             }
-            if cpu.0 >= ferroxen_machine::cpu::cpus_online() {
+            if cpu.0 >= ferroxen_machine::cpu::cpus_online() || !is_in_pool(vcpu.domain(), cpu) {
                 return Err(Errno::EINVAL);
             }
             let (hard, _) = masks(vcpu).ok_or(Errno::EINVAL)?;

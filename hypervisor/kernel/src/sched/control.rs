@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use ferroxen_abi::domctl::{self, SchedulerCmd, SchedulerId};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::sysctl;
-use ferroxen_sched::WEIGHTS;
+use ferroxen_sched::{PoolId, WEIGHTS};
 
 /// The scheduler that we answer for.
 pub const SCHEDULER: SchedulerId = SchedulerId::CREDIT2;
@@ -63,7 +63,10 @@ fn set_weight(subject: &Arc<Domain>, weight: u32) {
 
 /// `XEN_SYSCTL_scheduler_op`: the rate limit.
 pub fn global(request: &mut sysctl::SchedulerOp) -> Result<(), Errno> {
-    if request.sched_id != SCHEDULER || request.cpupool_id != 0 {
+    if !super::pools::exists(PoolId(request.cpupool_id)) {
+        return Err(Errno::ESRCH);
+    }
+    if request.sched_id != SCHEDULER {
         return Err(Errno::EINVAL);
     }
     match request.cmd {

@@ -11,6 +11,7 @@
 mod balance;
 pub mod control;
 mod idle;
+pub mod pools;
 mod runstate;
 
 pub use balance::{affinity, pin, set_affinity};
@@ -26,7 +27,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::trace::sched as abi;
 use ferroxen_machine::{GuestFrame, MAX_CPUS, paging, smp};
-use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, RunQueue, RunState, Slot, Unit, Wake};
+use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, PoolId, RunQueue, RunState, Slot, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
 
 static QUEUES: [Lock<RunQueue<VcpuRef>>; MAX_CPUS] = [const { Lock::new(Rank::RunQueue, RunQueue::new()) }; MAX_CPUS];
@@ -57,6 +58,8 @@ fn state(cpu: CpuId) -> &'static CpuState {
 
 /// A domain's part of scheduling.
 pub struct DomainSched {
+    /// The number of its CPU pool.
+    pool: AtomicU32,
     weight: AtomicU32,
     cap: Lock<CapMeter>,
     has_cap: AtomicBool,
@@ -73,6 +76,7 @@ impl DomainSched {
     #[expect(clippy::new_without_default, reason = "there is no default domain")]
     pub const fn new() -> Self {
         DomainSched {
+            pool: AtomicU32::new(PoolId::FIRST.0),
             weight: AtomicU32::new(DEFAULT_WEIGHT),
             cap: Lock::new(Rank::Timers, CapMeter::new()),
             has_cap: AtomicBool::new(false),
@@ -499,7 +503,7 @@ fn decide(here: CpuId, before: Option<&VcpuRef>) -> Decision {
             queue.park(slot, until);
         }
         let yields = vcpu.sched.yields.swap(false, Ordering::Relaxed);
-        must_move = !queue.unit(slot).is_some_and(|unit| unit.hard.contains(here));
+        must_move = !queue.unit(slot).is_some_and(|unit| balance::may_use(unit, here));
         goes = if vcpu.sched.is_waiting() {
             Goes::Blocks
         } else if must_move || !vcpu.may_run() {

@@ -20,11 +20,13 @@ extern crate alloc;
 
 mod cap;
 mod mask;
+mod pools;
 mod queue;
 mod unit;
 
 pub use cap::CapMeter;
 pub use mask::CpuMask;
+pub use pools::{PoolId, PoolRefused, Pools};
 pub use queue::{Goes, Next, NoMemory, RunQueue, Slot, Wake};
 pub use unit::{RunState, Times, Unit};
 

@@ -46,6 +46,13 @@ impl CpuMask {
         }
     }
 
+    /// Takes a CPU out.
+    pub fn remove(&mut self, cpu: CpuId) {
+        if let Some(word) = self.words.get_mut(cpu.0 as usize / 64) {
+            *word &= !(1 << (cpu.0 % 64));
+        }
+    }
+
     /// What is in both.
     #[must_use]
     pub fn and(self, other: CpuMask) -> CpuMask {
