@@ -10,7 +10,7 @@ use crate::hotplug::{self, Script};
 use crate::image::{self, Claimant, Made};
 use crate::nodes;
 use ferroxen_words::DomId;
-use ferroxen_xenstore::Store;
+use ferroxen_xenstore::{Changes, Store};
 use ferroxen_xlconfig::{Disk, DiskBackend, DiskFormat};
 use std::path::{Path, PathBuf};
 
@@ -179,6 +179,12 @@ fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special
         ("trusted", "1".to_owned()),
         ("protocol", "x86_64-abi".to_owned()),
     ];
+    let mut changes = Changes::default();
+    nodes::make(&mut changes, &front, &nodes::shared(domid, DomId::DOM0));
+    nodes::make(&mut changes, back, &nodes::shared(DomId::DOM0, domid));
+    nodes::write_all(&mut changes, &front, &frontend);
+    nodes::write_all(&mut changes, back, &backend);
+    nodes::register(&mut changes, domid, "vbd", id, back, &backend);
     let user = tools
         .store
         .transaction(|tx| {
@@ -186,12 +192,7 @@ fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special
             if let Some(user) = image::user_of(tx, claimant, target, disk)? {
                 return Ok(Some(user));
             }
-            nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
-            nodes::make(tx, back, &nodes::shared(DomId::DOM0, domid))?;
-            nodes::write_all(tx, &front, &frontend)?;
-            nodes::write_all(tx, back, &backend)?;
-            nodes::register(tx, domid, "vbd", id, back, &backend)?;
-            Ok(None)
+            tx.apply(&changes).map(|()| None)
         })
         .doing(|| format!("announcing disk {}", disk.vdev.name))?;
     match user {

@@ -5,7 +5,7 @@ use crate::patience::Patience;
 use crate::{Toolstack, nodes};
 use ferroxen_abi::domctl::{Getdomaininfo, INVALID_MAX_VCPU_ID, dominf};
 use ferroxen_words::DomId;
-use ferroxen_xenstore::Store;
+use ferroxen_xenstore::{Changes, Store};
 use std::io;
 
 /// The path whose events tell of domains that stop or go.
@@ -132,21 +132,23 @@ impl Toolstack {
         step: String,
         will_do: impl Fn(End) -> bool,
     ) -> Result<Option<End>> {
-        self.wait_for_domains(patience, || Ok(self.end(domid)?.filter(|end| will_do(*end))))
+        self.wait_for_domain(domid, patience, || Ok(self.end(domid)?.filter(|end| will_do(*end))))
             .map_err(|error| error.in_step(step))
     }
 
-    /// Waits until `look` finds something, looking again whenever a domain has stopped or gone. `None`: it did
-    /// not in time.
-    pub(crate) fn wait_for_domains<T>(
+    /// Waits until `look` finds something, looking again whenever the domain has stopped or gone. `None`: it did not in
+    /// time.
+    pub(crate) fn wait_for_domain<T>(
         &self,
+        domid: DomId,
         patience: Patience<'_>,
         mut look: impl FnMut() -> io::Result<Option<T>>,
     ) -> Result<Option<T>> {
         const TOKEN: &str = "ends";
-        let doing = || "watching domains".to_owned();
+        let doing = || format!("watching domain {}", domid.raw());
+        let release = self.release_of(domid);
         // The event comes at once to begin with, so that nothing that happened before is missed.
-        self.store.watch(RELEASE, TOKEN).doing(doing)?;
+        self.store.watch(&release, TOKEN).doing(doing)?;
         let found = loop {
             match look() {
                 Ok(None) => {}
@@ -158,8 +160,18 @@ impl Toolstack {
                 Err(error) => break Err(error),
             }
         };
-        self.store.unwatch(RELEASE, TOKEN).doing(doing)?;
+        self.store.unwatch(&release, TOKEN).doing(doing)?;
         found
+    }
+
+    /// What to watch for the end of one domain. A xenstored that tells of each has permissions for that event; with
+    /// others (those of Xen 4.17), everybody who waits for a domain wakes when any ends.
+    fn release_of(&self, domid: DomId) -> String {
+        let of_one = format!("{RELEASE}/{}", domid.raw());
+        match self.store.permissions(&of_one) {
+            Ok(_) => of_one,
+            Err(_) => RELEASE.to_owned(),
+        }
     }
 
     fn end(&self, domid: DomId) -> io::Result<Option<End>> {
@@ -189,18 +201,8 @@ impl Toolstack {
     /// Gives a domain another name.
     pub fn rename(&self, domid: DomId, name: &str) -> Result<()> {
         let doing = || format!("renaming domain {} to \"{name}\"", domid.raw());
-        if let Some(taken) = nodes::find(&self.store, name).doing(doing)? {
-            return Err(Error::new(doing(), format!("domain {} has that name", taken.raw())));
-        }
-        self.store
-            .write(&format!("{}/name", nodes::domain(domid)), name)
-            .doing(doing)?;
-        match self
-            .store
-            .read_opt(&format!("{}/vm", nodes::domain(domid)))
-            .doing(doing)?
-        {
-            Some(vm) => self.store.write(&format!("{vm}/name"), name).doing(doing),
+        match nodes::rename(&self.store, domid, name).doing(doing)? {
+            Some(taken) => Err(Error::new(doing(), format!("domain {} has that name", taken.raw()))),
             None => Ok(()),
         }
     }
@@ -263,13 +265,11 @@ impl Toolstack {
             );
         }
         let home = nodes::domain(domid);
-        self.store
-            .transaction(|tx| {
-                (0..most).try_for_each(|vcpu| {
-                    let word = if vcpu < count { "online" } else { "offline" };
-                    tx.write(&format!("{home}/cpu/{vcpu}/availability"), word)
-                })
-            })
-            .doing(doing)
+        let mut changes = Changes::default();
+        for vcpu in 0..most {
+            let word = if vcpu < count { "online" } else { "offline" };
+            changes.write(&format!("{home}/cpu/{vcpu}/availability"), word);
+        }
+        self.store.transaction(|tx| tx.apply(&changes)).doing(doing)
     }
 }

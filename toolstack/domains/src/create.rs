@@ -17,8 +17,8 @@ use uuid::Uuid;
 /// What the hypervisor lets a domain have beyond its memory, as libxl does (KiB).
 pub(crate) const SLACK_KIB: u64 = 1024;
 
-/// Checks what can be checked before anything is made.
-pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
+/// Checks what can be checked before anything is made; gives the domains that there are, none of which has its name.
+pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<Vec<DomId>> {
     let what = || format!("creating \"{}\"", config.name);
     let kind = match config.kind {
         DomainType::Pv => None,
@@ -35,7 +35,8 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
         return Err(Error::new(what(), format!("`{setting}` cannot be had: {why}"))
             .way_out(format!("take `{setting}` out of its configuration")));
     }
-    if let Some(taken) = nodes::find(&tools.store, &config.name).doing(what)? {
+    let others = nodes::all(&tools.store).doing(what)?;
+    if let Some(taken) = nodes::named(&tools.store, &others, &config.name).doing(what)? {
         return Err(name_taken(config, taken));
     }
     let vm = config.uuid.map(|uuid| nodes::vm(&uuid));
@@ -52,7 +53,7 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<()> {
     if config.pool.as_deref().is_some_and(|pool| pool != "Pool-0") {
         return Err(Error::new(what(), "CPU pools other than Pool-0 are not supported yet").way_out("leave `pool` out"));
     }
-    Ok(())
+    Ok(others)
 }
 
 fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
@@ -67,12 +68,12 @@ fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
 
 /// Makes a domain, complete and paused.
 pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
-    check(tools, config)?;
+    let others = check(tools, config)?;
     let mut config = config.clone();
     let payload = boot::payload(&mut config)?;
     let layout = payload.plan(config.memory_mib)?;
     let cmdline = config.cmdline.clone().unwrap_or_default();
-    bring_up(tools, config, |domid, channels| {
+    bring_up(tools, config, &others, |domid, channels| {
         let claimed = claim(tools, domid, layout.frames)?;
         let built = pv::build(tools, domid, &payload, &layout, &cmdline, channels)?;
         if claimed {
@@ -87,16 +88,17 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
 
 /// Makes a domain from an image, complete and paused.
 pub fn restore(tools: &Toolstack, config: &DomainConfig, image: &mut dyn Read) -> Result<DomId> {
-    check(tools, config)?;
-    bring_up(tools, config.clone(), |domid, channels| {
+    let others = check(tools, config)?;
+    bring_up(tools, config.clone(), &others, |domid, channels| {
         restore::read_image(tools, domid, config.maxmem_mib, channels, image)
     })
 }
 
-/// Makes a domain of which `fill` makes the contents.
+/// Makes a domain of which `fill` makes the contents; `others` have other names.
 fn bring_up(
     tools: &Toolstack,
     mut config: DomainConfig,
+    others: &[DomId],
     fill: impl FnOnce(DomId, Channels) -> Result<Built>,
 ) -> Result<DomId> {
     let uuid = config.uuid.unwrap_or_else(Uuid::new_v4);
@@ -106,7 +108,7 @@ fn bring_up(
     let unfinished = Unfinished { tools, domid };
     limits(tools, domid, &config)?;
     rights::grant(tools, domid, &config)?;
-    if let Some(taken) = nodes::create(&tools.store, domid, &uuid, &config)? {
+    if let Some(taken) = nodes::create(&tools.store, domid, &uuid, &config, others)? {
         return Err(name_taken(&config, taken));
     }
     let channels = channels(tools, domid)?;

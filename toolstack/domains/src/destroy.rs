@@ -4,7 +4,7 @@ use crate::error::{Doing, Result};
 use crate::patience::Patience;
 use crate::{Toolstack, nodes};
 use ferroxen_words::DomId;
-use ferroxen_xenstore::{Result as StoreResult, Store};
+use ferroxen_xenstore::{Changes, Result as StoreResult, Store};
 use std::time::Duration;
 
 /// How long others (xenstored, xenconsoled) may take to let go of a dead domain's pages.
@@ -27,7 +27,7 @@ impl Toolstack {
         if ended.is_ok() {
             // A page that is mapped somewhere keeps the husk of a domain; there is no more to be done about it.
             let is_gone = || Ok(self.hypervisor.domain(domid)?.is_none().then_some(()));
-            let _ = self.wait_for_domains(Patience::stubborn(LAST_PAGES), is_gone);
+            let _ = self.wait_for_domain(domid, Patience::stubborn(LAST_PAGES), is_gone);
         }
         // What could not be let go of stays noted, for another try.
         let forgotten = devices.and_then(|()| {
@@ -42,16 +42,18 @@ impl Toolstack {
 
     fn forget(&self, domid: DomId) -> StoreResult<()> {
         let vm = self.store.read_opt(&format!("{}/vm", nodes::domain(domid)))?;
+        let mut changes = Changes::default();
         for kind in self.store.directory_opt(nodes::BACKENDS)? {
-            self.store.rm(&format!("{}/{kind}/{}", nodes::BACKENDS, domid.raw()))?;
+            changes.rm(&format!("{}/{kind}/{}", nodes::BACKENDS, domid.raw()));
         }
         if let Some(vm) = vm.filter(|vm| vm.starts_with("/vm/")) {
             // A domain that was rebooted shares the directory with its successor.
             if self.others_with_vm(domid, &vm)?.is_none() {
-                self.store.rm(&vm)?;
+                changes.rm(&vm);
             }
         }
-        self.store.rm(&nodes::libxl(domid))?;
+        changes.rm(&nodes::libxl(domid));
+        self.store.apply(&changes)?;
         // Last, so that a domain with remains can be named.
         self.store.rm(&nodes::domain(domid))
     }

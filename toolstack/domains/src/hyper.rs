@@ -71,6 +71,9 @@ pub trait Contents {
 
     /// Pins page tables: of each its level, 1 to 4, and its frame.
     fn pin(&self, domid: DomId, tables: &[(u8, Mfn)]) -> io::Result<()>;
+
+    /// Fills frames with zeroes, without mapping them here.
+    fn clear(&self, domid: DomId, frames: &[u64]) -> io::Result<()>;
 }
 
 /// Frames that [`Contents::frame_types`] takes.

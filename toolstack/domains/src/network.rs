@@ -11,7 +11,7 @@ use crate::hotplug::{self, Script};
 use crate::netlink::{LinkChange, PORT_MAC};
 use crate::nodes;
 use ferroxen_words::DomId;
-use ferroxen_xenstore::Store;
+use ferroxen_xenstore::{Changes, Store};
 use ferroxen_xlconfig::{Mac, Vif};
 use std::path::Path;
 use std::time::Duration;
@@ -178,7 +178,12 @@ fn on_bridge(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id: u32, m
         ("vif-name", name.to_owned()),
         ("hotplug-status", "connected".to_owned()),
     ];
-    nodes::write_all(&tools.store, &back, &values).doing(|| "announcing that it is connected".to_owned())
+    let mut changes = Changes::default();
+    nodes::write_all(&mut changes, &back, &values);
+    tools
+        .store
+        .apply(&changes)
+        .doing(|| "announcing that it is connected".to_owned())
 }
 
 /// Waits for the backend's network device.
@@ -267,15 +272,15 @@ fn write_nodes(
     if let Some(mtu) = vif.mtu {
         frontend.push(("mtu", mtu.to_string()));
     }
+    let mut changes = Changes::default();
+    nodes::make(&mut changes, &front, &nodes::shared(domid, DomId::DOM0));
+    nodes::make(&mut changes, &back, &nodes::shared(server, domid));
+    nodes::write_all(&mut changes, &front, &frontend);
+    nodes::write_all(&mut changes, &back, &backend);
+    nodes::register(&mut changes, domid, "vif", id, &back, &backend);
     tools
         .store
-        .transaction(|tx| {
-            nodes::make(tx, &front, &nodes::shared(domid, DomId::DOM0))?;
-            nodes::make(tx, &back, &nodes::shared(server, domid))?;
-            nodes::write_all(tx, &front, &frontend)?;
-            nodes::write_all(tx, &back, &backend)?;
-            nodes::register(tx, domid, "vif", id, &back, &backend)
-        })
+        .transaction(|tx| tx.apply(&changes))
         .doing(|| format!("announcing network card {id}"))
 }
 

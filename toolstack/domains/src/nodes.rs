@@ -5,9 +5,12 @@
 use crate::error::{Doing, Result};
 use crate::pv::{Built, Channels};
 use ferroxen_words::DomId;
-use ferroxen_xenstore::{Client, Permission, Result as StoreResult, Rights, Store, Transaction};
+use ferroxen_xenstore::{Changes, Client, Permission, Result as StoreResult, Rights, Store};
 use ferroxen_xlconfig::DomainConfig;
 use uuid::Uuid;
+
+/// Where every domain has its directory.
+const DOMAINS: &str = "/local/domain";
 
 /// `/local/domain/N`
 pub fn domain(domid: DomId) -> String {
@@ -78,16 +81,16 @@ pub fn shared(owner: DomId, reader: DomId) -> [Permission; 2] {
 }
 
 /// Makes a directory with these permissions.
-pub fn make(store: &impl Store, path: &str, permissions: &[Permission]) -> StoreResult<()> {
-    store.mkdir(path)?;
-    store.set_permissions(path, permissions)
+pub fn make(changes: &mut Changes, path: &str, permissions: &[Permission]) {
+    changes.mkdir(path);
+    changes.set_permissions(path, permissions);
 }
 
 /// Writes values below a directory.
-pub fn write_all(store: &impl Store, directory: &str, values: &[(&str, String)]) -> StoreResult<()> {
-    values
-        .iter()
-        .try_for_each(|(name, value)| store.write(&format!("{directory}/{name}"), value))
+pub fn write_all(changes: &mut Changes, directory: &str, values: &[(&str, String)]) {
+    for (name, value) in values {
+        changes.write(&format!("{directory}/{name}"), value);
+    }
 }
 
 /// Gives Domain 0 the nodes that every tool looks for, unless it has them (Debian's xen-init-dom0 makes the same).
@@ -98,78 +101,115 @@ pub fn ensure_dom0(store: &Client) -> Result<()> {
         return Ok(());
     }
     let values = [("domid", "0".to_owned()), ("name", "Domain-0".to_owned())];
-    store
-        .transaction(|tx| {
-            write_all(tx, &home, &values)?;
-            tx.write("/local/pool/0/name", "Pool-0")
-        })
-        .doing(doing)
+    let mut changes = Changes::default();
+    write_all(&mut changes, &home, &values);
+    changes.write("/local/pool/0/name", "Pool-0");
+    store.transaction(|tx| tx.apply(&changes)).doing(doing)
 }
 
 /// Makes the directories of a new domain; gives the domain that has its name already, if one has.
-pub fn create(store: &Client, domid: DomId, uuid: &Uuid, config: &DomainConfig) -> Result<Option<DomId>> {
+///
+/// `others` are known to have other names. So that of two who come at once only one gets the name, those that have come
+/// since are looked at in the transaction: a domain that comes, or gets another name, changes the directory of all
+/// domains, and so makes it start again.
+pub fn create(
+    store: &Client,
+    domid: DomId,
+    uuid: &Uuid,
+    config: &DomainConfig,
+    others: &[DomId],
+) -> Result<Option<DomId>> {
+    let changes = directories(domid, uuid, config);
     store
         .transaction(|tx| {
-            // Looked up in here, so that of two who come at once only one gets the name.
-            if let Some(taken) = find(tx, &config.name)? {
-                return Ok(Some(taken));
+            let mut new = all(tx)?;
+            new.retain(|domid| !others.contains(domid));
+            match named(tx, &new, &config.name)? {
+                None => tx.apply(&changes).map(|()| None),
+                taken => Ok(taken),
             }
-            let (home, vm) = (domain(domid), vm(uuid));
-            for path in [&home, &vm, &libxl(domid)] {
-                tx.rm(path)?;
-            }
-            make(tx, &home, &readable(domid))?;
-            make(tx, &vm, &readable(domid))?;
-            make(tx, &libxl(domid), &[entry(Rights::None, DomId::DOM0)])?;
-            tx.write(&format!("{}/type", libxl(domid)), "pv")?;
-            let values = [
-                ("vm", vm.clone()),
-                ("name", config.name.clone()),
-                ("domid", domid.raw().to_string()),
-            ];
-            write_all(tx, &home, &values)?;
-            for name in ["cpu", "memory", "device", "control"] {
-                make(tx, &format!("{home}/{name}"), &readable(domid))?;
-            }
-            for name in [
-                "control/shutdown",
-                "control/feature-poweroff",
-                "control/feature-reboot",
-                "control/feature-suspend",
-                "control/sysrq",
-                "data",
-                "drivers",
-                "feature",
-                "attr",
-                "error",
-            ] {
-                make(tx, &format!("{home}/{name}"), &writable(domid))?;
-            }
-            if config.suspends_as_with_xend {
-                // The guest makes the node itself, and may make others beside it.
-                tx.set_permissions(&format!("{home}/device"), &writable(domid))?;
-            } else {
-                make(tx, &format!("{home}/device/suspend/event-channel"), &writable(domid))?;
-            }
-            if config.is_driver_domain {
-                // What libxl and QEMU in there keep.
-                for name in ["libxl", "device-model"] {
-                    make(tx, &format!("{home}/{name}"), &writable(domid))?;
-                }
-            }
-            for name in [
-                "platform-feature-multiprocessor-suspend",
-                "platform-feature-xs_reset_watches",
-            ] {
-                tx.write(&format!("{home}/control/{name}"), "1")?;
-            }
-            vm_nodes(tx, &vm, uuid, config)?;
-            Ok(None)
         })
         .doing(|| format!("making the xenstore directories of domain {}", domid.raw()))
 }
 
-fn vm_nodes(tx: &Transaction<'_>, vm: &str, uuid: &Uuid, config: &DomainConfig) -> StoreResult<()> {
+/// Gives a domain another name, unless one has that already: then gives that one.
+pub fn rename(store: &Client, domid: DomId, name: &str) -> StoreResult<Option<DomId>> {
+    store.transaction(|tx| {
+        if let Some(taken) = find(tx, name)? {
+            return Ok(Some(taken));
+        }
+        let home = domain(domid);
+        let mut changes = Changes::default();
+        // Whoever is looking through the names starts again.
+        changes.write(DOMAINS, "");
+        changes.write(&format!("{home}/name"), name);
+        if let Some(vm) = tx.read_opt(&format!("{home}/vm"))? {
+            changes.write(&format!("{vm}/name"), name);
+        }
+        tx.apply(&changes).map(|()| None)
+    })
+}
+
+fn directories(domid: DomId, uuid: &Uuid, config: &DomainConfig) -> Changes {
+    let (home, vm) = (domain(domid), vm(uuid));
+    let mut changes = Changes::default();
+    for path in [&home, &vm, &libxl(domid)] {
+        changes.rm(path);
+    }
+    make(&mut changes, &home, &readable(domid));
+    make(&mut changes, &vm, &readable(domid));
+    make(&mut changes, &libxl(domid), &[entry(Rights::None, DomId::DOM0)]);
+    changes.write(&format!("{}/type", libxl(domid)), "pv");
+    let values = [
+        ("vm", vm.clone()),
+        ("name", config.name.clone()),
+        ("domid", domid.raw().to_string()),
+    ];
+    write_all(&mut changes, &home, &values);
+    for name in ["cpu", "memory", "device", "control"] {
+        make(&mut changes, &format!("{home}/{name}"), &readable(domid));
+    }
+    for name in [
+        "control/shutdown",
+        "control/feature-poweroff",
+        "control/feature-reboot",
+        "control/feature-suspend",
+        "control/sysrq",
+        "data",
+        "drivers",
+        "feature",
+        "attr",
+        "error",
+    ] {
+        make(&mut changes, &format!("{home}/{name}"), &writable(domid));
+    }
+    if config.suspends_as_with_xend {
+        // The guest makes the node itself, and may make others beside it.
+        changes.set_permissions(&format!("{home}/device"), &writable(domid));
+    } else {
+        make(
+            &mut changes,
+            &format!("{home}/device/suspend/event-channel"),
+            &writable(domid),
+        );
+    }
+    if config.is_driver_domain {
+        // What libxl and QEMU in there keep.
+        for name in ["libxl", "device-model"] {
+            make(&mut changes, &format!("{home}/{name}"), &writable(domid));
+        }
+    }
+    for name in [
+        "platform-feature-multiprocessor-suspend",
+        "platform-feature-xs_reset_watches",
+    ] {
+        changes.write(&format!("{home}/control/{name}"), "1");
+    }
+    vm_nodes(&mut changes, &vm, uuid, config);
+    changes
+}
+
+fn vm_nodes(changes: &mut Changes, vm: &str, uuid: &Uuid, config: &DomainConfig) {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
@@ -187,36 +227,36 @@ fn vm_nodes(tx: &Transaction<'_>, vm: &str, uuid: &Uuid, config: &DomainConfig) 
         ("image/ramdisk", path(&config.ramdisk)),
         ("image/cmdline", config.cmdline.clone().unwrap_or_default()),
     ];
-    write_all(tx, vm, &values)
+    write_all(changes, vm, &values);
 }
 
 /// Adds what is known only once the domain is built.
 pub fn complete(store: &Client, domid: DomId, config: &DomainConfig, built: &Built, channels: Channels) -> Result<()> {
+    let home = domain(domid);
+    let values = [
+        ("memory/static-max", (config.maxmem_mib * 1024).to_string()),
+        ("memory/target", (config.memory_mib * 1024).to_string()),
+        ("memory/videoram", "0".to_owned()),
+        ("store/port", channels.store.raw().to_string()),
+        ("store/ring-ref", built.store.raw().to_string()),
+    ];
+    let mut changes = Changes::default();
+    write_all(&mut changes, &home, &values);
+    for cpu in 0..config.maxvcpus {
+        let availability = if cpu < config.vcpus { "online" } else { "offline" };
+        changes.write(&format!("{home}/cpu/{cpu}/availability"), availability);
+    }
+    console(&mut changes, domid, built, channels);
     store
-        .transaction(|tx| {
-            let home = domain(domid);
-            let values = [
-                ("memory/static-max", (config.maxmem_mib * 1024).to_string()),
-                ("memory/target", (config.memory_mib * 1024).to_string()),
-                ("memory/videoram", "0".to_owned()),
-                ("store/port", channels.store.raw().to_string()),
-                ("store/ring-ref", built.store.raw().to_string()),
-            ];
-            write_all(tx, &home, &values)?;
-            for cpu in 0..config.maxvcpus {
-                let availability = if cpu < config.vcpus { "online" } else { "offline" };
-                tx.write(&format!("{home}/cpu/{cpu}/availability"), availability)?;
-            }
-            console(tx, domid, built, channels)
-        })
+        .transaction(|tx| tx.apply(&changes))
         .doing(|| format!("writing the xenstore nodes of domain {}", domid.raw()))
 }
 
-fn console(tx: &Transaction<'_>, domid: DomId, built: &Built, channels: Channels) -> StoreResult<()> {
+fn console(changes: &mut Changes, domid: DomId, built: &Built, channels: Channels) {
     let front = format!("{}/console", domain(domid));
     let back = backend(domid, "console", 0);
-    make(tx, &front, &readable(domid))?;
-    make(tx, &back, &shared(DomId::DOM0, domid))?;
+    make(changes, &front, &readable(domid));
+    make(changes, &back, &shared(DomId::DOM0, domid));
     let values = [
         ("backend", back.clone()),
         ("backend-id", "0".to_owned()),
@@ -227,7 +267,7 @@ fn console(tx: &Transaction<'_>, domid: DomId, built: &Built, channels: Channels
         ("port", channels.console.raw().to_string()),
         ("ring-ref", built.console.raw().to_string()),
     ];
-    write_all(tx, &front, &values)?;
+    write_all(changes, &front, &values);
     let values = [
         ("frontend", front.clone()),
         ("frontend-id", domid.raw().to_string()),
@@ -235,22 +275,15 @@ fn console(tx: &Transaction<'_>, domid: DomId, built: &Built, channels: Channels
         ("state", "1".to_owned()),
         ("protocol", "vt100".to_owned()),
     ];
-    write_all(tx, &back, &values)?;
-    register(tx, domid, "console", 0, &back, &values)
+    write_all(changes, &back, &values);
+    register(changes, domid, "console", 0, &back, &values);
 }
 
 /// Notes a device where libxl looks for a domain's devices: both directories, and a copy of the backend's.
-pub fn register(
-    store: &impl Store,
-    domid: DomId,
-    kind: &str,
-    id: u32,
-    back: &str,
-    backend: &[(&str, String)],
-) -> StoreResult<()> {
+pub fn register(changes: &mut Changes, domid: DomId, kind: &str, id: u32, back: &str, backend: &[(&str, String)]) {
     let note = note(domid, kind, &id.to_string());
-    store.write(&format!("{note}/backend"), back)?;
-    write_all(store, &note, backend)
+    changes.write(&format!("{note}/backend"), back);
+    write_all(changes, &note, backend);
 }
 
 /// A domain's name, if it has one.
@@ -260,15 +293,19 @@ pub fn name(store: &impl Store, domid: DomId) -> StoreResult<Option<String>> {
 
 /// The domain of that name.
 pub fn find(store: &impl Store, wanted: &str) -> StoreResult<Option<DomId>> {
-    let domids = all(store)?;
-    let names = names(store, &domids)?;
+    named(store, &all(store)?, wanted)
+}
+
+/// The one of these domains that has a name.
+pub fn named(store: &impl Store, domids: &[DomId], wanted: &str) -> StoreResult<Option<DomId>> {
+    let names = names(store, domids)?;
     let found = names.iter().position(|name| name.as_deref() == Some(wanted));
     Ok(found.and_then(|at| domids.get(at).copied()))
 }
 
 /// The domains that have a directory.
 pub fn all(store: &impl Store) -> StoreResult<Vec<DomId>> {
-    let ids = store.directory_opt("/local/domain")?;
+    let ids = store.directory_opt(DOMAINS)?;
     Ok(ids.iter().filter_map(|id| DomId::new(id.parse().ok()?)).collect())
 }
 

@@ -7,6 +7,8 @@
 //! | `/dev/xen/gntdev` | [`Grants`] | mapping pages that other domains grant to us |
 //! | `/dev/xen/xenbus_backend` | [`XenbusBackend`] | the kernel's own xenstore ring, for a xenstored |
 //!
+//! And one thing that no safe library does: [`start_copy`], a second process out of this one.
+//!
 //! Memory that somebody else may write at the same moment is a [`ForeignPages`]: bytes go in and out by
 //! copy, ring indices through atomic loads and stores, and no reference into it ever exists.
 //! Memory that the hypervisor reads and writes during a call is a [`HypercallBuffer`].
@@ -27,6 +29,7 @@ mod evtchn;
 mod gntdev;
 mod pages;
 mod privcmd;
+mod process;
 mod shapes;
 mod sys;
 mod xenbus;
@@ -36,4 +39,5 @@ pub use evtchn::EventChannels;
 pub use gntdev::{Grants, UnmapNotify};
 pub use pages::{Access, ForeignPages};
 pub use privcmd::{Privcmd, nr};
+pub use process::start_copy;
 pub use xenbus::XenbusBackend;

@@ -129,9 +129,6 @@ pub enum Command {
     CpupoolList(pools::CpupoolList),
     /// List the commands, or explain one
     Help(help::Help),
-    /// Stay with a domain (started by `create`)
-    #[command(hide = true)]
-    Monitor(create::Monitor),
 }
 
 /// One domain.

@@ -7,6 +7,7 @@ use ferroxen_consoled::interrupts;
 use ferroxen_domains::patience::{Interrupt, Patience};
 use ferroxen_domains::{Toolstack, create, monitor as keeper};
 use ferroxen_words::DomId;
+use ferroxen_xenctl::start_copy;
 use ferroxen_xlconfig::Loaded;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -14,11 +15,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// xl's code for "no domain was made", and for "there is no file".
 const NOT_CREATED: u8 = 3;
@@ -98,14 +99,6 @@ pub struct ConfigUpdate {
     /// Say more
     #[arg(short = 'd')]
     debug: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Monitor {
-    /// The domain's number
-    pub domid: u16,
-    /// The domain's UUID
-    pub uuid: uuid::Uuid,
 }
 
 /// Takes a file and settings apart; a setting is what has a `=` in it.
@@ -292,7 +285,7 @@ fn name(loaded: &Loaded) -> &str {
     &loaded.config.name
 }
 
-/// Starts another of us, detached from this terminal, to stay with the domain, and waits until it does.
+/// Starts a copy of this process, detached from this terminal, to stay with the domain, and waits until it does.
 fn stay_in_background(domid: DomId, loaded: &Loaded, stop: &OwnedFd) -> anyhow::Result<()> {
     let directory = Path::new("/var/log/xen");
     std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
@@ -302,19 +295,11 @@ fn stay_in_background(domid: DomId, loaded: &Loaded, stop: &OwnedFd) -> anyhow::
         .append(true)
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))?;
-    let errors = log.try_clone().context("opening the log twice")?;
     let (mut ready, theirs) = UnixStream::pair().context("making sockets")?;
     let doing = || "starting the process that stays with the domain";
-    Command::new("/proc/self/exe")
-        .arg0("xl")
-        .arg("monitor")
-        .arg(domid.raw().to_string())
-        .arg(loaded.config.uuid.unwrap_or_default().to_string())
-        .stdin(OwnedFd::from(theirs))
-        .stdout(log)
-        .stderr(errors)
-        .spawn()
-        .with_context(doing)?;
+    let stdio = [theirs.as_fd(), log.as_fd(), log.as_fd()];
+    start_copy(stdio, (domid, loaded.config.uuid.unwrap_or_default()), stay).with_context(doing)?;
+    drop(theirs);
     let interrupt = Interrupt::from_pipe(stop.try_clone()?);
     let patience = Patience::until_interrupted(&interrupt, Some(MONITOR_PATIENCE));
     let mut word = [0];
@@ -324,15 +309,22 @@ fn stay_in_background(domid: DomId, loaded: &Loaded, stop: &OwnedFd) -> anyhow::
     Ok(())
 }
 
-/// `xl monitor`: what `create` leaves behind.
-pub fn monitor(args: &Monitor) -> anyhow::Result<()> {
-    // Fails only for one that leads a session already, which is as good.
-    let _ = rustix::process::setsid();
-    let domid = DomId::new(args.domid).context("no such domain id")?;
+/// What the copy does: its exit code.
+fn stay((domid, uuid): (DomId, Uuid)) -> u8 {
+    match supervise(domid, &uuid) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("xl: {error:#}");
+            1
+        }
+    }
+}
+
+fn supervise(domid: DomId, uuid: &Uuid) -> anyhow::Result<()> {
     let tools = Toolstack::open_to_stay()?;
     let loaded = tools
         .keep
-        .load(domid, &args.uuid)
+        .load(domid, uuid)
         .with_context(|| format!("no configuration is kept for domain {}", domid.raw()))?;
     tell_creator();
     let log = |line: String| println!("{line}");

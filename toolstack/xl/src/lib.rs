@@ -77,7 +77,6 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Create(args) => return create::run(&args, dry),
         Command::Validate(args) => return create::validate(&args),
         Command::ConfigUpdate(args) => create::update(&args)?,
-        Command::Monitor(args) => create::monitor(&args)?,
         Command::List(args) => list::run(&tools()?, &args)?,
         Command::VcpuList(args) => return vcpus::run(&tools()?, &args),
         Command::VmList(args) => list::vms(&tools()?, &args)?,

@@ -96,6 +96,8 @@ impl Progress for Bars {
 
     fn end(&self) {
         if let Some((bar, _)) = self.bar.borrow_mut().take() {
+            // Waits for the thread that turns it: `create` goes on as one that can be copied.
+            bar.disable_steady_tick();
             bar.finish_and_clear();
         }
     }

@@ -267,4 +267,8 @@ impl Contents for Rehearsed {
     fn pin(&self, domid: DomId, _tables: &[(u8, Mfn)]) -> io::Result<()> {
         self.done("pin", domid)
     }
+
+    fn clear(&self, domid: DomId, _frames: &[u64]) -> io::Result<()> {
+        self.done("clear", domid)
+    }
 }

@@ -420,7 +420,7 @@ fn a_husk_is_waited_for() {
         let (stage, store) = (&scene.stage, &scene.store);
         scope.spawn(move || {
             // Whoever held the page lets go once it has heard of the end.
-            store.wait_for_watch("@releaseDomain");
+            store.wait_for_watch(&format!("@releaseDomain/{}", domid.raw()));
             stage.state().husks.clear();
             store.nothing_left(domid.raw());
         });

@@ -14,6 +14,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 /// `MMUEXT_PIN_L1_TABLE`; the other levels follow.
 const PIN_L1_TABLE: u32 = 0;
+/// `MMUEXT_CLEAR_PAGE`
+const CLEAR_PAGE: u32 = 16;
 /// Bytes of the machine-to-physical table that one element of its list stands for.
 const TABLE_PIECE: usize = 2 << 20;
 /// More pieces than any host has: of 64 TiB.
@@ -215,6 +217,20 @@ impl Contents for Xen {
                     arg2: 0,
                 })
                 .collect();
+            self.privcmd.mmuext_op(&mut ops, domid.to_abi())?;
+        }
+        Ok(())
+    }
+
+    fn clear(&self, domid: DomId, frames: &[u64]) -> io::Result<()> {
+        for batch in frames.chunks(FRAME_TYPES) {
+            let op = |frame: &u64| MmuextOp {
+                cmd: CLEAR_PAGE,
+                pad: 0,
+                arg1: *frame,
+                arg2: 0,
+            };
+            let mut ops: Vec<MmuextOp> = batch.iter().map(op).collect();
             self.privcmd.mmuext_op(&mut ops, domid.to_abi())?;
         }
         Ok(())

@@ -182,6 +182,11 @@ impl Tree {
         }
     }
 
+    /// Whether it is that very state.
+    pub fn is_same(&self, other: &Tree) -> bool {
+        Arc::ptr_eq(&self.root, &other.root)
+    }
+
     /// The node at an absolute path.
     pub fn get(&self, path: &str) -> Option<&Arc<Node>> {
         path::components(path).try_fold(&self.root, |node, name| node.children.get(name))
