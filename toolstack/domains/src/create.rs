@@ -66,15 +66,16 @@ fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
     Error::new("choosing its name", why).way_out("choose another `name`, or destroy that one")
 }
 
+    tools.conf.complete(&mut config);
+    let others = check(tools, &config)?;
 /// Makes a domain, complete and paused.
 pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
-    let others = check(tools, config)?;
     let mut config = config.clone();
     let payload = boot::payload(&mut config)?;
     let layout = payload.plan(config.memory_mib)?;
     let cmdline = config.cmdline.clone().unwrap_or_default();
     bring_up(tools, config, &others, |domid, channels| {
-        let claimed = claim(tools, domid, layout.frames)?;
+        let claimed = !tools.conf.without_claim && claim(tools, domid, layout.frames)?;
         let built = pv::build(tools, domid, &payload, &layout, &cmdline, channels)?;
         if claimed {
             tools
@@ -88,9 +89,12 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
 
 /// Makes a domain from an image, complete and paused.
 pub fn restore(tools: &Toolstack, config: &DomainConfig, image: &mut dyn Read) -> Result<DomId> {
-    let others = check(tools, config)?;
-    bring_up(tools, config.clone(), &others, |domid, channels| {
-        restore::read_image(tools, domid, config.maxmem_mib, channels, image)
+    let mut config = config.clone();
+    tools.conf.complete(&mut config);
+    let others = check(tools, &config)?;
+    let maxmem_mib = config.maxmem_mib;
+    bring_up(tools, config, &others, |domid, channels| {
+        restore::read_image(tools, domid, maxmem_mib, channels, image)
     })
 }
 
@@ -240,6 +244,12 @@ fn affinities(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<
             } else {
                 lists.get(vcpu as usize)
             };
+                if cpus.is_empty() {
+                    return Err(Error::new(
+                        format!("pinning vcpu {vcpu}"),
+                        "`vm.cpumask` and `vm.pv.cpumask` of xl.conf leave it no CPU",
+                    ));
+                }
             if let Some(CpuList::These(cpus)) = list {
                 tools
                     .hypervisor

@@ -64,7 +64,9 @@ impl Toolstack {
         self.is_free(domid, "vif", id).map_err(|error| error.in_step(doing()))?;
         let info = self.hypervisor.domain(domid).doing(doing)?;
         let uuid = info.map_or(Uuid::nil(), |info| Uuid::from_bytes(info.handle));
-        let attached = network::attach(self, domid, &uuid, vif, id);
+        let mut vif = vif.clone();
+        self.conf.complete_vif(&mut vif);
+        let attached = network::attach(self, domid, &uuid, &vif, id);
         self.or_undone(domid, "vif", id, attached).map(|()| id)
     }
 

@@ -64,10 +64,14 @@ use ferroxen_words::DomId;
 use ferroxen_xenstore::Client;
 use patience::{Interrupt, Patience};
 use progress::{Progress, Silent};
+use ferroxen_xlconfig::{Notice, XlConf};
 use std::time::Duration;
 
+use std::path::Path;
 /// All that tools need.
 #[derive(Debug)]
+const XL_CONF: &str = "/etc/xen/xl.conf";
+
 pub struct Toolstack {
     /// The hypervisor's control calls.
     pub hypervisor: Box<dyn hyper::Hypervisor>,
@@ -77,6 +81,10 @@ pub struct Toolstack {
     pub keep: keep::Keep,
     host: Box<dyn host::Host>,
     interrupt: Interrupt,
+    /// What the host's `xl.conf` sets for every domain.
+    pub conf: XlConf,
+    /// And what there is to say of that file.
+    pub conf_notices: Vec<Notice>,
     progress: Box<dyn Progress>,
 }
 
@@ -99,10 +107,15 @@ impl Toolstack {
         nodes::ensure_dom0(&store)?;
         Ok(Toolstack {
             hypervisor: Box::new(hypervisor),
+        let conf = ferroxen_xlconfig::load_xl_conf(Path::new(XL_CONF));
+        let (conf, conf_notices) =
+            conf.map_err(|problem| Error::new(format!("reading {XL_CONF}"), problem.to_string()))?;
             store,
             keep: keep::Keep::default(),
             host: Box::new(host::Linux),
             interrupt: Interrupt::never(),
+            conf,
+            conf_notices,
             progress: Box::new(Silent),
         })
     }

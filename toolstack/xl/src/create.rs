@@ -69,7 +69,7 @@ pub struct Create {
     /// Pass the VNC password to the viewer
     #[arg(short = 'A', long = "vncviewer-autopass")]
     vncviewer_autopass: bool,
-    /// Accepted for the sake of stock xl, which has such masks in its xl.conf
+    /// Let it run also on CPUs that vm.cpumask and vm.pv.cpumask of xl.conf leave out
     #[arg(long)]
     ignore_global_affinity_masks: bool,
 }
@@ -198,10 +198,19 @@ pub fn validate(args: &Validate) -> anyhow::Result<ExitCode> {
 
 fn make(args: &Create, mut loaded: Loaded) -> anyhow::Result<()> {
     let stop = interrupts().context("preparing for Ctrl-C")?;
-    let tools = Toolstack::open()?.until(Interrupt::from_pipe(stop.try_clone()?));
+    let mut tools = Toolstack::open()?.until(Interrupt::from_pipe(stop.try_clone()?));
+    if args.ignore_global_affinity_masks {
+        tools.conf.cpumasks.clear();
+    }
     let tools = match args.quiet {
         true => tools,
-        false => tools.showing(progress::for_people("create")),
+        false => {
+            tools
+                .conf_notices
+                .iter()
+                .for_each(|notice| eprintln!("warning: {notice}"));
+            tools.showing(progress::for_people("create"))
+        }
     };
     loaded.settle();
     let domid =

@@ -119,7 +119,11 @@ pub fn pin(tools: &Toolstack, args: &VcpuPin, dry: bool) -> anyhow::Result<()> {
         let Some(text) = text.filter(|text| *text != "-") else {
             continue;
         };
-        let cpus = match parse_cpu_list(text).map_err(anyhow::Error::msg)? {
+        let mut list = parse_cpu_list(text).map_err(anyhow::Error::msg)?;
+        if kind == Affinity::Hard && !args.ignore_global_affinity_masks {
+            list = tools.conf.masked(&list);
+        }
+        let cpus = match list {
             CpuList::All => None,
             CpuList::These(cpus) => Some(of_host(cpus, host)?),
         };

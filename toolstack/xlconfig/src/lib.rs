@@ -17,6 +17,7 @@
 mod cpuid;
 mod cpus;
 mod disk;
+mod host;
 mod keys;
 mod model;
 mod passing;
@@ -31,6 +32,7 @@ mod vif;
 pub use cpuid::{CpuidRule, CpuidRules, Register};
 pub use cpus::{CpuList, parse_cpu_list};
 pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, VirtualDisk};
+pub use host::{PoolConfig, XlConf, parse_pool, parse_xl_conf};
 pub use model::{Action, Bootloader, DomainConfig, DomainType, TscMode, check_name};
 pub use passing::{IoMemory, Ports};
 pub use source::{Notice, Problem, Source};
@@ -244,6 +246,19 @@ pub fn parse_vif(spec: &str) -> Result<Vif, Problem> {
 /// Reads xend's configuration of the host.
 pub fn load_host(path: &Path) -> Result<(HostConfig, Vec<Notice>), Problem> {
     sxp::parse(&read(path)?)
+}
+
+/// Reads the host's `xl.conf`; one that is not there sets nothing.
+pub fn load_xl_conf(path: &Path) -> Result<(XlConf, Vec<Notice>), Problem> {
+    match path.exists() {
+        true => parse_xl_conf(&read(path)?),
+        false => Ok(Default::default()),
+    }
+}
+
+/// Reads a CPU pool's file.
+pub fn load_pool(path: &Path, overrides: &[String]) -> Result<(PoolConfig, Vec<Notice>), Problem> {
+    parse_pool(&read(path)?, overrides)
 }
 
 /// Where configurations are that are named without a directory and are not here.

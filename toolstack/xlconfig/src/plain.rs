@@ -120,9 +120,9 @@ impl Reader<'_> {
     fn key(&mut self) -> Result<(String, Place), Problem> {
         let len = self
             .rest()
-            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.')))
             .unwrap_or(self.rest().len());
-        if len == 0 || self.rest().starts_with(|c: char| c.is_ascii_digit()) {
+        if len == 0 || self.rest().starts_with(|c: char| c.is_ascii_digit() || c == '.') {
             return Err(self.problem("expected a setting's name"));
         }
         let key = self.rest()[..len].to_owned();

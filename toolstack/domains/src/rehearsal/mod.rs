@@ -122,6 +122,8 @@ impl Scene {
             hypervisor: Box::new(hypervisor::Rehearsed(stage.clone())),
             store: client,
             keep: Keep::in_directory(directory.join("kept")),
+            conf: Default::default(),
+            conf_notices: Vec::new(),
             host: Box::new(linux::Rehearsed {
                 stage: stage.clone(),
                 store: store.connect_neighbour(),
