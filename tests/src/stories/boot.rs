@@ -254,11 +254,59 @@ pub(super) fn on_four_cpus(parts: &Parts) -> Result<()> {
             "in four seconds of load, vcpu {vcpu} has run from {before} s to {after} s"
         );
     }
+    pools_part_the_cpus(&mut dom0)?;
     dom0.destroy("two")?;
+    dom0.run("xl cpupool-destroy fast && xl cpupool-cpu-add Pool-0 2-3")?;
+    let cpus = dom0.run("xl cpupool-list -c | tail -n +2")?;
+    ensure!(cpus == "Pool-0             0,1,2,3", "not all CPUs are back: {cpus:?}");
     dom0.type_line("reboot -f")?;
     dom0.machine()
         .wait_for_power_off(PATIENCE)
         .context("Domain 0's reboot does not reset the machine")
+}
+
+/// A pool of two CPUs is made, the guest that computes moves there, and there it stays; one that is made in there, too.
+fn pools_part_the_cpus(dom0: &mut Dom0) -> Result<()> {
+    for (command, why) in [
+        ("xl cpupool-create name=fast cpus=3", "not free"),
+        ("xl cpupool-destroy Pool-0", "it has 2 domains"),
+        ("xl cpupool-migrate Domain-0 Pool-0", "Operation not permitted"),
+    ] {
+        let (code, said) = dom0.ask(command, PATIENCE)?;
+        ensure!(code != 0 && said.contains(why), "`{command}` gives {code}: {said}");
+    }
+    dom0.run("xl cpupool-cpu-remove Pool-0 2-3 && xl cpupool-create 'name=\"fast\"' 'cpus=\"2-3\"'")?;
+    dom0.run("xl cpupool-migrate two fast")?;
+    let pools = dom0.run("xl cpupool-list -c | tail -n +2; xl list -c | awk 'NR > 1 { print $1, $NF }'")?;
+    let expected = "Pool-0             0,1\nfast               2,3\nDomain-0 Pool-0\ntwo fast";
+    ensure!(pools == expected, "pools and domains are {pools:?}");
+    // It computes on two threads; a CPU of another pool would be idle, and tempting.
+    dom0.run("xl vcpu-pin two all all")?;
+    for _ in 0..20 {
+        let places = dom0.run("xl vcpu-list two | awk 'NR > 1 { print $4 }'")?;
+        ensure!(
+            places.lines().all(|cpu| matches!(cpu, "2" | "3")),
+            "of pool 2-3, it is on {places:?}"
+        );
+    }
+    let (code, said) = dom0.ask("xl vcpu-pin two 0 0", PATIENCE)?;
+    ensure!(code != 0, "pinned to a CPU of another pool: {said}");
+    let (code, said) = dom0.ask("xl cpupool-destroy fast", PATIENCE)?;
+    ensure!(
+        code != 0 && said.contains("it has 1 domains"),
+        "it was destroyed under its guest: {code} {said}"
+    );
+    // The last CPU of a pool with domains stays.
+    dom0.run("xl cpupool-cpu-remove fast 3")?;
+    let (code, said) = dom0.ask("xl cpupool-cpu-remove fast 2", PATIENCE)?;
+    ensure!(
+        code != 0 && said.contains("need a CPU"),
+        "its last CPU was taken: {code} {said}"
+    );
+    dom0.create("third", &(micro("third", "idle") + "pool = \"fast\"\n"))?;
+    let pool = dom0.run("xl list -c third | awk 'NR > 1 { print $NF }'")?;
+    ensure!(pool == "fast", "made in pool {pool:?}");
+    dom0.destroy("third")
 }
 
 /// The times of `two`'s vcpus, as `xl vcpu-list` has them.

@@ -48,7 +48,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "boot-4",
-        claim: "four CPUs: Domain 0 and a guest have two vcpus each, and a load on two threads runs on both",
+        claim: "four CPUs: Domain 0 and a guest have two vcpus each, and a load on two threads runs on both, and then on \
+                the CPUs of a pool that it is moved to",
         rows: &["M051", "M080"],
         tell: boot::on_four_cpus,
     },

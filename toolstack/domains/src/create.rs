@@ -50,9 +50,6 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<Vec<DomId>> {
     for (index, vif) in (0..).zip(&config.vifs) {
         network::check(tools, vif, index)?;
     }
-    if config.pool.as_deref().is_some_and(|pool| pool != "Pool-0") {
-        return Err(Error::new(what(), "CPU pools other than Pool-0 are not supported yet").way_out("leave `pool` out"));
-    }
     Ok(others)
 }
 
@@ -66,11 +63,11 @@ fn name_taken(config: &DomainConfig, taken: DomId) -> Error {
     Error::new("choosing its name", why).way_out("choose another `name`, or destroy that one")
 }
 
-    tools.conf.complete(&mut config);
-    let others = check(tools, &config)?;
 /// Makes a domain, complete and paused.
 pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     let mut config = config.clone();
+    tools.conf.complete(&mut config);
+    let others = check(tools, &config)?;
     let payload = boot::payload(&mut config)?;
     let layout = payload.plan(config.memory_mib)?;
     let cmdline = config.cmdline.clone().unwrap_or_default();
@@ -169,8 +166,10 @@ fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> 
         )
         .way_out("leave `max_grant_version` out: guests use what there is"));
     }
+    let cpupool_id = config.pool.as_deref().map_or(Ok(0), |pool| tools.pool_named(pool))?;
     let request = domctl::Createdomain {
         handle: *uuid.as_bytes(),
+        cpupool_id,
         max_vcpus: config.maxvcpus,
         max_evtchn_port: config.max_event_channels,
         max_grant_frames: limit(config.max_grant_frames),
@@ -244,13 +243,13 @@ fn affinities(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<
             } else {
                 lists.get(vcpu as usize)
             };
+            if let Some(CpuList::These(cpus)) = list {
                 if cpus.is_empty() {
                     return Err(Error::new(
                         format!("pinning vcpu {vcpu}"),
                         "`vm.cpumask` and `vm.pv.cpumask` of xl.conf leave it no CPU",
                     ));
                 }
-            if let Some(CpuList::These(cpus)) = list {
                 tools
                     .hypervisor
                     .set_affinity(domid, vcpu, kind, Some(cpus))

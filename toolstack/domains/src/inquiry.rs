@@ -113,34 +113,20 @@ impl Xen {
 
     /// The CPU pools, in order.
     pub fn pools(&self) -> io::Result<Vec<Pool>> {
-        let len = (self.physinfo()?.max_cpu_id as usize + 1).div_ceil(8);
         let mut pools = Vec::new();
         let mut next = 0;
         loop {
-            let buffer = self.privcmd.buffer(len)?;
-            let request = sysctl::CpupoolOp {
-                op: sysctl::CpupoolCmd::INFO,
-                cpupool_id: next,
-                cpumap: XenctlBitmap {
-                    bitmap: buffer.handle(),
-                    nr_bits: len as u32 * 8,
-                    pad: 0,
-                },
-                ..Default::default()
-            };
             // The answer is about the first pool from that number on.
-            let answer: sysctl::CpupoolOp = match self.ask_host(SysctlCmd::CPUPOOL_OP, &request) {
+            let (answer, cpus) = match self.ask_pool(sysctl::CpupoolCmd::INFO, next) {
                 Ok(answer) => answer,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pools),
                 Err(error) => return Err(error),
             };
-            let bytes: Vec<u8> = buffer.get_many(0, len)?;
-            let is_in = |cpu: &u32| bytes[*cpu as usize / 8] >> (cpu % 8) & 1 != 0;
             pools.push(Pool {
                 id: answer.cpupool_id,
                 scheduler: answer.sched_id,
                 domains: answer.n_dom,
-                cpus: (0..len as u32 * 8).filter(is_in).collect(),
+                cpus,
             });
             let Some(after) = answer.cpupool_id.checked_add(1) else {
                 return Ok(pools);
@@ -162,11 +148,18 @@ impl Xen {
     }
 
     /// CPUs that belong to no pool.
-    pub fn free_cpus(&self) -> io::Result<u32> {
+    pub fn free_cpus(&self) -> io::Result<BTreeSet<u32>> {
+        let (_, cpus) = self.ask_pool(sysctl::CpupoolCmd::FREEINFO, 0)?;
+        Ok(cpus)
+    }
+
+    /// An answer about a pool, and the CPUs in it.
+    fn ask_pool(&self, op: sysctl::CpupoolCmd, id: u32) -> io::Result<(sysctl::CpupoolOp, BTreeSet<u32>)> {
         let len = (self.physinfo()?.max_cpu_id as usize + 1).div_ceil(8);
         let buffer = self.privcmd.buffer(len)?;
         let request = sysctl::CpupoolOp {
-            op: sysctl::CpupoolCmd::FREEINFO,
+            op,
+            cpupool_id: id,
             cpumap: XenctlBitmap {
                 bitmap: buffer.handle(),
                 nr_bits: len as u32 * 8,
@@ -174,9 +167,10 @@ impl Xen {
             },
             ..Default::default()
         };
-        let _: sysctl::CpupoolOp = self.ask_host(SysctlCmd::CPUPOOL_OP, &request)?;
+        let answer = self.ask_host(SysctlCmd::CPUPOOL_OP, &request)?;
         let bytes: Vec<u8> = buffer.get_many(0, len)?;
-        Ok(bytes.iter().map(|byte| byte.count_ones()).sum())
+        let is_in = |cpu: &u32| bytes[*cpu as usize / 8] >> (cpu % 8) & 1 != 0;
+        Ok((answer, (0..len as u32 * 8).filter(is_in).collect()))
     }
 
     /// How long the credit2 scheduler lets a vcpu run at least, in microseconds.

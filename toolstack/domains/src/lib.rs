@@ -9,6 +9,7 @@
 //! - [`devd`]: other domains' devices, in a driver domain
 //! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
 //! - [`progress`]: how far long work is
+//! - [`cpupools`]: which CPUs run which domains
 //! - [`hyper`], [`host`]: what all this needs of the hypervisor and of Linux; [`xen`], [`inquiry`]: the real ones
 //!
 //! Always true: when a call that makes something fails, nothing of it is left: no domain, no node, no loop
@@ -19,6 +20,7 @@ mod backend;
 mod block;
 mod boot;
 pub mod control;
+pub mod cpupools;
 pub mod create;
 pub mod describe;
 mod destroy;
@@ -62,16 +64,16 @@ pub fn image_user(image: &std::path::Path) -> Option<String> {
 use error::Doing;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Client;
+use ferroxen_xlconfig::{Notice, XlConf};
 use patience::{Interrupt, Patience};
 use progress::{Progress, Silent};
-use ferroxen_xlconfig::{Notice, XlConf};
+use std::path::Path;
 use std::time::Duration;
 
-use std::path::Path;
-/// All that tools need.
-#[derive(Debug)]
 const XL_CONF: &str = "/etc/xen/xl.conf";
 
+/// All that tools need.
+#[derive(Debug)]
 pub struct Toolstack {
     /// The hypervisor's control calls.
     pub hypervisor: Box<dyn hyper::Hypervisor>,
@@ -79,12 +81,12 @@ pub struct Toolstack {
     pub store: Client,
     /// The configurations of running domains.
     pub keep: keep::Keep,
-    host: Box<dyn host::Host>,
-    interrupt: Interrupt,
     /// What the host's `xl.conf` sets for every domain.
     pub conf: XlConf,
     /// And what there is to say of that file.
     pub conf_notices: Vec<Notice>,
+    host: Box<dyn host::Host>,
+    interrupt: Interrupt,
     progress: Box<dyn Progress>,
 }
 
@@ -105,17 +107,17 @@ impl Toolstack {
     fn over(store: Client) -> Result<Toolstack> {
         let hypervisor = xen::Xen::open()?;
         nodes::ensure_dom0(&store)?;
-        Ok(Toolstack {
-            hypervisor: Box::new(hypervisor),
         let conf = ferroxen_xlconfig::load_xl_conf(Path::new(XL_CONF));
         let (conf, conf_notices) =
             conf.map_err(|problem| Error::new(format!("reading {XL_CONF}"), problem.to_string()))?;
+        Ok(Toolstack {
+            hypervisor: Box::new(hypervisor),
             store,
             keep: keep::Keep::default(),
-            host: Box::new(host::Linux),
-            interrupt: Interrupt::never(),
             conf,
             conf_notices,
+            host: Box::new(host::Linux),
+            interrupt: Interrupt::never(),
             progress: Box::new(Silent),
         })
     }

@@ -11,11 +11,12 @@ pub struct Absent {
 }
 
 const HVM: &str = "it is for HVM domains, and there are only PV ones yet";
+const CD: &str =
+    "a CD is changed in the drive of an HVM domain only; a PV domain has disks (`xl block-attach`, read-only)";
 const PCI: &str = "no PCI device can be passed to a domain yet";
 const REMUS: &str = "no domain is copied to another host while it runs on (Remus, COLO)";
 const XSM: &str = "the hypervisor has no security modules (XSM)";
 const PSR: &str = "cache and bandwidth allocation (PSR) is not supported";
-const POOLS: &str = "there is one pool, Pool-0, with all CPUs";
 const USB: &str = "no USB device can be passed to a domain";
 
 const STORED: &str = "nobody keeps a list of domains that do not run: a domain is its file (`xl create FILE`)";
@@ -105,8 +106,8 @@ pub const ABSENT: &[Absent] = &[
     absent("pci-assignable-list", PCI),
     absent("vncviewer", "a PV domain has no screen; `xl console` shows its console"),
     absent("dump-core", "core dumps are not supported yet"),
-    absent("cd-insert", HVM),
-    absent("cd-eject", HVM),
+    absent("cd-insert", CD),
+    absent("cd-eject", CD),
     absent("button-press", HVM),
     absent("sched-rtds", "the scheduler is credit2"),
     absent("trigger", HVM),
@@ -124,13 +125,6 @@ pub const ABSENT: &[Absent] = &[
     absent("vsnd-attach", "virtual sound cards are not supported"),
     absent("vsnd-list", "virtual sound cards are not supported"),
     absent("vsnd-detach", "virtual sound cards are not supported"),
-    absent("cpupool-create", POOLS),
-    absent("cpupool-destroy", POOLS),
-    absent("cpupool-rename", POOLS),
-    absent("cpupool-cpu-add", POOLS),
-    absent("cpupool-cpu-remove", POOLS),
-    absent("cpupool-migrate", POOLS),
-    absent("cpupool-numa-split", POOLS),
     absent("getenforce", XSM),
     absent("setenforce", XSM),
     absent("loadpolicy", XSM),

@@ -125,8 +125,22 @@ pub enum Command {
     Uptime(time::Uptime),
     /// List outstanding claim information about all domains
     Claims(list::Whole),
+    /// Create a new CPU pool
+    CpupoolCreate(pools::CpupoolCreate),
     /// List CPU pools on host
     CpupoolList(pools::CpupoolList),
+    /// Deactivates a CPU pool
+    CpupoolDestroy(pools::OnePool),
+    /// Renames a CPU pool
+    CpupoolRename(pools::CpupoolRename),
+    /// Adds a CPU to a CPU pool
+    CpupoolCpuAdd(pools::CpupoolCpus),
+    /// Removes a CPU from a CPU pool
+    CpupoolCpuRemove(pools::CpupoolCpus),
+    /// Moves a domain into a CPU pool
+    CpupoolMigrate(pools::CpupoolMigrate),
+    /// Splits up the machine into one CPU pool per NUMA node
+    CpupoolNumaSplit,
     /// List the commands, or explain one
     Help(help::Help),
 }

@@ -51,7 +51,12 @@ pub fn info(args: &Info) -> anyhow::Result<()> {
     let uname = rustix::system::uname();
     let kernel = [uname.nodename(), uname.release(), uname.version(), uname.machine()]
         .map(|text| text.to_string_lossy().into_owned());
-    let host = host_fields(&kernel, &physical, xen.sharing(), xen.free_cpus().unwrap_or(0));
+    let host = host_fields(
+        &kernel,
+        &physical,
+        xen.sharing(),
+        xen.free_cpus().map_or(0, |cpus| cpus.len()),
+    );
     let scheduler = scheduler_name(xen.scheduler().context(asking)?);
     let hypervisor = version_fields(&version, scheduler);
     if let Some(wanted) = &args.field {
@@ -77,7 +82,7 @@ pub fn info(args: &Info) -> anyhow::Result<()> {
 
 type Fields = Vec<(&'static str, String)>;
 
-fn host_fields(kernel: &[String; 4], physical: &Physinfo, sharing: (u64, u64), free_cpus: u32) -> Fields {
+fn host_fields(kernel: &[String; 4], physical: &Physinfo, sharing: (u64, u64), free_cpus: usize) -> Fields {
     let [host, release, version, machine] = kernel;
     let hw_caps: Vec<String> = physical.hw_cap.iter().map(|word| format!("{word:08x}")).collect();
     let free = physical.free_pages.saturating_sub(physical.outstanding_pages);

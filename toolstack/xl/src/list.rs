@@ -6,8 +6,11 @@ use clap::Args;
 use ferroxen_abi::domctl::{Getdomaininfo, dominf};
 use ferroxen_domains::Toolstack;
 use ferroxen_domains::control::Reason;
+use ferroxen_domains::cpupools;
 use ferroxen_words::DomId;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
 use uuid::Uuid;
 
@@ -101,9 +104,15 @@ fn table(tools: &Toolstack, columns: Columns, infos: &[Getdomaininfo]) -> anyhow
     let mut text = heading(columns);
     let domids: Vec<_> = infos.iter().filter_map(|info| DomId::new(info.domain.0)).collect();
     let mut names = domids.iter().zip(tools.names(&domids)).peekable();
+    let mut pools = BTreeMap::new();
     for info in infos {
         let name = names.next_if(|(domid, _)| domid.raw() == info.domain.0);
-        text.push_str(&row(columns, name.as_ref().map_or("(null)", |(_, name)| name), info));
+        let name = name.as_ref().map_or("(null)", |(_, name)| name);
+        let pool = match pools.entry(info.cpupool) {
+            Entry::Vacant(entry) if columns.cpupool => entry.insert(cpupools::name(&tools.store, info.cpupool)?),
+            other => other.or_default(),
+        };
+        text.push_str(&row(columns, name, pool, info));
     }
     crate::show(&text)
 }
@@ -193,7 +202,7 @@ fn mib(info: &Getdomaininfo) -> u64 {
     info.tot_pages.saturating_add(info.outstanding_pages) / 256
 }
 
-fn row(columns: Columns, name: &str, info: &Getdomaininfo) -> String {
+fn row(columns: Columns, name: &str, pool: &str, info: &Getdomaininfo) -> String {
     let reason = Reason::of(info);
     let mut text = format!(
         "{name:<40} {:5} {:5} {:5}     {}  {:8.1}",
@@ -219,7 +228,7 @@ fn row(columns: Columns, name: &str, info: &Getdomaininfo) -> String {
         let _ = write!(text, " {:>16}", "-");
     }
     if columns.cpupool {
-        let _ = write!(text, " {:>15}", "Pool-0");
+        let _ = write!(text, " {pool:>15}");
     }
     if columns.numa {
         text.push_str(" all");
@@ -299,7 +308,7 @@ mod tests {
         ] {
             text.push_str(&heading(columns));
             rows.iter()
-                .for_each(|(name, info)| text.push_str(&row(columns, name, info)));
+                .for_each(|(name, info)| text.push_str(&row(columns, name, "Pool-0", info)));
         }
         insta::assert_snapshot!(text);
     }

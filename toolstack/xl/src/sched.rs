@@ -1,11 +1,11 @@
 //! `xl sched-credit` and `xl sched-credit2`: shares of CPU time.
 
 use crate::json::{self, Format};
-use crate::pools;
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_abi::domctl::{SchedCredit as Credit, SchedulerId};
 use ferroxen_domains::Toolstack;
+use ferroxen_domains::cpupools;
 use ferroxen_domains::xen::Xen;
 use ferroxen_words::DomId;
 use serde_json::json;
@@ -67,9 +67,14 @@ fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
     if args.tslice.is_some() || args.migration_delay.is_some() {
         bail!("the scheduler has neither time slice nor migration delay: -t and -m are for credit");
     }
-    if let Some(pool) = args.pool.as_ref().filter(|pool| *pool != pools::FIRST) {
-        bail!("there is no CPU pool \"{pool}\"; `xl cpupool-list` shows all");
-    }
+    let pool = match &args.pool {
+        None => 0,
+        Some(word) => match cpupools::find(&tools.store, word)? {
+            Some(id) => id,
+            None => bail!("there is no CPU pool \"{word}\"; `xl cpupool-list` shows all"),
+        },
+    };
+    let pool_name = cpupools::name(&tools.store, pool)?;
     if let Some(limit) = args.ratelimit {
         return xen
             .set_ratelimit_us(limit)
@@ -77,13 +82,14 @@ fn run(args: &SchedCredit, wanted: SchedulerId) -> anyhow::Result<()> {
     }
     let Some(word) = &args.domain else {
         let limit = xen.ratelimit_us().context("asking the scheduler")?;
-        let heading = format!("Cpupool {}: ratelimit={limit}us\n", pools::FIRST);
+        let heading = format!("Cpupool {pool_name}: ratelimit={limit}us\n");
         return match (args.scheduler, args.format.json) {
-            (true, true) => json::print(vec![json!({"cpupool": pools::FIRST, "ratelimit_us": limit})]),
+            (true, true) => json::print(vec![json!({"cpupool": pool_name, "ratelimit_us": limit})]),
             (true, false) => crate::show(&heading),
             (false, as_json) => {
                 let infos = tools.hypervisor.domains().context("asking for the domains")?;
-                let domids = infos.iter().filter_map(|info| DomId::new(info.domain.0));
+                let there = infos.iter().filter(|info| info.cpupool == pool);
+                let domids = there.filter_map(|info| DomId::new(info.domain.0));
                 print(&heading, &shares(&tools, domids)?, as_json)
             }
         };
