@@ -85,7 +85,7 @@ fn run(words: Words) -> u8 {
             let name = words.get(2).unwrap_or_default();
             let count = words.get(3).and_then(|count| count.parse().ok()).unwrap_or(1);
             match store::reads(count) {
-                Ok(()) => println!("[bench] {name}: spread {} machine", count + rows::WARM_UP),
+                Ok(done) => println!("[bench] {name}: spread {done} machine"),
                 Err(wrong) => fail(name, &wrong),
             }
             0

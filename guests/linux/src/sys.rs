@@ -75,6 +75,7 @@ const MINCORE: usize = 27;
 const NANOSLEEP: usize = 35;
 const SOCKET: usize = 41;
 const CONNECT: usize = 42;
+const SETSOCKOPT: usize = 54;
 const FORK: usize = 57;
 const EXECVE: usize = 59;
 const EXIT: usize = 60;
@@ -89,6 +90,8 @@ pub struct Errno(pub isize);
 
 /// `ENOENT`
 pub const ENOENT: Errno = Errno(2);
+/// `EAGAIN`: of a wait with a limit, that it is over.
+pub const EAGAIN: Errno = Errno(11);
 /// `ENOMEM`: of `mincore`, that nothing is mapped there.
 pub const ENOMEM: Errno = Errno(12);
 
@@ -230,6 +233,22 @@ impl Connection {
         // SAFETY: reads the address.
         unsafe { call(CONNECT, [socket, &raw const address as usize, size, 0, 0, 0]) }?;
         Ok(Self(socket))
+    }
+
+    /// From now on, waits for bytes so many seconds at most: [`EAGAIN`].
+    pub fn give_up_after(&self, seconds: u64) -> Result<(), Errno> {
+        const SOL_SOCKET: usize = 1;
+        const SO_RCVTIMEO: usize = 20;
+        let limit = [seconds, 0];
+        let size = size_of_val(&limit);
+        // SAFETY: reads the time.
+        unsafe {
+            call(
+                SETSOCKOPT,
+                [self.0, SOL_SOCKET, SO_RCVTIMEO, limit.as_ptr() as usize, size, 0],
+            )
+        }
+        .map(drop)
     }
 
     /// Sends bytes: few, so that they fit at once.
