@@ -180,6 +180,22 @@ where
     answer
 }
 
+/// A batch is refused as a whole: the caller hears that nothing of it was done.
+///
+/// Upstream leaves the word alone. Linux (`xen_remap_pfn`) believes it whatever the answer is, and goes on behind that many
+/// entries: a domain that ended while its pages were being mapped made Domain 0 count past the end of its array, and
+/// clear whatever was there.
+#[cold]
+fn nothing_done(call: &Call<'_>, why: Errno) -> Answer {
+    let [_, count, done_at, ..] = call.args();
+    let done_at = GuestPtr::<u32>::new(done_at);
+    // Of one that goes on, the word says what was done before.
+    if count as u32 & PREEMPTED == 0 && !done_at.is_null() {
+        let _ = done_at.write(&0);
+    }
+    Err(why)
+}
+
 /// `mmu_update(requests, count, done, foreign domains)`
 #[inline(always)]
 pub fn mmu_update(call: &mut Call<'_>) -> Answer {
@@ -197,7 +213,10 @@ pub fn mmu_update(call: &mut Call<'_>) -> Answer {
             return Err(Errno::EINVAL);
         }
     }
-    let page_owner = PageOwner::resolve(caller, RawDomId(foreign as u16))?;
+    let page_owner = match PageOwner::resolve(caller, RawDomId(foreign as u16)) {
+        Ok(owner) => owner,
+        Err(why) => return nothing_done(call, why),
+    };
     page_owner.check(caller)?;
     let owner = page_owner.id(caller);
     // Locked at the first entry that needs it, for as many as there is time for.
