@@ -4,8 +4,6 @@
 //! its own, and a vcpu enters a CPU's queue only if the two are the same, which is asked under that queue's lock. So
 //! once a change is noted and the queues' locks have been free once, nobody enters who may not, and a walk over the
 //! domains finds all who have to leave.
-//!
-//! Upstream: xen/common/sched/cpupool.c.
 
 use super::balance;
 use super::{QUEUES, make_decide};
