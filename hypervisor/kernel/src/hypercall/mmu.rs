@@ -182,9 +182,8 @@ where
 
 /// A batch is refused as a whole: the caller hears that nothing of it was done.
 ///
-/// Upstream leaves the word alone. Linux (`xen_remap_pfn`) believes it whatever the answer is, and goes on behind that many
-/// entries: a domain that ended while its pages were being mapped made Domain 0 count past the end of its array, and
-/// clear whatever was there.
+/// Linux (`xen_remap_pfn`) believes the word whatever the answer is, and goes on behind that many entries: a domain that
+/// ended while its pages were being mapped made Domain 0 count past the end of its array, and clear whatever was there.
 #[cold]
 fn nothing_done(call: &Call<'_>, why: Errno) -> Answer {
     let [_, count, done_at, ..] = call.args();

@@ -162,7 +162,7 @@ pub fn init(mut boot: Boot, options: &Options<'_>) {
     OWNED.call_once(|| owned);
     let table: &'static [Frame] = table;
     for (mfn, frame) in table.iter().enumerate() {
-        let owner = if is_ram(Mfn::new(mfn as u64)) {
+        let owner = if is_ours_to_give(Mfn::new(mfn as u64)) {
             RawDomId::XEN
         } else {
             RawDomId::IO
@@ -190,6 +190,13 @@ pub fn init(mut boot: Boot, options: &Options<'_>) {
     }
     crate::pv::mm::init();
     crate::trace::init();
+}
+
+/// Whether a frame is RAM that is handed out. That below 1 MiB is not: firmware left its tables there, and Domain 0's
+/// Linux looks for them (`reserve_ibft_region`), so to Domain 0 it is like a device's memory, RAM or not, as upstream has it.
+pub fn is_ours_to_give(mfn: Mfn) -> bool {
+    const FIRST_MIB: u64 = 1 << 20;
+    mfn.maddr().raw() >= FIRST_MIB && is_ram(mfn)
 }
 
 /// Gives frames that can be named as pages, and that nobody uses, to the allocator.

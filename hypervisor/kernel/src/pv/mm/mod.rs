@@ -33,7 +33,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use ferroxen_frames::entry::{Entry, bits};
 use ferroxen_frames::{Dropped, Frame, Host, Refused, Space, Stop};
-use ferroxen_machine::memory::{Page, is_ram};
+use ferroxen_machine::memory::Page;
 use ferroxen_machine::paging::RootTable;
 use ferroxen_machine::smp::CpuSet;
 use ferroxen_machine::{cpu, smp, time, tlb};
@@ -165,7 +165,7 @@ impl Host for Hands<'_> {
             return Err(Refused::BadBits(entry.0));
         }
         // The hypervisor's own RAM has records that nobody can get; what has none and is RAM is out of bounds.
-        if is_ram(mfn) || (owner != self.domain.id.raw() && owner != RawDomId::IO.0) {
+        if memory::is_ours_to_give(mfn) || (owner != self.domain.id.raw() && owner != RawDomId::IO.0) {
             return Err(Refused::NoSuchFrame);
         }
         let writable = match frame_access(self.domain, mfn) {
