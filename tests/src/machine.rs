@@ -90,6 +90,15 @@ pub struct DebianDom0 {
     pub disk: PathBuf,
 }
 
+/// A Domain 0 with a newer kernel than the guests'.
+#[derive(Debug, Clone)]
+pub struct NewerDom0 {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The usual ramdisk, with that kernel's modules.
+    pub ramdisk: PathBuf,
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -114,6 +123,8 @@ pub struct Parts {
     pub debian_ramdisk: Option<PathBuf>,
     /// A Domain 0 on a disk of its own.
     pub debian_dom0: Option<DebianDom0>,
+    /// A Domain 0 with a newer kernel.
+    pub newer_dom0: Option<NewerDom0>,
     /// A further disk: Domain 0's root.
     pub root: Option<PathBuf>,
     /// Empty disks, of so many MiB.
@@ -148,6 +159,19 @@ impl Parts {
             root: Some(debian.disk),
             empty_disks: empty_disks.to_vec(),
             kernel_options: "console=hvc0 loglevel=6 rdinit=/init systemd.show_status=error".to_owned(),
+            ..self.clone()
+        })
+    }
+
+    /// The same machine with a newer kernel in Domain 0.
+    pub fn with_newer_dom0(&self) -> Result<Self> {
+        let newer = self
+            .newer_dom0
+            .clone()
+            .context("there is no newer kernel for Domain 0")?;
+        Ok(Self {
+            kernel: newer.kernel,
+            ramdisk: newer.ramdisk,
             ..self.clone()
         })
     }

@@ -115,6 +115,7 @@ impl Bench {
             ramdisk: self.images.dom0.clone(),
             debian_ramdisk: None,
             debian_dom0: None,
+            newer_dom0: None,
             root: None,
             empty_disks: Vec::new(),
             disk: self.images.guests.clone(),

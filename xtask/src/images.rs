@@ -14,7 +14,7 @@ use std::slice;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use ferroxen_stories::machine::DebianDom0;
+use ferroxen_stories::machine::{DebianDom0, NewerDom0};
 use file_system::{Format, scratch_dir};
 use inputs::Inputs;
 
@@ -187,6 +187,18 @@ pub fn make_debian_dom0() -> Result<DebianDom0> {
     Ok(DebianDom0 { ramdisk, disk })
 }
 
+/// Makes Domain 0's image around the newest kernel that Debian offers for this release.
+pub fn make_newer_dom0() -> Result<NewerDom0> {
+    let recipe = Recipe::read()?;
+    fs::create_dir_all(dir())?;
+    let kernel = Kernel::fetch("6.12-amd64")?;
+    let ramdisk = dom0_with("dom0-newer.img", &recipe, &kernel, Toolstack::Ours)?;
+    Ok(NewerDom0 {
+        kernel: kernel.vmlinux,
+        ramdisk,
+    })
+}
+
 /// Makes Domain 0's image, and a disk with our own guest kernels and nothing else: no Debian guest, so in less time.
 pub fn make_bare(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Images> {
     let recipe = Recipe::read()?;
@@ -213,6 +225,10 @@ fn dom0(recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBu
         Toolstack::Debian => "dom0-stock.img",
         Toolstack::Libvirt => "dom0-libvirt.img",
     };
+    dom0_with(name, recipe, kernel, toolstack)
+}
+
+fn dom0_with(name: &str, recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack) -> Result<PathBuf> {
     let mut packages = packages::resolve(&recipe.dom0.packages, &recipe.dom0.skip)?;
     let mut drop = recipe.dom0.drop.clone();
     let mut programs = Vec::new();

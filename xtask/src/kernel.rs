@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 
 use crate::packages::{self, Package};
 use crate::places;
-use crate::programs::clean_command;
+use crate::programs::{clean_command, run_quietly};
 use crate::tree::{Tree, deb_file, each_deb_entry};
 
 /// A Debian kernel, unpacked under `build/`.
@@ -28,7 +28,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Fetches the newest one of a flavour (`amd64`, `cloud-amd64`), unless it is here.
+    /// Fetches the newest one of a flavour (`amd64`, `cloud-amd64`, `6.12-amd64`), unless it is here.
     pub fn fetch(flavour: &str) -> Result<Self> {
         let package = packages::newest_kernel(flavour)?;
         packages::fetch(std::slice::from_ref(&package))?;
@@ -75,8 +75,10 @@ impl Kernel {
     /// Returns their names in an order in which `insmod` takes them.
     pub fn add_modules(&self, tree: &mut Tree, wanted: &[String]) -> Result<Vec<String>> {
         let all = self.modules()?;
+        let built_in = fs::read_to_string(self.modules_dir()?.join(BUILT_IN)).unwrap_or_default();
+        let is_module = |name: &str| !built_in.lines().any(|line| line == name.replace('-', "_"));
         let mut order = Vec::new();
-        for name in wanted {
+        for name in wanted.iter().filter(|name| is_module(name)) {
             in_load_order(&all, name, &mut order, &mut BTreeSet::new())?;
         }
         let top = format!("lib/modules/{}", self.release);
@@ -100,31 +102,54 @@ impl Kernel {
         Ok(order)
     }
 
+    fn modules_dir(&self) -> Result<PathBuf> {
+        let dir = self.bzimage.parent().context("the kernel has a directory")?;
+        Ok(dir.join("modules"))
+    }
+
     /// Reads every module's needs, unpacking the package once.
     fn modules(&self) -> Result<BTreeMap<String, Module>> {
-        let dir = self
-            .bzimage
-            .parent()
-            .context("the kernel has a directory")?
-            .join("modules");
+        let dir = self.modules_dir()?;
         let index = dir.join("index");
         if let Ok(text) = fs::read_to_string(&index) {
             return Ok(text.lines().filter_map(|line| Module::from_index(&dir, line)).collect());
         }
         fs::create_dir_all(&dir)?;
-        let mut lines = String::new();
+        let (mut found, mut packed) = (Vec::new(), Vec::new());
         each_deb_entry(&self.package.path(), |path, entry| {
-            let Some(stem) = path.rsplit('/').next().and_then(|file| file.strip_suffix(".ko")) else {
+            let plain = path.strip_suffix(".xz").unwrap_or(path);
+            let mut bytes = Vec::new();
+            if path.ends_with("/modules.builtin") {
+                entry.read_to_end(&mut bytes)?;
+                let names = String::from_utf8_lossy(&bytes)
+                    .lines()
+                    .filter_map(name_of)
+                    .collect::<Vec<_>>();
+                return Ok(fs::write(dir.join(BUILT_IN), names.join("\n"))?);
+            }
+            let Some(name) = name_of(plain) else {
                 return Ok(());
             };
-            let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
-            let needs = needs_of(&bytes).with_context(|| path.to_owned())?;
-            let name = stem.replace('-', "_");
-            fs::write(dir.join(&name), &bytes)?;
-            lines.push_str(&format!("{name} {path} {needs}\n"));
+            if plain == path {
+                fs::write(dir.join(&name), &bytes)?;
+            } else {
+                let file = dir.join(format!("{name}.xz"));
+                fs::write(&file, &bytes)?;
+                packed.push(file);
+            }
+            found.push((name, plain.to_owned()));
             Ok(())
         })?;
+        // Newer kernels come with packed modules; a few hundred fit on a command line.
+        for files in packed.chunks(500) {
+            run_quietly(clean_command("xz").args(["--decompress", "--force"]).args(files))?;
+        }
+        let mut lines = String::new();
+        for (name, path) in found {
+            let needs = needs_of(&fs::read(dir.join(&name))?).with_context(|| path.clone())?;
+            lines.push_str(&format!("{name} {path} {needs}\n"));
+        }
         fs::write(&index, &lines)?;
         Ok(lines
             .lines()
@@ -132,6 +157,15 @@ impl Kernel {
             .collect())
     }
 }
+
+/// A module's name, as the kernel writes it, from its path.
+fn name_of(path: &str) -> Option<String> {
+    let stem = path.rsplit('/').next()?.strip_suffix(".ko")?;
+    Some(stem.replace('-', "_"))
+}
+
+/// Beside the modules: the names of those that the kernel has in itself.
+const BUILT_IN: &str = "builtin";
 
 struct Module {
     /// In the image: `lib/modules/…/x.ko`.

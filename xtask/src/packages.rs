@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -72,6 +73,7 @@ impl Need {
                     tool("/usr/bin/mmdebstrap", "mmdebstrap"),
                     tool("/sbin/mke2fs", "e2fsprogs"),
                     tool("/usr/bin/zstd", "zstd"),
+                    tool("/usr/bin/xz", "xz-utils"),
                 ];
                 TOOLS
             }
@@ -248,13 +250,15 @@ pub fn newest(name: &str) -> Result<Package> {
     found.with_context(|| format!("apt offers no {name}"))
 }
 
-/// Names the newest Debian kernel of the 6.1 line and a flavour, such as `amd64`: `linux-image-6.1.0-NN-amd64`.
+/// Names the newest Debian kernel of a flavour, such as `amd64`: `linux-image-6.1.0-NN-amd64`.
 pub fn newest_kernel(flavour: &str) -> Result<Package> {
-    let resolved = resolve(&[format!("linux-image-{flavour}")], &[])?;
+    // The package with the flavour's name is empty, and needs the one with the kernel.
+    let meta = format!("linux-image-{flavour}");
+    let resolved = resolve(slice::from_ref(&meta), &[])?;
     resolved
         .into_iter()
-        .find(|package| package.name.starts_with("linux-image-6.1."))
-        .with_context(|| format!("apt offers no linux-image-6.1 for {flavour}"))
+        .find(|package| package.name.starts_with("linux-image-") && package.name != meta)
+        .with_context(|| format!("apt offers no kernel for {flavour}"))
 }
 
 #[cfg(test)]

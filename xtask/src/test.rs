@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ferroxen_stories::machine::{DebianDom0, Parts};
+use ferroxen_stories::machine::{DebianDom0, NewerDom0, Parts};
 use ferroxen_stories::stories::{STORIES, Story};
 
 use crate::bench::{Bench, Choice};
@@ -269,6 +269,7 @@ struct Extras {
     medium: Option<PathBuf>,
     debian_ramdisk: Option<PathBuf>,
     debian_dom0: Option<DebianDom0>,
+    newer_dom0: Option<NewerDom0>,
 }
 
 impl Extras {
@@ -285,6 +286,9 @@ impl Extras {
         if any_of(&["server"]) {
             extras.debian_dom0 = Some(images::make_debian_dom0()?);
         }
+        if any_of(&["newer-kernel"]) {
+            extras.newer_dom0 = Some(images::make_newer_dom0()?);
+        }
         Ok(extras)
     }
 
@@ -292,6 +296,7 @@ impl Extras {
         parts.medium.clone_from(&self.medium);
         parts.debian_ramdisk.clone_from(&self.debian_ramdisk);
         parts.debian_dom0.clone_from(&self.debian_dom0);
+        parts.newer_dom0.clone_from(&self.newer_dom0);
     }
 }
 

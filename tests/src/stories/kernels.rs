@@ -47,6 +47,24 @@ fn boots(dom0: &mut Dom0, kernel: &str, mib: u32) -> Result<()> {
     dom0.destroy("sized")
 }
 
+/// Domain 0 may run another kernel than its guests: here one that is six releases newer.
+pub(super) fn newer_in_dom0(parts: &Parts) -> Result<()> {
+    let mut dom0 = Dom0::boot(&parts.with_newer_dom0()?)?;
+    let release = dom0.run("uname -r")?;
+    ensure!(release.starts_with("6.12."), "Domain 0 runs {release}");
+    dom0.run("dd if=/dev/zero of=/tmp/d.img bs=1M count=0 seek=16 2>/dev/null")?;
+    dom0.start_tiny(&Tiny::new("older").at("10.0.2.30").disk("file:/tmp/d.img,xvda,w"))?;
+    let guest = dom0.in_guest(
+        "older",
+        "echo mark | dd of=/dev/xvda conv=fsync 2>/dev/null; uname -r",
+        PATIENCE,
+    )?;
+    ensure!(guest.starts_with("6.1."), "the guest runs {guest}");
+    dom0.run("ping -c 2 -W 5 10.0.2.30 && head -c 4 /tmp/d.img | grep -q mark")?;
+    dom0.destroy("older")?;
+    dom0.power_off(PATIENCE)
+}
+
 /// Debian's Linux ends at 74 MiB, and is refused with a number that suffices; GRUB lives in 64 MiB.
 fn small(dom0: &mut Dom0) -> Result<()> {
     dom0.write_config("small", &Tiny::new("small").memory(64).config())?;

@@ -159,6 +159,12 @@ pub const STORIES: &[Story] = &[
         tell: kernels::of_every_packing,
     },
     Story {
+        name: "newer-kernel",
+        claim: "Domain 0 runs Linux 6.12, and serves a guest with Linux 6.1 a disk and a card",
+        rows: &["M012"],
+        tell: kernels::newer_in_dom0,
+    },
+    Story {
         name: "pause",
         claim: "a paused guest neither runs nor is charged, and its connection goes on afterwards",
         rows: &["M135"],
