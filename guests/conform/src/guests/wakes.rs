@@ -44,7 +44,9 @@ fn affinity(cpus: &mut u64) -> Domctl {
 
 fn ran() -> bool {
     let until = time::now() + PATIENCE_NS;
-    while !RAN.load(Ordering::SeqCst) && time::now() < until {}
+    while !RAN.load(Ordering::SeqCst) && time::now() < until {
+        core::hint::spin_loop();
+    }
     RAN.swap(false, Ordering::SeqCst)
 }
 
