@@ -51,8 +51,12 @@ fn updates_itself(dom0: &mut Dom0) -> Result<()> {
 }
 
 /// Without a chance to say goodbye.
+/// A process that was told to die is there for a moment more, in which `start` would find it running.
 fn killed(daemon: &str) -> String {
-    format!("kill -9 $(cat /run/{daemon}.pid) && /etc/init.d/xen start {daemon}")
+    format!(
+        "pid=$(cat /run/{daemon}.pid) && kill -9 $pid && while kill -0 $pid 2>/dev/null; do usleep 1000; done; \
+         /etc/init.d/xen start {daemon}"
+    )
 }
 
 fn pid_of(dom0: &mut Dom0, daemon: &str) -> Result<String> {
