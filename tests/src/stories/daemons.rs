@@ -36,7 +36,11 @@ pub(super) fn are_replaced(parts: &Parts) -> Result<()> {
 /// A live update: the same process, and whoever watches through the socket goes on watching.
 fn updates_itself(dom0: &mut Dom0) -> Result<()> {
     let before = pid_of(dom0, "xenstored")?;
-    dom0.run("xenstore watch -n 4 /tmp/seen >/tmp/seen & watcher=$!; cp /usr/sbin/xenstored /tmp/xenstored")?;
+    // It has to watch before the update comes, which tells it of what it watches once more.
+    dom0.run(
+        "xenstore watch -n 4 /tmp/seen >/tmp/seen & watcher=$!; until [ -s /tmp/seen ]; do usleep 10000; done; \
+         cp /usr/sbin/xenstored /tmp/xenstored",
+    )?;
     dom0.run("xenstore control live-update -t 30 /tmp/xenstored")?;
     dom0.run(
         "xenstore write /tmp/seen 1 && xenstore write /tmp/seen/more 2 && wait $watcher && grep -q more /tmp/seen",
@@ -50,8 +54,8 @@ fn updates_itself(dom0: &mut Dom0) -> Result<()> {
     goes_on(dom0)
 }
 
-/// Without a chance to say goodbye.
-/// A process that was told to die is there for a moment more, in which `start` would find it running.
+/// Without a chance to say goodbye. A process that was told to die is there for a moment more, in which `start` would
+/// find it running.
 fn killed(daemon: &str) -> String {
     format!(
         "pid=$(cat /run/{daemon}.pid) && kill -9 $pid && while kill -0 $pid 2>/dev/null; do usleep 1000; done; \
