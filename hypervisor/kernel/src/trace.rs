@@ -20,6 +20,7 @@ use ferroxen_abi::xen::{hypercall as nr, virq};
 use ferroxen_machine::memory::Page;
 use ferroxen_machine::smp::{self, CpuSet, Request};
 use ferroxen_machine::{GuestFrame, MAX_CPUS, cpu};
+use ferroxen_sched::RunState;
 use ferroxen_trace::{LOST_BYTES, MOST_WORDS, Place, header, record_bytes};
 use spin::Once;
 
@@ -72,20 +73,6 @@ pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
-/// What happened to a vcpu, as far as its state goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum State {
-    /// It has a CPU.
-    Running = 0,
-    /// It wants one.
-    Runnable = 1,
-    /// It waits for an event.
-    Blocked = 2,
-    /// It may not run.
-    Offline = 3,
-}
-
 /// Who runs on this CPU, as the records name them: domain and vcpu.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Who(u32, u32);
@@ -107,7 +94,7 @@ impl Who {
 
 /// A vcpu's state changes.
 #[cold]
-pub fn state_changes(who: Who, from: State, to: State) {
+pub fn state_changes(who: Who, from: RunState, to: RunState) {
     let event = sched::RUNSTATE_CHANGE | (from as u32) << 8 | (to as u32) << 4;
     note(event, &[who.packed()]);
 }
@@ -120,10 +107,10 @@ pub fn goes_on(who: Who) {
 
 /// This CPU passes from one to the other; `into` is the state in which the first is left.
 #[cold]
-pub fn switches(from: Who, into: State, to: Who) {
+pub fn switches(from: Who, into: RunState, to: Who) {
     note(sched::SWITCH, &[from.0, from.1, to.0, to.1]);
-    state_changes(from, State::Running, into);
-    state_changes(to, State::Runnable, State::Running);
+    state_changes(from, RunState::Running, into);
+    state_changes(to, RunState::Runnable, RunState::Running);
 }
 
 /// Something happens to a vcpu.

@@ -234,11 +234,7 @@ pub fn wake(vcpu: &VcpuRef) {
     drop(queue);
     if trace::is_on() && !matches!(wake, Wake::Already) {
         trace::vcpu(abi::WAKE, vcpu);
-        trace::state_changes(
-            trace::Who::of(Some(vcpu)),
-            trace::State::Blocked,
-            trace::State::Runnable,
-        );
+        trace::state_changes(trace::Who::of(Some(vcpu)), RunState::Blocked, RunState::Runnable);
     }
     match wake {
         Wake::Preempt => make_decide(cpu),
@@ -453,9 +449,9 @@ fn note_decision(old: Option<&VcpuRef>, new: Option<&VcpuRef>) {
         return trace::goes_on(from);
     }
     let left_in = match old {
-        Some(vcpu) if vcpu.sched.is_waiting() => trace::State::Blocked,
-        Some(vcpu) if !vcpu.may_run() => trace::State::Offline,
-        _ => trace::State::Runnable,
+        Some(vcpu) if vcpu.sched.is_waiting() => RunState::Blocked,
+        Some(vcpu) if !vcpu.may_run() => RunState::Offline,
+        _ => RunState::Runnable,
     };
     trace::switches(from, left_in, to);
 }
