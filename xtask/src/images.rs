@@ -84,9 +84,7 @@ struct Program {
 
 impl Recipe {
     fn read() -> Result<Self> {
-        let path = recipes().join("recipe.toml");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+        places::read_toml(&recipes().join("recipe.toml"))
     }
 }
 

@@ -1,6 +1,10 @@
 //! Where things lie: the source tree, what cargo makes, what we fetch.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 
 /// Returns the root of the source tree.
 pub fn root() -> PathBuf {
@@ -24,4 +28,10 @@ pub fn fetched() -> PathBuf {
 /// Returns cargo's target directory for crates that run on this machine.
 pub fn host_target() -> PathBuf {
     made().join("host")
+}
+
+/// Reads a file in TOML.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in {}", path.display()))
 }

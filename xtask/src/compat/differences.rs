@@ -1,6 +1,5 @@
 //! The list of answers in which ours differs from Xen's, and why.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -10,6 +9,7 @@ use similar::{ChangeTag, TextDiff};
 
 use super::script::Command;
 use crate::images::Toolstack;
+use crate::places;
 
 /// Lines that may differ.
 #[derive(Debug, Deserialize)]
@@ -88,16 +88,15 @@ pub enum Comparison {
 impl Differences {
     /// Reads what the list says of `toolstack`.
     pub fn read(path: &Path, toolstack: Toolstack) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        Self::parse(&text, toolstack).with_context(|| format!("in {}", path.display()))
+        let all: Self = places::read_toml(path)?;
+        all.of(toolstack).with_context(|| format!("in {}", path.display()))
     }
 
-    fn parse(text: &str, toolstack: Toolstack) -> Result<Self> {
-        let mut all: Self = toml::from_str(text)?;
-        all.difference
+    fn of(mut self, toolstack: Toolstack) -> Result<Self> {
+        self.difference
             .retain(|known| known.our_tools == (toolstack == Toolstack::Ours));
-        all.difference.iter_mut().try_for_each(Difference::compile)?;
-        Ok(all)
+        self.difference.iter_mut().try_for_each(Difference::compile)?;
+        Ok(self)
     }
 
     /// Compares what `command` answered on either.
@@ -158,40 +157,44 @@ mod tests {
 
     const LIST: &str = "[[difference]]\ncommand = 'xl a.*'\nstock = 'x: \\d'\nours = 'x: none'\nreason = 'r'\n";
 
+    fn list(text: &str, toolstack: Toolstack) -> Differences {
+        toml::from_str::<Differences>(text).unwrap().of(toolstack).unwrap()
+    }
+
     fn lines(text: &str) -> Vec<String> {
         text.lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn a_listed_line_may_differ_and_no_other() {
-        let mut list = Differences::parse(LIST, Toolstack::Debian).unwrap();
+        let mut differences = list(LIST, Toolstack::Debian);
         let (stock, ours) = (lines("x: 1\ny\nstatus 0"), lines("x: none\ny\nstatus 0"));
         assert_eq!(
-            list.judge("xl ab", &stock, &ours),
+            differences.judge("xl ab", &stock, &ours),
             Comparison::Listed(vec!["r".to_owned()])
         );
         let unlisted = Comparison::Differs(lines("-x: 1\n+x: none"));
-        assert_eq!(list.judge("xl b", &stock, &ours), unlisted);
-        assert_eq!(list.judge("xl b", &stock, &stock), Comparison::Same);
+        assert_eq!(differences.judge("xl b", &stock, &ours), unlisted);
+        assert_eq!(differences.judge("xl b", &stock, &stock), Comparison::Same);
     }
 
     #[test]
     fn what_is_listed_of_our_tools_is_nothing_of_debians() {
-        let list = format!("{LIST}our_tools = true\n");
-        let count = |toolstack| Differences::parse(&list, toolstack).unwrap().difference.len();
+        let text = format!("{LIST}our_tools = true\n");
+        let count = |toolstack| list(&text, toolstack).difference.len();
         assert_eq!((count(Toolstack::Debian), count(Toolstack::Ours)), (0, 1));
     }
 
     #[test]
     fn what_no_longer_differs_is_named() {
-        let mut list = Differences::parse(LIST, Toolstack::Debian).unwrap();
+        let mut differences = list(LIST, Toolstack::Debian);
         let command = Command {
             chapter: String::new(),
             text: "xl a".to_owned(),
             compared: super::super::script::Compared::Everything,
         };
-        assert_eq!(list.judge("xl a", &lines("y"), &lines("y")), Comparison::Same);
-        assert_eq!(list.unused(&[command]).len(), 1);
-        assert!(list.unused(&[]).is_empty());
+        assert_eq!(differences.judge("xl a", &lines("y"), &lines("y")), Comparison::Same);
+        assert_eq!(differences.unused(&[command]).len(), 1);
+        assert!(differences.unused(&[]).is_empty());
     }
 }

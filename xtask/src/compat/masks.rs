@@ -1,11 +1,12 @@
 //! What of an answer tells of the run and not of the hypervisor, and is masked before answers are compared.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use regex::Regex;
 use serde::Deserialize;
+
+use crate::places;
 
 /// One thing that is masked.
 #[derive(Debug, Deserialize)]
@@ -45,8 +46,7 @@ pub struct Masks {
 impl Masks {
     /// Reads the file at `path`.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+        places::read_toml(path)
     }
 
     /// Returns the lines of `command`'s answer as they are compared; columns are no further apart than a space.

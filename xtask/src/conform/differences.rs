@@ -1,14 +1,14 @@
 //! The list of lines in which we differ from Xen, and why.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 
 use crate::conform::Place;
 use crate::conform::transcript::{Transcript, Verdict};
+use crate::places;
 
 /// One line that may differ.
 #[derive(Debug, Deserialize)]
@@ -99,15 +99,13 @@ impl fmt::Display for Comparison {
 impl Differences {
     /// Reads what the list says of `place`.
     pub fn read(path: &Path, place: Place) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        Self::parse(&text, place).with_context(|| format!("in {}", path.display()))
+        Ok(places::read_toml::<Self>(path)?.of(place))
     }
 
-    fn parse(text: &str, place: Place) -> Result<Self> {
-        let mut all: Self = toml::from_str(text)?;
-        all.difference
+    fn of(mut self, place: Place) -> Self {
+        self.difference
             .retain(|known| known.place.is_none_or(|only| only == place));
-        Ok(all)
+        self
     }
 
     /// Compares what `guest` saw on either.
@@ -160,13 +158,13 @@ mod tests {
     const LIST: &str = "[[difference]]\nguest = \"a\"\nstock = \"x: 1\"\nours = \"x: *\"\nreason = \"r\"\n";
 
     fn list() -> Differences {
-        Differences::parse(LIST, Place::Dom0).unwrap()
+        toml::from_str::<Differences>(LIST).unwrap().of(Place::Dom0)
     }
 
     #[test]
     fn a_difference_of_one_place_is_none_elsewhere() {
         let text = format!("{LIST}place = \"dom0\"\n");
-        let count = |place| Differences::parse(&text, place).unwrap().difference.len();
+        let count = |place| toml::from_str::<Differences>(&text).unwrap().of(place).difference.len();
         assert_eq!((count(Place::Dom0), count(Place::DomU)), (1, 0));
     }
 
