@@ -14,9 +14,9 @@ use crate::serial;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What the host says when the guest has died of what it did: nothing more will come of it.
 const DEATHS: [&str; 3] = ["Domain 0 crashed", "Hardware Dom0 crashed", "Reboot in five seconds"];
-/// Guests that measure time, so that theirs must not depend on what else this machine does: a tick is an instruction.
+/// Guests that measure time, or give the host so much of it, so that theirs must not depend on what else this machine does: a tick is an instruction.
 /// One CPU, as others would take turns with it, a long turn each.
-const COUNTED: [&str; 2] = ["preemption", "yields"];
+const COUNTED: [&str; 3] = ["preemption", "xsa-149", "yields"];
 /// Two vcpus for the guests that want two; memory that every guest's tables fit in.
 const OPTIONS: &str = "console=com1 com1=115200,8n1 dom0_mem=64M dom0_max_vcpus=2 loglvl=warning guest_loglvl=none";
 
