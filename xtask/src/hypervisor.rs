@@ -41,7 +41,11 @@ fn rustflags(linker_script: &Path) -> Vec<String> {
     let backends = [r#"sha2_backend="soft""#, r#"sha2_backend_soft="compact""#].map(str::to_owned);
     let codegen = codegen.into_iter().flat_map(|flag| ["-C".to_owned(), flag]);
     let backends = backends.into_iter().flat_map(|backend| ["--cfg".to_owned(), backend]);
-    codegen.chain(backends).collect()
+    // All is linked into one image, so no call and no access needs a table of addresses: 2 % smaller, and up to 3 % fewer
+    // instructions. (No stable option says so of an image outside of the topmost 2 GiB.)
+    let direct = ["plt=yes", "direct-access-external-data=yes"].map(str::to_owned);
+    let direct = direct.into_iter().flat_map(|flag| ["-Z".to_owned(), flag]);
+    codegen.chain(backends).chain(direct).collect()
 }
 
 /// What a build left behind.
@@ -196,6 +200,8 @@ fn cargo_with(verb: Verb, flags: &[String]) -> Result<Command> {
     let mut cargo = match toolchain::chosen() {
         Toolchain::Own => {
             let mut own = clean_command("cargo");
+            // For the options of `rustflags` that are not stable, as with Debian's.
+            own.env("RUSTC_BOOTSTRAP", "1");
             own.arg(match verb {
                 Verb::Build => "build",
                 Verb::Clippy => "clippy",

@@ -61,7 +61,7 @@ fn hypercall(frame: &mut GuestFrame, local: &CpuLocal, vcpu: Look<'_, VcpuRef>) 
     let number = frame.rax as u32;
     match hypercall::dispatch(local.hypercalls.get(), number, &vcpu, frame) {
         Ok(value) => frame.rax = value,
-        Err(why) => refused(frame, number, why),
+        Err(why) => refused(frame, why),
     }
     drop(vcpu);
     before_return(local, frame);
@@ -83,19 +83,18 @@ fn nobody_runs() -> ! {
 }
 
 #[inline(never)]
-fn refused(frame: &mut GuestFrame, number: u32, why: Errno) {
+fn refused(frame: &mut GuestFrame, why: Errno) {
     match why {
-        Errno::ERESTART => ask_again(frame, number),
+        Errno::ERESTART => ask_again(frame),
         why => frame.rax = why.to_return() as u64,
     }
 }
 
-/// Sends the guest back to its SYSCALL instruction, two bytes long.
+/// Sends the guest back to its SYSCALL instruction, two bytes long, with the number in `rax` as before.
 #[cold]
 #[inline(never)]
-fn ask_again(frame: &mut GuestFrame, number: u32) {
+fn ask_again(frame: &mut GuestFrame) {
     frame.rip = frame.rip.wrapping_sub(2);
-    frame.rax = u64::from(number);
     frame.return_fully();
 }
 

@@ -98,9 +98,9 @@ pub fn act(report: &mut Report) -> Verdict {
     let port = event::bind_virq(0, 0)?;
     event::set_mask(port, false);
 
-    let list = List::of_pages(320);
-    list.fill(20_000, |_| [number::XEN_VERSION.into(), 0, 0, 0, 0, 0, 0, 0]);
-    watch(report, port, "20,000 calls in a multicall", || call(number::MULTICALL, [list.at(), 20_000]))?;
+    let list = List::of_pages(640);
+    list.fill(40_000, |_| [number::XEN_VERSION.into(), 0, 0, 0, 0, 0, 0, 0]);
+    watch(report, port, "40,000 calls in a multicall", || call(number::MULTICALL, [list.at(), 40_000]))?;
 
     let window = Page::new();
     let slot = Slot::of(window.address(), 1).ok_or(End::Fail("a page without an entry"))?;

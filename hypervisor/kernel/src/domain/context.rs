@@ -34,7 +34,7 @@ pub fn save(vcpu: &VcpuRef, frame: &GuestFrame) {
 /// Puts the registers of the vcpu that now is this CPU's into it. Its CPU's TLB has nothing of anybody else's afterwards.
 pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let pv = vcpu.pv.lock();
-    *frame = pv.frame;
+    frame.replace(&pv.frame);
     vcpu.domain().dirty_cpus.insert(cpu::cpu_id());
     let root = if vcpu.is_in_kernel() {
         &pv.kernel_loads

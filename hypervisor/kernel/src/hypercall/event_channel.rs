@@ -11,6 +11,7 @@ use crate::guest::GuestPtr;
 use crate::lock::Guard;
 use crate::sched;
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::event_channel::{self as abi, evtchnop, status};
@@ -265,9 +266,9 @@ pub(crate) fn unmask(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let ports = domain.ports.lock();
     let channel = ports.get(port).ok_or(Errno::EINVAL)?;
     if channel.state != State::Free {
-        let vcpu = domain.vcpu(channel.vcpu);
-        let rung = ferroxen_evtchn::unmask(&Bits::of(domain, vcpu), port, channel.vcpu);
-        carry_out(domain, port, vcpu, rung);
+        let bits = Bits::of(domain);
+        let rung = ferroxen_evtchn::unmask(&bits, port, channel.vcpu);
+        carry_out(&bits, port, rung);
     }
     Ok(())
 }
@@ -285,7 +286,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
             State::Interdomain(far) if far.domain != domain.id => far,
             _ => {
                 let closed = ports.close(port).map_err(errno)?;
-                Bits::of(domain, None).clear_pending(port);
+                Bits::of(domain).clear_pending(port);
                 if let Closed::Far(far) = closed {
                     ports.far_end_closed(
                         far.port,
@@ -312,7 +313,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
         if ours.used(port).map_err(errno)?.state == State::Interdomain(far) {
             // Nothing but the far end is left to be told of an interdomain port.
             let _ = ours.close(port).map_err(errno)?;
-            Bits::of(domain, None).clear_pending(port);
+            Bits::of(domain).clear_pending(port);
             theirs.far_end_closed(
                 far.port,
                 FarEnd {
@@ -429,7 +430,7 @@ pub fn send_pirq(domain: &Arc<Domain>, port: Port, pirq: Pirq) {
 /// Whether one of a domain's ports is pending; `EINVAL` if it has no such port in use.
 pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
     domain.ports.lock().used(port).map_err(|_| Errno::EINVAL)?;
-    Ok(Bits::of(domain, None).is_pending(port))
+    Ok(Bits::of(domain).is_pending(port))
 }
 
 /// Prints a domain's ports.
@@ -439,7 +440,7 @@ pub fn print(domain: &Arc<Domain>) {
     let mut next = ports.next_used(Port::new(1));
     while let Some(port) = next {
         if let Some(channel) = ports.get(port) {
-            let bits = Bits::of(domain, None);
+            let bits = Bits::of(domain);
             crate::info!(
                 "  {port}: {:?}, {}{}{}",
                 channel.state,
@@ -490,42 +491,42 @@ fn ring(domain: &Arc<Domain>, port: Port, id: VcpuId) {
 /// [`ring`], for where it happens all the time.
 #[inline(always)]
 fn ring_at_once(domain: &Arc<Domain>, port: Port, id: VcpuId) {
-    let vcpu = domain.vcpu(id);
-    carry_out(
-        domain,
-        port,
-        vcpu,
-        ferroxen_evtchn::ring(&Bits::of(domain, vcpu), port, id),
-    );
+    let bits = Bits::of(domain);
+    let rung = ferroxen_evtchn::ring(&bits, port, id);
+    carry_out(&bits, port, rung);
 }
 
-/// Carries out what a ring came to. `vcpu` is whom the port notifies.
+/// Carries out what a ring came to.
 #[inline(always)]
-fn carry_out(domain: &Arc<Domain>, port: Port, vcpu: Option<&Vcpu>, rung: Rung) {
+fn carry_out(bits: &Bits<'_>, port: Port, rung: Rung) {
     match rung {
         Rung::Already => {}
-        Rung::Quiet => sched::port_pending(domain, port),
+        Rung::Quiet => sched::port_pending(bits.domain, port),
         Rung::Upcall(_) => {
-            if let Some(vcpu) = vcpu {
-                sched::kick_in(domain, vcpu);
+            if let Some(vcpu) = bits.told.get() {
+                sched::kick_in(bits.domain, vcpu);
             }
-            sched::port_pending(domain, port);
+            sched::port_pending(bits.domain, port);
         }
     }
 }
 
 /// The words that a domain shares with us.
 struct Bits<'a> {
+    domain: &'a Arc<Domain>,
     page: Page,
-    /// Whom the port at hand notifies.
-    vcpu: Option<&'a Vcpu>,
+    /// Whom a ring was for, once it was told.
+    told: Cell<Option<&'a Vcpu>>,
 }
 
 impl<'a> Bits<'a> {
     #[inline(always)]
-    fn of(domain: &Domain, vcpu: Option<&'a Vcpu>) -> Self {
-        let page = domain.shared_info;
-        Bits { page, vcpu }
+    fn of(domain: &'a Arc<Domain>) -> Self {
+        Bits {
+            domain,
+            page: domain.shared_info,
+            told: Cell::new(None),
+        }
     }
 }
 
@@ -568,9 +569,10 @@ impl SharedBits for Bits<'_> {
     }
 
     #[inline]
-    fn select(&self, _: VcpuId, word: u32) -> bool {
+    fn select(&self, vcpu: VcpuId, word: u32) -> bool {
+        self.told.set(self.domain.vcpu(vcpu));
         // Without a place to look at it is told nothing; when it gets one, it looks everywhere.
-        let info = self.vcpu.and_then(Vcpu::info);
+        let info = self.told.get().and_then(Vcpu::info);
         info.is_some_and(|info| info.select(word))
     }
 }

@@ -50,8 +50,7 @@ impl Call<'_> {
     /// The arguments.
     #[inline(always)]
     pub fn args(&self) -> [u64; 6] {
-        let frame = &*self.frame;
-        [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9]
+        args(self.frame)
     }
 
     /// Replaces the arguments, those in front at least.
@@ -74,6 +73,11 @@ impl Call<'_> {
     pub fn again<const N: usize>(&mut self, first: [u64; N]) -> Answer {
         again(self.frame, first)
     }
+}
+
+#[inline(always)]
+fn args(frame: &GuestFrame) -> [u64; 6] {
+    [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9]
 }
 
 /// Those behind stay as they are: registers that a call does not take are the guest's, and it may not expect them to

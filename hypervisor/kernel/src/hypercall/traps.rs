@@ -221,7 +221,7 @@ pub fn return_from(vcpu: &VcpuRef, frame: &mut GuestFrame) -> u64 {
     if wanted.flags & vgcf::IN_SYSCALL == 0 {
         frame.r11 = wanted.r11;
         frame.rcx = wanted.rcx;
-        frame.return_fully();
+        frame.return_by_iret();
     }
     if let Some(info) = vcpu.info() {
         info.set_masked(wanted.rflags & rflags::IF == 0);

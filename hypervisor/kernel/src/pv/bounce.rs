@@ -149,7 +149,8 @@ fn enter_from(
     frame.rflags = (frame.rflags & !(rflags::TF | rflags::NT | rflags::RF | rflags::VM | rflags::AC | rflags::IOPL))
         | rflags::IF
         | rflags::FIXED;
-    frame.return_fully();
+    // Its handler has rcx and r11 from the stack, as on stock Xen.
+    frame.return_by_sysret();
     Ok(())
 }
 

@@ -162,6 +162,7 @@ fn page_fault(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     {
         return;
     }
+    frame.is_unchanged();
     deliver(vcpu, frame, Exception::page_fault(code, at));
 }
 

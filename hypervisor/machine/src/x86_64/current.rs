@@ -26,14 +26,12 @@ impl<T> Current<T> {
     /// Looks at the value, if there is one.
     #[inline(always)]
     pub fn get(&self) -> Option<Look<'_, T>> {
-        // SAFETY: the value is only replaced while nobody looks, and a look counts as long as it lasts. (64 bits are not
-        // counted through.)
-        let value = unsafe { (*self.value.get()).as_ref() }?;
+        // SAFETY: it is replaced in one step, by code of this CPU's.
+        if unsafe { (*self.value.get()).is_none() } {
+            return None;
+        }
         self.looks.set(self.looks.get().wrapping_add(1));
-        Some(Look {
-            value,
-            looks: &self.looks,
-        })
+        Some(Look { at: self })
     }
 
     /// Puts another value there, or none; answers the old one.
@@ -49,21 +47,22 @@ impl<T> Current<T> {
 
 /// Looks at a value until dropped.
 pub struct Look<'a, T> {
-    value: &'a T,
-    looks: &'a Cell<u64>,
+    at: &'a Current<T>,
 }
 
 impl<T> Deref for Look<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: there was one when the look began, and it is only replaced while nobody looks; a look counts as long as
+        // it lasts. (64 bits are not counted through.)
+        unsafe { (*self.at.value.get()).as_ref().unwrap_unchecked() }
     }
 }
 
 impl<T> Drop for Look<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.looks.set(self.looks.get().wrapping_sub(1));
+        self.at.looks.set(self.at.looks.get().wrapping_sub(1));
     }
 }

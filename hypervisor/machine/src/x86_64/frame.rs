@@ -66,7 +66,7 @@ pub enum Entry {
     Sysenter,
 }
 
-/// Bits of [`GuestFrame::vector`] that tell the kind of entry.
+/// Bits of [`GuestFrame::vector`] that tell the kind of entry, and so of the way back.
 pub mod entry_kind {
     /// An external interrupt.
     pub const INTERRUPT: u32 = 1 << 8;
@@ -76,6 +76,12 @@ pub mod entry_kind {
     pub const SYSCALL32: u32 = 1 << 10;
     /// SYSENTER.
     pub const SYSENTER: u32 = 1 << 11;
+    /// The registers that functions preserve (`rbx`, `rbp`, `r12` to `r15`) are in the CPU as they are in the frame: the
+    /// way back need not load them.
+    pub const KEPT: u32 = 1 << 12;
+
+    /// The kinds.
+    pub(super) const ALL: u32 = INTERRUPT | SYSCALL64 | SYSCALL32 | SYSENTER;
 }
 
 impl GuestFrame {
@@ -83,7 +89,7 @@ impl GuestFrame {
     #[inline]
     pub fn entry(&self) -> Entry {
         let number = self.vector as u8;
-        match self.vector & !0xff {
+        match self.vector & entry_kind::ALL {
             entry_kind::INTERRUPT => Entry::Interrupt(number),
             entry_kind::SYSCALL64 => Entry::Syscall64,
             entry_kind::SYSCALL32 => Entry::Syscall32,
@@ -94,11 +100,35 @@ impl GuestFrame {
 
     /// Makes the return restore everything, `rcx`, `r11`, `cs` and `ss` included (by IRET).
     ///
-    /// Whoever replaces the registers of a SYSCALL's frame as a whole calls this. Setting any other
-    /// `vector` has the same effect.
+    /// Whoever changes other registers of a SYSCALL's frame than its arguments and `rax` calls this.
     #[inline]
     pub fn return_fully(&mut self) {
+        self.vector &= !(entry_kind::SYSCALL64 | entry_kind::KEPT);
+    }
+
+    /// Makes the return restore what functions do not preserve, `rcx`, `r11`, `cs` and `ss` included (by IRET).
+    #[inline]
+    pub fn return_by_iret(&mut self) {
         self.vector &= !entry_kind::SYSCALL64;
+    }
+
+    /// Makes the return lose `rcx` and `r11`, and go to flat 64-bit code whatever `cs` and `ss` are (by SYSRET).
+    #[inline]
+    pub fn return_by_sysret(&mut self) {
+        self.vector = self.vector & entry_kind::KEPT | entry_kind::SYSCALL64;
+    }
+
+    /// Tells that nothing in the frame of an exception has changed yet.
+    #[inline]
+    pub fn is_unchanged(&mut self) {
+        self.vector |= entry_kind::KEPT;
+    }
+
+    /// Puts another vcpu's registers in place of those that came in. The return restores them all.
+    #[inline]
+    pub fn replace(&mut self, other: &GuestFrame) {
+        *self = *other;
+        self.vector &= !entry_kind::KEPT;
     }
 }
 
@@ -168,7 +198,7 @@ global_asm!(
     ".long vector",
     ".else",
     ".byte 0xc7, 0x44, 0x24, 0x04",
-    ".long vector + {interrupt_kind}",
+    ".long vector + {interrupt_kind} + {kept}",
     ".endif",
     ".if vector == 1 || vector == 2 || vector == 8 || vector == 18",
     "jmp entry_own_stack",
@@ -197,7 +227,7 @@ global_asm!(
     "mov qword ptr [rsp + {time}], 0",
     "sub rsp, 8",
     "call {trap}",
-    "jmp ferroxen_exit_call",
+    "jmp exit_kept",
     "",
     ".balign 16",
     "entry_interrupt:",
@@ -209,7 +239,7 @@ global_asm!(
     "mov qword ptr [rsp + {time}], 0",
     "sub rsp, 8",
     "call {interrupt}",
-    "jmp ferroxen_exit_call",
+    "jmp exit_kept",
     "",
     // SYSENTER: the stack pointer stands at the end of the frame; neither rip nor rsp is known.
     ".balign 16",
@@ -251,14 +281,51 @@ global_asm!(
     "push {cs64}",
     "push rcx",
     "push 0",
-    "mov dword ptr [rsp + 4], {syscall64_kind}",
+    "mov dword ptr [rsp + 4], {syscall64_kind} + {kept}",
     "push_registers",
     "mov rdi, rsp",
     "mov qword ptr [rsp + {time}], 0",
     "sub rsp, 8",
     "call {syscall64}",
     "",
-    // The way out: SYSRET after a SYSCALL, if the address is canonical; else IRET.
+    // The way out, below 8 bytes that keep the stack aligned: by SYSRET, if the address is canonical; else by IRET. What
+    // functions preserve is not loaded where the guest's is in the CPU still.
+    "exit_kept:",
+    "cmp dword ptr [rsp + 8 + {vector}], {syscall64_kind} + {kept}",
+    "jne 3f",
+    "mov rcx, [rsp + 8 + {rip}]",
+    "mov r11, rcx",
+    "sar r11, 47",
+    "inc r11d",
+    "cmp r11d, 1",
+    "ja 3f",
+    "mov rdi, [rsp + 8 + {rdi}]",
+    "mov rsi, [rsp + 8 + {rsi}]",
+    "mov rdx, [rsp + 8 + {rdx}]",
+    "mov r10, [rsp + 8 + {r10}]",
+    "mov r8, [rsp + 8 + {r8}]",
+    "mov r9, [rsp + 8 + {r9}]",
+    "mov rax, [rsp + 8 + {rax}]",
+    "mov r11d, [rsp + 8 + {rflags}]",
+    "and r11d, {flags_allowed}",
+    "or r11d, {flags_forced}",
+    "mov rsp, [rsp + 8 + {rsp}]",
+    "sysretq",
+    "3: cmp dword ptr [rsp + 8 + {vector}], {kept}",
+    "jne ferroxen_exit_call",
+    "add rsp, 8 + {r11}",
+    "pop r11", "pop r10", "pop r9", "pop r8", "pop rax",
+    "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+    "2: or byte ptr [rsp + 16], 3",
+    "and dword ptr [rsp + 24], {flags_allowed}",
+    "or dword ptr [rsp + 24], {flags_forced}",
+    "or byte ptr [rsp + 40], 3",
+    "add rsp, 8",
+    ".global ferroxen_iret",
+    "ferroxen_iret:",
+    "iretq",
+    "",
+    // The same, and all registers are loaded.
     ".global ferroxen_exit_call",
     "ferroxen_exit_call:",
     "add rsp, 8",
@@ -268,7 +335,7 @@ global_asm!(
     "pop r15", "pop r14", "pop r13", "pop r12", "pop rbp", "pop rbx",
     "pop r11", "pop r10", "pop r9", "pop r8", "pop rax",
     "pop rcx", "pop rdx", "pop rsi", "pop rdi",
-    "jz 2f",
+    "jz 2b",
     "mov rcx, [rsp + 8]",
     "mov r11, rcx",
     "sar r11, 47",
@@ -282,14 +349,7 @@ global_asm!(
     "sysretq",
     "1: mov rcx, [rsp - 32]",
     "mov r11, [rsp - 72]",
-    "2: or byte ptr [rsp + 16], 3",
-    "and dword ptr [rsp + 24], {flags_allowed}",
-    "or dword ptr [rsp + 24], {flags_forced}",
-    "or byte ptr [rsp + 40], 3",
-    "add rsp, 8",
-    ".global ferroxen_iret",
-    "ferroxen_iret:",
-    "iretq",
+    "jmp 2b",
     "",
     // From our own code, on whatever stack it has.
     ".balign 16",
@@ -337,6 +397,18 @@ global_asm!(
     ss32 = const segments::FLAT_RING3_SS32,
     cs = const offset_of!(GuestFrame, cs),
     vector = const offset_of!(GuestFrame, vector),
+    kept = const entry_kind::KEPT,
+    rip = const offset_of!(GuestFrame, rip),
+    rflags = const offset_of!(GuestFrame, rflags),
+    rsp = const offset_of!(GuestFrame, rsp),
+    rax = const offset_of!(GuestFrame, rax),
+    rdi = const offset_of!(GuestFrame, rdi),
+    rsi = const offset_of!(GuestFrame, rsi),
+    rdx = const offset_of!(GuestFrame, rdx),
+    r8 = const offset_of!(GuestFrame, r8),
+    r9 = const offset_of!(GuestFrame, r9),
+    r10 = const offset_of!(GuestFrame, r10),
+    r11 = const offset_of!(GuestFrame, r11),
     rbp = const offset_of!(GuestFrame, rbp),
     time = const size_of::<GuestFrame>() + offset_of!(percpu::CpuInfo, entered_at),
     flags_allowed = const FLAGS_ALLOWED,

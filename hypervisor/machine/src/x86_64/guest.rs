@@ -163,6 +163,7 @@ unsafe fn write_at<T: IntoBytes + Immutable>(to: u64, value: &T) -> Result<(), G
 
 /// An array in a guest's memory, of which nothing was read yet. That all of it lies in the guest's part of the address
 /// space is looked at once, when it is made.
+#[derive(Clone, Copy)]
 pub struct Array<T> {
     at: u64,
     left: u32,
