@@ -141,6 +141,9 @@ pub trait Hypervisor: Contents + Debug {
     /// Allocates extents of 2^`order` pages at the pfns given; gives the mfns of those that succeeded.
     fn populate(&self, domid: DomId, pfns: &[u64], order: u32) -> io::Result<Vec<Mfn>>;
 
+    /// Takes frames away from a domain; gives how many went.
+    fn depopulate(&self, domid: DomId, frames: &[Mfn]) -> io::Result<usize>;
+
     /// Tells the domain's memory map, for one that asks.
     fn set_memory_map(&self, domid: DomId, map: &[E820Entry]) -> io::Result<()>;
 

@@ -254,6 +254,7 @@ impl Restorer<'_> {
     }
 
     fn finish(mut self, channels: Channels) -> Result<Built> {
+        self.release_what_went()?;
         let vcpus = std::mem::take(&mut self.vcpus);
         let shared = self.shared.take().ok_or_else(|| wrong("it has no shared page"))?;
         let shared_frame = self.share(&shared)?;
@@ -266,6 +267,25 @@ impl Restorer<'_> {
             self.vcpu(*vcpu, parts)?;
         }
         Ok(built)
+    }
+
+    /// Takes back the memory of frames that were there when they were first sent, or when a table that maps them was, and
+    /// are not in the end: the guest has given them away, and counts on nothing being there.
+    fn release_what_went(&mut self) -> Result<()> {
+        let mut gone = Vec::new();
+        for (mfn, kind) in self.p2m.iter_mut().zip(&self.types) {
+            if *kind == FrameType::NONE && *mfn != NO_FRAME {
+                gone.push(Mfn::new(std::mem::replace(mfn, NO_FRAME)));
+            }
+        }
+        for batch in gone.chunks(FRAMES_AT_ONCE) {
+            let doing = || format!("taking {} frames back", batch.len());
+            let went = self.hypervisor().depopulate(self.domid, batch).doing(doing)?;
+            if went != batch.len() {
+                return Err(Error::new(doing(), format!("the hypervisor took {went}")));
+            }
+        }
+        Ok(())
     }
 
     /// Fills the shared page, without the events of another host; gives its frame.

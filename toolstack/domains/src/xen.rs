@@ -260,6 +260,21 @@ impl Hypervisor for Xen {
         buffer.get_many(0, done)
     }
 
+    fn depopulate(&self, domid: DomId, frames: &[Mfn]) -> io::Result<usize> {
+        let numbers: Vec<u64> = frames.iter().map(|frame| frame.raw()).collect();
+        let buffer = self.privcmd.buffer_of(&numbers)?;
+        let mut request = memory::MemoryReservation {
+            extent_start: buffer.handle(),
+            nr_extents: numbers.len() as u64,
+            domid: domid.to_abi(),
+            ..Default::default()
+        };
+        let done = self
+            .privcmd
+            .memory_op(MemoryCmd::DECREASE_RESERVATION.0, &mut request)?;
+        Ok(usize::try_from(done).unwrap_or(0))
+    }
+
     fn set_memory_map(&self, domid: DomId, map: &[memory::E820Entry]) -> io::Result<()> {
         let buffer = self.privcmd.buffer_of(map)?;
         let mut request = memory::ForeignMemoryMap {

@@ -154,6 +154,12 @@ impl Hypervisor for Rehearsed {
         Ok(pfns.iter().take(few).map(|pfn| Mfn::new(*pfn)).collect())
     }
 
+    fn depopulate(&self, domid: DomId, frames: &[Mfn]) -> io::Result<usize> {
+        let mut state = self.about("depopulate", domid)?;
+        *state.domains.entry(domid.raw()).or_default() -= frames.len() as u64;
+        Ok(frames.len())
+    }
+
     fn set_memory_map(&self, domid: DomId, _map: &[E820Entry]) -> io::Result<()> {
         self.done("set_memory_map", domid)
     }

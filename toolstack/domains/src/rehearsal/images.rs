@@ -68,6 +68,20 @@ pub fn of_a_small_domain() -> Vec<u8> {
     image(&records())
 }
 
+/// The same, of a domain that gave a frame away while it was sent.
+pub fn of_one_that_shrank() -> Vec<u8> {
+    let mut records = records();
+    let sent = |kind, bytes| {
+        Record::PageData(PageData {
+            frames: vec![(6, kind)],
+            bytes,
+        })
+    };
+    records.insert(5, sent(FrameType::PLAIN, vec![6; PAGE_SIZE]));
+    records.insert(7, sent(FrameType::NONE, Vec::new()));
+    image(&records)
+}
+
 /// Some that cannot, each with what is to be said of it.
 pub fn without_sense() -> Vec<(Vec<u8>, &'static str)> {
     let changed = |at: usize, record: Record| {

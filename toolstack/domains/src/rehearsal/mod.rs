@@ -358,6 +358,20 @@ fn a_failing_step_of_a_restoration_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_frame_that_went_while_its_domain_was_sent_holds_no_memory() {
+    let frames_of = |image: Vec<u8>| {
+        let scene = Scene::new();
+        let config = scene.config("maxmem = 16\n").config;
+        let domid = create::restore(&scene.tools, &config, &mut image.as_slice()).expect("it makes sense");
+        scene.stage.state().domains[&domid.raw()]
+    };
+    assert_eq!(
+        frames_of(images::of_one_that_shrank()),
+        frames_of(images::of_a_small_domain())
+    );
+}
+
+#[test]
 fn an_image_that_makes_no_sense_is_refused_with_the_reason() {
     for (image, reason) in images::without_sense() {
         let scene = Scene::new();
