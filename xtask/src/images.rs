@@ -235,8 +235,14 @@ fn dom0_with(name: &str, recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack)
         Toolstack::Debian => &[&recipe.stock_tools],
         Toolstack::Libvirt => &[&recipe.stock_tools, &recipe.libvirt],
     };
-    if toolstack == Toolstack::Ours {
-        programs = our_programs(recipe)?;
+    match toolstack {
+        Toolstack::Ours => programs = our_programs(recipe)?,
+        // Under another name, for a guest that goes from one toolstack to the other.
+        Toolstack::Debian => {
+            let ours = our_programs(recipe)?.into_iter().find(|(to, _)| to == XL);
+            programs.extend(ours.map(|(_, bytes)| (OUR_XL.to_owned(), bytes)));
+        }
+        Toolstack::Libvirt => {}
     }
     for parts in tools {
         packages.extend(packages::resolve(&parts.packages, &parts.skip)?);
@@ -267,7 +273,12 @@ fn dom0_with(name: &str, recipe: &Recipe, kernel: &Kernel, toolstack: Toolstack)
         tree.overlay(&recipes().join("overlay"))?;
         match toolstack {
             Toolstack::Ours => our_system(&mut tree, recipe, &programs)?,
-            Toolstack::Debian | Toolstack::Libvirt => tree.overlay(&recipes().join("overlay-stock"))?,
+            Toolstack::Debian | Toolstack::Libvirt => {
+                tree.overlay(&recipes().join("overlay-stock"))?;
+                for (to, bytes) in &programs {
+                    tree.file(to, 0o755, bytes.clone());
+                }
+            }
         }
         Ok(fs::write(out, tree.to_initramfs()?)?)
     })
@@ -307,6 +318,10 @@ fn common(tree: &mut Tree) -> Result<()> {
 const LINKED_WHOLE: &str = "target.x86_64-unknown-linux-gnu.rustflags=\
                             ['-Ctarget-feature=+crt-static','-Crelocation-model=static']";
 const PROGRAMS_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Where our `xl` is, and where beside Debian's.
+const XL: &str = "usr/sbin/xl";
+const OUR_XL: &str = "usr/lib/ferroxen/xl";
 
 /// Builds our programs for Domain 0 and returns where each goes, with its bytes.
 fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {

@@ -85,8 +85,9 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "debian-xl",
-        claim: "Debian's own tools work on our hypervisor: a guest with a disk and a card, saved and restored, and what xentrace sees",
-        rows: &["M010"],
+        claim: "Debian's own tools work on our hypervisor: a guest with a disk and a card is saved, restored, moved while it \
+                runs, and handed to our tools and back by file and by pipe; what xentrace sees",
+        rows: &["M010", "M137"],
         tell: debian_xl::works,
     },
     Story {

@@ -1,7 +1,7 @@
 //! A domain's configuration, kept on disk while the domain lives, where libxl keeps it.
 
-use crate::describe;
 use crate::error::{Doing, Result};
+use crate::{describe, recall};
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Loaded, Source};
 use std::fs::OpenOptions;
@@ -58,10 +58,13 @@ impl Keep {
         Ok(path)
     }
 
-    /// What was kept of a domain, if it was started with this toolstack.
+    /// What was kept of a domain, by this toolstack or by libxl's.
     pub fn load(&self, domid: DomId, uuid: &Uuid) -> Option<Loaded> {
         let path = self.path(domid, uuid, "xl");
-        let text = std::fs::read_to_string(&path).ok()?;
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            let meaning = std::fs::read_to_string(self.path(domid, uuid, "libxl-json")).ok()?;
+            return recall::config(&meaning).ok().map(|(loaded, _)| loaded);
+        };
         // It was valid when it was kept.
         ferroxen_xlconfig::parse(Source::new(path.display().to_string(), text), &[]).ok()
     }

@@ -21,9 +21,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 const BANNER: &str = "xl migration receiver ready, send binary domain data.\n";
-const RECEIVED: &str = "domain received, ready to unpause";
-const GO: &str = "domain is yours, you are cleared to unpause";
-const REPORT: &str = "my copy unpause results are as follows";
+// The zero that ends a string in C goes along with all but the first.
+const RECEIVED: &str = "domain received, ready to unpause\0";
+const GO: &str = "domain is yours, you are cleared to unpause\0";
+const REPORT: &str = "my copy unpause results are as follows\0";
 /// Bytes gathered before they are sent, or read ahead.
 const BUFFER: usize = 1 << 20;
 
@@ -293,6 +294,11 @@ fn start(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sentences_are_as_long_as_those_of_stock_xl() {
+        assert_eq!([BANNER, RECEIVED, GO, REPORT].map(str::len), [54, 34, 44, 39]);
+    }
 
     #[test]
     fn a_sentence_is_read_to_its_last_byte() {
