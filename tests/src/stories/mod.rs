@@ -122,8 +122,9 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "own-kernel",
-        claim: "a guest starts the kernel in its own disk, with the ports and CPUID bits of its configuration; what cannot be had is refused",
-        rows: &["M072"],
+        claim: "a guest starts the kernel in its own disk, by our loader, with the ports and CPUID bits of its configuration, and \
+                by Debian's GRUB for PV domains; what cannot be had is refused",
+        rows: &["M060", "M072"],
         tell: own_kernel::is_found,
     },
     Story {

@@ -8,6 +8,7 @@ use crate::machine::Parts;
 
 const NAME: &str = "own";
 const MENU: &str = "set default=1
+set timeout=0
 menuentry broken {
   linux /boot/nothing
 }
@@ -43,8 +44,24 @@ pub(super) fn is_found(parts: &Parts) -> Result<()> {
     let flags = dom0.in_guest(NAME, "grep -o -w -e cx16 -e hypervisor /proc/cpuinfo", PATIENCE)?;
     ensure!(flags == "hypervisor", "the guest's CPU has {flags:?}");
     dom0.destroy(NAME)?;
+    grub_finds_it_too(&mut dom0)?;
     refuses_what_cannot_be_had(&mut dom0)?;
     dom0.power_off(PATIENCE)
+}
+
+/// Debian's GRUB for PV domains (grub-xen-host) looks for a menu on the disks that it has, and starts the Linux of its
+/// first choice in its own place.
+fn grub_finds_it_too(dom0: &mut Dom0) -> Result<()> {
+    const GRUB: &str = "name = \"grub\"\nmemory = 160\nkernel = \"/srv/guests/grub\"\n\
+                        disk = [ 'file:/tmp/own.img,xvda,w' ]\non_crash = \"preserve\"\n";
+    dom0.create("grub", GRUB)?;
+    dom0.watch_guest("grub", "tiny guest: up", TINY_PATIENCE)?;
+    let options = dom0.in_guest("grub", "cat /proc/cmdline", PATIENCE)?;
+    ensure!(
+        options.contains("console=hvc0 quiet") && !options.contains("from=configuration"),
+        "GRUB has given the kernel {options:?}"
+    );
+    dom0.destroy("grub")
 }
 
 fn refuses_what_cannot_be_had(dom0: &mut Dom0) -> Result<()> {
