@@ -129,7 +129,7 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "saved",
-        claim: "a guest is saved, restored, gone back to, and moved while it writes memory, and what ran in it runs on; what fails disturbs nobody",
+        claim: "a guest is saved, restored, gone back to, and moved while it writes memory, and what ran in it runs on; what fails or is called off disturbs nobody",
         rows: &["M136", "M137", "M144"],
         tell: saved::runs_on,
     },

@@ -32,6 +32,7 @@ pub(super) fn runs_on(parts: &Parts) -> Result<()> {
     a_snapshot_can_be_gone_back_to(&mut dom0, process)?;
     moves(&mut dom0, process)?;
     a_move_that_fails_disturbs_nobody(&mut dom0, process)?;
+    a_move_that_is_called_off_leaves_nothing(&mut dom0, process)?;
     dom0.destroy(NAME)?;
     let left = dom0.settled_free_memory()?;
     ensure!(left == free, "{free} MiB were free at first, {left} at the end");
@@ -151,7 +152,9 @@ fn moves(dom0: &mut Dom0, process: u32) -> Result<()> {
         let then = count(dom0)?;
         ensure!(then > written, "{written} things were written before, {then} after");
     }
-    dom0.in_guest(NAME, "pkill -f /tmp/w; rm -f /tmp/x* /tmp/y*", PATIENCE)?;
+    // What they still have to say as they die is no answer to what is asked next.
+    let end = "while pkill -f /tmp/w; do usleep 10000; done; rm -f /tmp/x* /tmp/y*";
+    dom0.in_guest(NAME, end, PATIENCE)?;
     Ok(())
 }
 
@@ -166,5 +169,28 @@ fn a_move_that_fails_disturbs_nobody(dom0: &mut Dom0, process: u32) -> Result<()
         ensure!(code != 0 && said.contains("runs on here"), "{command}: {code}, {said}");
         lives(dom0, process)?;
     }
+    Ok(())
+}
+
+/// Ctrl-C in the first round, in which the way to the other host is stuck: the domain runs on, its log has ended, and at
+/// the end of its pipe the receiver takes its half of a domain away.
+fn a_move_that_is_called_off_leaves_nothing(dom0: &mut Dom0, process: u32) -> Result<()> {
+    let stuck = "{ head -c 40000000; echo >/tmp/began; cat /tmp/stuck; } | xl migrate-receive";
+    dom0.run("mkfifo /tmp/stuck /tmp/began")?;
+    dom0.run(&format!("echo '{stuck}' >/tmp/receiver"))?;
+    dom0.run(&format!(
+        "xl migrate -s '' {NAME} 'sh /tmp/receiver' 2>/tmp/said & sender=$!; read -r _ </tmp/began; kill -INT $sender; \
+         ! wait $sender"
+    ))?;
+    let said = dom0.run("cat /tmp/said")?;
+    ensure!(
+        said.contains("interrupted") && said.contains("runs on here"),
+        "the sender says: {said}"
+    );
+    lives(dom0, process)?;
+    dom0.run(": >/tmp/stuck")?;
+    dom0.wait_until_gone(&format!("{NAME}--incoming"), PATIENCE)?;
+    let list = dom0.run("xl list | wc -l; rm /tmp/stuck /tmp/began /tmp/receiver /tmp/said")?;
+    ensure!(list == "3", "something is left: {list}");
     Ok(())
 }

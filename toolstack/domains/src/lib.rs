@@ -134,6 +134,16 @@ impl Toolstack {
         self
     }
 
+    /// Patience without end, but for an interrupt.
+    pub fn until_interrupted(&self) -> Patience<'_> {
+        Patience::until_interrupted(&self.interrupt, None)
+    }
+
+    /// Whether an interrupt has come.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupt.check().is_err()
+    }
+
     fn patience(&self, limit: Duration) -> Patience<'_> {
         Patience::until_interrupted(&self.interrupt, Some(limit))
     }

@@ -10,10 +10,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_consoled::interrupts;
 use ferroxen_domains::Toolstack;
-use ferroxen_domains::patience::Interrupt;
+use ferroxen_domains::patience::{Interrupt, Patience, Piped};
 use ferroxen_domains::save::Sender;
 use ferroxen_stream::{envelope, file::Head};
 use ferroxen_words::DomId;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -70,14 +71,14 @@ pub struct Receive {
 }
 
 /// The other side, at the end of two pipes.
-struct Peer {
+struct Peer<'a> {
     child: Child,
-    to: ChildStdin,
-    from: ChildStdout,
+    to: Piped<'a, ChildStdin>,
+    from: Piped<'a, ChildStdout>,
 }
 
-impl Peer {
-    fn start(args: &Migrate) -> anyhow::Result<Peer> {
+impl<'a> Peer<'a> {
+    fn start(args: &Migrate, patience: Patience<'a>) -> anyhow::Result<Peer<'a>> {
         let receive = ["migrate-receive"]
             .into_iter()
             .chain(args.exit.then_some("-e"))
@@ -102,7 +103,11 @@ impl Peer {
             .spawn()
             .context("starting the command that reaches the other host")?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(to), Some(from)) => Ok(Peer { child, to, from }),
+            (Some(to), Some(from)) => Ok(Peer {
+                child,
+                to: Piped::new(to, patience)?,
+                from: Piped::new(from, patience)?,
+            }),
             _ => bail!("the command that reaches the other host has no pipes"),
         }
     }
@@ -117,11 +122,22 @@ impl Peer {
             .context("answering the other host")
     }
 
-    /// Ends the connection, and waits for whoever held it.
+    /// Ends the connection, and waits for whoever held it: at the end of its pipe it takes back what it has made.
     fn end(mut self) {
         drop((self.to, self.from));
         // What it had to say has been said.
         let _ = self.child.wait();
+    }
+
+    /// The same for one that may be stuck.
+    fn abandon(self) {
+        if let Ok(child) = i32::try_from(self.child.id()).map(Pid::from_raw)
+            && let Some(child) = child
+        {
+            // It has not been waited for, so that the number is its own. That it has ended is as well.
+            let _ = kill_process(child, Signal::TERM);
+        }
+        self.end();
     }
 }
 
@@ -157,13 +173,16 @@ pub fn send(args: &Migrate) -> anyhow::Result<()> {
     if save::recalled(&head)?.config.stays {
         bail!("{} may not be moved: its configuration says nomigrate = 1", args.domain);
     }
-    let mut peer = Peer::start(args)?;
+    let mut peer = Peer::start(args, tools.until_interrupted())?;
     let sent = transfer(&tools, domid, &head, &mut peer);
     let name = tools.name(domid);
     let began = match sent {
         Ok(began) => began,
         Err(error) => {
-            peer.end();
+            match tools.is_interrupted() {
+                true => peer.abandon(),
+                false => peer.end(),
+            }
             return Err(error.context("the domain was not moved, and runs on here"));
         }
     };
@@ -188,7 +207,7 @@ pub fn send(args: &Migrate) -> anyhow::Result<()> {
 }
 
 /// Sends the domain, which stands still in the end; gives the moment since when. When this fails it runs on.
-fn transfer(tools: &Toolstack, domid: DomId, head: &Head, peer: &mut Peer) -> anyhow::Result<Instant> {
+fn transfer(tools: &Toolstack, domid: DomId, head: &Head, peer: &mut Peer<'_>) -> anyhow::Result<Instant> {
     peer.expect(BANNER, "the other host is ready")?;
     let mut to = BufWriter::with_capacity(BUFFER, &mut peer.to);
     head.write(&mut to)?;
@@ -216,7 +235,10 @@ fn transfer(tools: &Toolstack, domid: DomId, head: &Head, peer: &mut Peer) -> an
 }
 
 /// Lets the other host start the domain. `false`: it could not, and has given it back.
-fn hand_over(tools: &Toolstack, domid: DomId, name: &str, peer: &mut Peer) -> anyhow::Result<bool> {
+fn hand_over(tools: &Toolstack, domid: DomId, name: &str, peer: &mut Peer<'_>) -> anyhow::Result<bool> {
+    // What is begun here cannot be taken back by us alone.
+    peer.to.wait_with(Patience::without_end());
+    peer.from.wait_with(Patience::without_end());
     let away = format!("{name}--migratedaway");
     tools.rename(domid, &away)?;
     let mut ask = || -> anyhow::Result<bool> {
