@@ -64,7 +64,7 @@ pub fn enter(
     let from = if vcpu.is_in_kernel() {
         Mode::Kernel
     } else {
-        mode::enter_kernel(vcpu, pv);
+        mode::leave_user(vcpu, pv);
         Mode::User
     };
     enter_from(from, vcpu, pv, frame, to, extra)
@@ -79,7 +79,7 @@ pub fn enter_from_user(
     to: Callback,
     extra: Extra,
 ) -> Result<(), BadKernelStack> {
-    mode::enter_kernel(vcpu, pv);
+    mode::leave_user(vcpu, pv);
     enter_from(Mode::User, vcpu, pv, frame, to, extra)
 }
 
@@ -108,7 +108,7 @@ fn enter_from(
     let info = vcpu.info();
     let masked = info.is_some_and(InfoArea::is_masked);
     let iopl = if vcpu.domain().assists(ferroxen_abi::xen::vm_assist::ARCHITECTURAL_IOPL) {
-        u64::from(pv.iopl) << 12
+        virtual_iopl(pv)
     } else {
         0
     };
@@ -152,6 +152,13 @@ fn enter_from(
     // Its handler has rcx and r11 from the stack, as on stock Xen.
     frame.return_by_sysret();
     Ok(())
+}
+
+/// The privilege level of a guest that wants to see it there: few do.
+#[cold]
+#[inline(never)]
+fn virtual_iopl(pv: &PvState) -> u64 {
+    u64::from(pv.iopl) << 12
 }
 
 /// What the guest sees of the interrupted code otherwise than the processor.

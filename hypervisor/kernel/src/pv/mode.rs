@@ -6,14 +6,9 @@
 use crate::domain::{PvState, Vcpu};
 use ferroxen_machine::{cpu, paging};
 
-/// Moves the running vcpu to its kernel: kernel page tables, kernel GS base.
-///
-/// Nothing happens if it is there already.
+/// Moves the running vcpu, which is in its user mode, to its kernel: kernel page tables, kernel GS base.
 #[inline(always)]
-pub fn enter_kernel(vcpu: &Vcpu, pv: &PvState) {
-    if vcpu.is_in_kernel() {
-        return;
-    }
+pub fn leave_user(vcpu: &Vcpu, pv: &PvState) {
     cpu::swap_guest_gs();
     vcpu.set_in_kernel(true);
     if let Some(root) = &pv.kernel_loads {
