@@ -10,6 +10,7 @@ use crate::dom0::{Dom0, PATIENCE};
 use crate::guest::{Tiny, micro};
 use crate::lan::checksum;
 use crate::machine::{Devices, Loader, Parts};
+use crate::stories::refusals::refuses;
 
 pub(super) fn on_one_cpu(parts: &Parts) -> Result<()> {
     let mut parts = parts.clone();
@@ -365,7 +366,7 @@ pub(super) fn with_options(parts: &Parts) -> Result<()> {
     /// How long the broken host is watched standing still.
     const WINDOW: Duration = Duration::from_secs(3);
     let mut parts = parts.clone();
-    parts.options = "console=com1 com1=115200,8n1 dom0_mem=256M noreboot frobnicate=1 maxcpus=many".to_owned();
+    parts.options = "console=com1 com1=115200,8n1 dom0_mem=256M noreboot frobnicate=1 maxcpus=many pv=off".to_owned();
     // Linux keeps 64 MiB for its bounce buffers otherwise: a quarter of what it has here.
     parts.kernel_options.push_str(" swiotlb=8192");
     let mut dom0 = Dom0::boot(&parts)?;
@@ -383,6 +384,12 @@ pub(super) fn with_options(parts: &Parts) -> Result<()> {
     ensure!((1..=256).contains(&total), "free says that Domain 0 has {total} MiB");
     let listed = dom0.run("xl list 0 | awk 'END { print $3 }'")?;
     ensure!(listed == "256", "the list says that Domain 0 has {listed} MiB");
+    let guest = Tiny::new("refused").config();
+    refuses(
+        &mut dom0,
+        &guest,
+        &["the hypervisor makes no PV guests", "boot it without `pv=off`"],
+    )?;
     dom0.type_line("xl debug-keys C")?;
     dom0.machine()
         .wait_for_report("a debug key asked for it", "Standing still, as told by noreboot.")?;

@@ -61,8 +61,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "options",
-        claim: "dom0_mem holds, an unknown option is remarked on, noreboot keeps a broken host standing",
-        rows: &["M003"],
+        claim: "dom0_mem holds, an unknown option is remarked on, pv=off refuses guests, noreboot keeps a broken host standing",
+        rows: &["M003", "M165"],
         tell: boot::with_options,
     },
     Story {

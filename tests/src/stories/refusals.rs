@@ -125,7 +125,8 @@ fn no_guest(parts: &Parts) -> Result<()> {
     dom0.power_off(PATIENCE)
 }
 
-fn refuses(dom0: &mut Dom0, config: &str, words: &[&str]) -> Result<()> {
+/// `xl create` of `config` fails with these words, and leaves nothing in the list.
+pub(super) fn refuses(dom0: &mut Dom0, config: &str, words: &[&str]) -> Result<()> {
     dom0.write_config("refused", config)?;
     let (code, said) = dom0.ask("xl create /tmp/refused.cfg 2>&1", PATIENCE)?;
     ensure!(

@@ -154,6 +154,13 @@ fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> 
         .hypervisor
         .physinfo()
         .doing(|| "asking about the host".to_owned())?;
+    if info.capabilities & physcap::PV == 0 {
+        return Err(Error::new(
+            format!("making a domain for \"{}\"", config.name),
+            "the hypervisor makes no PV guests",
+        )
+        .way_out("boot it without `pv=off`"));
+    }
     let limit = |limit: Option<u32>| limit.and_then(|limit| i32::try_from(limit).ok()).unwrap_or(-1);
     let newest_grants = match info.capabilities & physcap::GNTTAB_V2 != 0 {
         true => 2,

@@ -4,7 +4,7 @@ use super::{Stage, State};
 use crate::hyper::{Affinity, Contents, Hypervisor};
 use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, MsrEntry, dominf};
 use ferroxen_abi::memory::E820Entry;
-use ferroxen_abi::sysctl;
+use ferroxen_abi::sysctl::{self, physcap};
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_stream::image::VcpuPart;
 use ferroxen_words::{DomId, Gfn, Mfn, Port, RawDomId};
@@ -183,6 +183,7 @@ impl Hypervisor for Rehearsed {
     fn physinfo(&self) -> io::Result<sysctl::Physinfo> {
         let used: u64 = self.0.call("physinfo")?.domains.values().sum();
         Ok(sysctl::Physinfo {
+            capabilities: physcap::PV | physcap::GNTTAB_V1,
             total_pages: FRAMES,
             free_pages: FRAMES.saturating_sub(used),
             ..Default::default()
