@@ -1,9 +1,14 @@
 //! The files in an image: read and written by `debugfs`, without mounting it.
+//!
+//! A clone is to be there at once, and most of what it takes is starting programs: so all that is to be known of an image
+//! is asked in one run, all that is to be changed is changed in another, and a third sees whether it has.
 
-use crate::tools::{must, program, run, text};
+use crate::tools::{must, program, text};
 use anyhow::{Context, Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 use uuid::Uuid;
 
 /// How a guest gets its address.
@@ -38,7 +43,85 @@ pub struct Inside {
 
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
-const PROGRAMS: [&str; 2] = ["/usr/sbin/sshd", "/usr/bin/ssh-keygen"];
+/// Kinds of keys by which a machine is known. Nobody takes the second any more.
+const KEYS: [&str; 4] = ["rsa", "dsa", "ecdsa", "ed25519"];
+/// What is made anew depends on what there is of these, and of the keys.
+const LOOKED_AT: [&str; 9] = [
+    "/etc",
+    "/etc/hosts",
+    "/etc/network",
+    "/etc/shadow",
+    "/etc/ssh",
+    "/etc/systemd",
+    "/etc/systemd/network",
+    "/root",
+    "/root/.ssh",
+];
+
+fn key(kind: &str) -> String {
+    format!("/etc/ssh/ssh_host_{kind}_key")
+}
+
+/// What there is of some paths: the bytes of files, and nothing for folders.
+type Found = BTreeMap<String, Vec<u8>>;
+
+/// Changes that are to be made together, in an image that has what was `found`.
+#[derive(Debug)]
+struct Edits {
+    found: Found,
+    removed: Vec<String>,
+    written: Vec<(String, Vec<u8>, u32)>,
+    /// Fields of inodes, as debugfs calls them.
+    fields: Vec<String>,
+}
+
+impl Edits {
+    fn new(found: Found) -> Edits {
+        Edits {
+            found,
+            removed: Vec::new(),
+            written: Vec::new(),
+            fields: Vec::new(),
+        }
+    }
+
+    fn remove(&mut self, path: &str) {
+        self.removed.push(path.to_owned());
+    }
+
+    /// Writes a file, in the place of one that is there, with the folders above it.
+    fn write(&mut self, path: &str, bytes: &[u8], mode: u32) {
+        self.written.push((path.to_owned(), bytes.to_owned(), mode));
+    }
+
+    fn set_field(&mut self, path: &str, field: &str) {
+        self.fields.push(format!("set_inode_field {path} {field}"));
+    }
+
+    /// As debugfs reads them. That there is nothing to remove it says, and goes on.
+    fn script(&self, folder: &TempDir) -> Result<String> {
+        let mut lines: Vec<String> = self.removed.iter().map(|path| format!("rm {path}")).collect();
+        let mut made = BTreeSet::new();
+        for (number, (path, bytes, mode)) in self.written.iter().enumerate() {
+            let copy = folder.path().join(number.to_string());
+            fs::write(&copy, bytes).context("writing a temporary file")?;
+            for (at, _) in path.match_indices('/').skip(1) {
+                let above = &path[..at];
+                if !self.found.contains_key(above) && made.insert(above) {
+                    lines.push(format!("mkdir {above}"));
+                }
+            }
+            lines.push(format!("rm {path}"));
+            lines.push(format!("write {} {path}", text(&copy)?));
+            let mode = format!("mode 0{:o}", 0o100_000 | mode);
+            for field in [mode.as_str(), "uid 0", "gid 0"] {
+                lines.push(format!("set_inode_field {path} {field}"));
+            }
+        }
+        lines.extend_from_slice(&self.fields);
+        Ok(lines.join("\n") + "\n")
+    }
+}
 
 impl Inside {
     /// Of an image that nobody uses.
@@ -50,149 +133,164 @@ impl Inside {
 
     /// Whether there is such a file or folder.
     pub fn has(&self, path: &str) -> bool {
-        self.ask(&format!("stat {path}"))
-            .is_ok_and(|said| said.contains("Inode:"))
+        self.look(&[path]).is_ok_and(|found| found.contains_key(path))
     }
 
     /// A file's bytes, if there is one.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        if !self.has(path) {
-            return Ok(None);
-        }
-        let copy = tempfile::NamedTempFile::new().context("making a temporary file")?;
-        self.ask(&format!("dump {path} {}", text(copy.path())?))?;
-        Ok(Some(fs::read(copy.path()).context("reading it back")?))
-    }
-
-    /// Writes a file, in the place of one that is there.
-    pub fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
-        let copy = tempfile::NamedTempFile::new().context("making a temporary file")?;
-        fs::write(copy.path(), bytes).context("writing a temporary file")?;
-        self.make_folders(path)?;
-        if self.has(path) {
-            self.change(&format!("rm {path}"))?;
-        }
-        self.change(&format!("write {} {path}", text(copy.path())?))?;
-        self.change(&format!("set_inode_field {path} mode 0{:o}", 0o100_000 | mode))?;
-        for field in ["uid", "gid"] {
-            self.change(&format!("set_inode_field {path} {field} 0"))?;
-        }
-        match self.read(path)?.as_deref() == Some(bytes) {
-            true => Ok(()),
-            false => bail!("{} does not hold {path} as it was written", self.image.display()),
-        }
-    }
-
-    /// Removes a file, if it is there.
-    pub fn remove(&self, path: &str) -> Result<()> {
-        match self.has(path) {
-            true => self.change(&format!("rm {path}")),
-            false => Ok(()),
-        }
+        Ok(self.look(&[path])?.remove(path))
     }
 
     /// Makes it a machine of its own: another id, other keys, and what `identity` says.
     pub fn become_own(&self, identity: &Identity) -> Result<()> {
-        self.write(
-            "/etc/machine-id",
-            format!("{}\n", Uuid::new_v4().simple()).as_bytes(),
-            PUBLIC,
-        )?;
-        self.remove("/var/lib/dbus/machine-id")?;
-        self.renew_host_keys()?;
-        self.apply(identity)
+        let mut edits = Edits::new(self.look_around()?);
+        let id = format!("{}\n", Uuid::new_v4().simple());
+        edits.write("/etc/machine-id", id.as_bytes(), PUBLIC);
+        edits.remove("/var/lib/dbus/machine-id");
+        renew_host_keys(&mut edits)?;
+        identify(identity, &mut edits)?;
+        self.make(&edits)
     }
 
     /// Sets what is given.
     pub fn apply(&self, identity: &Identity) -> Result<()> {
-        if let Some(name) = &identity.hostname {
-            let is_name = !name.is_empty()
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
-            if !is_name || name.len() > 63 {
-                bail!("\"{name}\" can be no host name: letters, digits, dots and dashes");
-            }
-            self.write("/etc/hostname", format!("{name}\n").as_bytes(), PUBLIC)?;
-            self.write("/etc/hosts", hosts(self.read("/etc/hosts")?, name).as_bytes(), PUBLIC)?;
-        }
-        if let Some(network) = &identity.network {
-            self.write(
-                "/etc/systemd/network/10-eth0.network",
-                networkd(network).as_bytes(),
-                PUBLIC,
-            )?;
-            if self.has("/etc/network") {
-                self.write("/etc/network/interfaces", interfaces(network).as_bytes(), PUBLIC)?;
-            }
-        }
-        if let Some(lines) = &identity.fstab {
-            self.write("/etc/fstab", format!("{}\n", lines.trim_end()).as_bytes(), PUBLIC)?;
-        }
-        if let Some(keys) = &identity.keys {
-            self.write("/root/.ssh/authorized_keys", keys.as_bytes(), PRIVATE)?;
-            self.change("set_inode_field /root/.ssh mode 040700")?;
-        }
-        if identity.expire_password {
-            let shadow = self.read("/etc/shadow")?.context("there is no /etc/shadow in it")?;
-            self.write("/etc/shadow", &expired(&shadow), 0o640)?;
-            // Group 42 is `shadow`, as on every Debian.
-            self.change("set_inode_field /etc/shadow gid 42")?;
-        }
-        Ok(())
+        let mut edits = Edits::new(self.look_around()?);
+        identify(identity, &mut edits)?;
+        self.make(&edits)
     }
 
-    /// Keys that another machine has, too, prove nothing.
-    fn renew_host_keys(&self) -> Result<()> {
-        if !PROGRAMS.iter().any(|program| self.has(program)) && !self.has("/etc/ssh") {
-            return Ok(());
-        }
-        for kind in ["rsa", "dsa", "ecdsa", "ed25519"] {
-            let path = format!("/etc/ssh/ssh_host_{kind}_key");
-            if !self.has(&path) {
-                continue;
-            }
-            self.remove(&path)?;
-            self.remove(&format!("{path}.pub"))?;
-            if kind == "dsa" {
-                continue;
-            }
-            let folder = tempfile::tempdir().context("making a temporary folder")?;
-            let key = folder.path().join("key");
-            must(program("ssh-keygen", ["-q", "-N", "", "-t", kind, "-f", text(&key)?]))?;
-            self.write(&path, &fs::read(&key).context("reading the key")?, PRIVATE)?;
-            let public = fs::read(key.with_extension("pub")).context("reading the key")?;
-            self.write(&format!("{path}.pub"), &public, PUBLIC)?;
-        }
-        Ok(())
+    fn look_around(&self) -> Result<Found> {
+        let keys = KEYS.map(key);
+        self.look(
+            &LOOKED_AT
+                .into_iter()
+                .chain(keys.iter().map(String::as_str))
+                .collect::<Vec<_>>(),
+        )
     }
 
-    fn make_folders(&self, path: &str) -> Result<()> {
-        for (at, _) in path.match_indices('/').skip(1) {
-            if !self.has(&path[..at]) {
-                self.change(&format!("mkdir {}", &path[..at]))?;
+    fn look(&self, paths: &[&str]) -> Result<Found> {
+        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        let copy = |number: usize| folder.path().join(number.to_string());
+        let mut script = String::new();
+        for (number, path) in paths.iter().enumerate() {
+            script += &format!("stat {path}\ndump {path} {}\n", text(&copy(number))?);
+        }
+        let said = self.debugfs(&folder, &script, &[])?;
+        let mut found = Found::new();
+        for (number, path) in paths.iter().enumerate() {
+            // Each command is repeated before what it says.
+            let answer = said
+                .split(&format!("debugfs: stat {path}\n"))
+                .nth(1)
+                .unwrap_or_default();
+            let answer = answer.split("debugfs: ").next().unwrap_or_default();
+            if answer.contains("Inode:") {
+                found.insert((*path).to_owned(), fs::read(copy(number)).unwrap_or_default());
             }
         }
-        Ok(())
+        Ok(found)
     }
 
-    fn ask(&self, request: &str) -> Result<String> {
-        run(program("debugfs", ["-R", request, text(&self.image)?]), |code| {
-            code == 0
-        })
+    /// Makes changes, and sees whether they are there.
+    fn make(&self, edits: &Edits) -> Result<()> {
+        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        self.debugfs(&folder, &edits.script(&folder)?, &["-w"])
+            .with_context(|| format!("changing {}", self.image.display()))?;
+        let written = edits.written.iter().map(|(path, ..)| path.as_str());
+        let paths: Vec<_> = written.chain(edits.removed.iter().map(String::as_str)).collect();
+        let found = self.look(&paths)?;
+        let is_there = |(path, bytes, _): &(String, Vec<u8>, u32)| found.get(path) == Some(bytes);
+        let wrong = edits
+            .written
+            .iter()
+            .find(|written| !is_there(written))
+            .map(|(path, ..)| path);
+        let wrong = wrong.or_else(|| edits.removed.iter().find(|path| found.contains_key(*path)));
+        match wrong {
+            None => Ok(()),
+            Some(path) => bail!("{} does not hold {path} as it was to be", self.image.display()),
+        }
     }
 
-    fn change(&self, request: &str) -> Result<()> {
-        must(program("debugfs", ["-w", "-R", request, text(&self.image)?]))
-            .with_context(|| format!("changing {}: {request}", self.image.display()))
-            .map(drop)
+    fn debugfs(&self, folder: &TempDir, script: &str, options: &[&str]) -> Result<String> {
+        let file = folder.path().join("script");
+        fs::write(&file, script).context("writing a temporary file")?;
+        let arguments = [options, &["-f", text(&file)?, text(&self.image)?]].concat();
+        must(program("debugfs", arguments))
     }
 }
 
+/// What `identity` sets.
+fn identify(identity: &Identity, edits: &mut Edits) -> Result<()> {
+    if let Some(name) = &identity.hostname {
+        let is_name = !name.is_empty()
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+        if !is_name || name.len() > 63 {
+            bail!("\"{name}\" can be no host name: letters, digits, dots and dashes");
+        }
+        edits.write("/etc/hostname", format!("{name}\n").as_bytes(), PUBLIC);
+        let hosts = hosts(edits.found.get("/etc/hosts"), name);
+        edits.write("/etc/hosts", hosts.as_bytes(), PUBLIC);
+    }
+    if let Some(network) = &identity.network {
+        edits.write(
+            "/etc/systemd/network/10-eth0.network",
+            networkd(network).as_bytes(),
+            PUBLIC,
+        );
+        if edits.found.contains_key("/etc/network") {
+            edits.write("/etc/network/interfaces", interfaces(network).as_bytes(), PUBLIC);
+        }
+    }
+    if let Some(lines) = &identity.fstab {
+        edits.write("/etc/fstab", format!("{}\n", lines.trim_end()).as_bytes(), PUBLIC);
+    }
+    if let Some(keys) = &identity.keys {
+        edits.write("/root/.ssh/authorized_keys", keys.as_bytes(), PRIVATE);
+        edits.set_field("/root/.ssh", "mode 040700");
+    }
+    if identity.expire_password {
+        let shadow = edits
+            .found
+            .get("/etc/shadow")
+            .context("there is no /etc/shadow in it")?;
+        let shadow = expired(shadow);
+        edits.write("/etc/shadow", &shadow, 0o640);
+        // Group 42 is `shadow`, as on every Debian.
+        edits.set_field("/etc/shadow", "gid 42");
+    }
+    Ok(())
+}
+
+/// Keys that another machine has, too, prove nothing.
+fn renew_host_keys(edits: &mut Edits) -> Result<()> {
+    for kind in KEYS {
+        let path = key(kind);
+        if !edits.found.contains_key(&path) {
+            continue;
+        }
+        if kind == "dsa" {
+            edits.remove(&path);
+            edits.remove(&format!("{path}.pub"));
+            continue;
+        }
+        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        let new = folder.path().join("key");
+        must(program("ssh-keygen", ["-q", "-N", "", "-t", kind, "-f", text(&new)?]))?;
+        edits.write(&path, &fs::read(&new).context("reading the key")?, PRIVATE);
+        let public = fs::read(new.with_extension("pub")).context("reading the key")?;
+        edits.write(&format!("{path}.pub"), &public, PUBLIC);
+    }
+    Ok(())
+}
+
 /// The host's own name stands for the loopback, as Debian's installer has it.
-fn hosts(old: Option<Vec<u8>>, name: &str) -> String {
-    let old = old.unwrap_or_else(|| b"127.0.0.1\tlocalhost\n".to_vec());
-    let old = String::from_utf8_lossy(&old);
+fn hosts(old: Option<&Vec<u8>>, name: &str) -> String {
+    let old = old.map_or(b"127.0.0.1\tlocalhost\n".as_slice(), Vec::as_slice);
+    let old = String::from_utf8_lossy(old);
     let kept = old.lines().filter(|line| !line.starts_with("127.0.1.1"));
     kept.map(|line| format!("{line}\n")).collect::<String>() + &format!("127.0.1.1\t{name}\n")
 }

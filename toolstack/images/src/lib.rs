@@ -28,12 +28,16 @@ struct Unfinished {
     target: PathBuf,
 }
 
+fn unfinished_name(target: &Path) -> PathBuf {
+    let mut path = target.as_os_str().to_owned();
+    path.push(".new");
+    path.into()
+}
+
 impl Unfinished {
     fn new(target: &Path) -> Unfinished {
-        let mut path = target.as_os_str().to_owned();
-        path.push(".new");
         Unfinished {
-            path: path.into(),
+            path: unfinished_name(target),
             target: target.to_owned(),
         }
     }

@@ -1,7 +1,7 @@
 //! New images, and those that are to have another size.
 
 use crate::tools::{must, piped, program, run, text};
-use crate::{Unfinished, copy};
+use crate::{Unfinished, copy, unfinished_name};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +31,7 @@ pub enum Origin {
     Debian {
         /// The release, such as `bookworm`.
         suite: String,
-        /// Where packages are: a URL, or `None` for the host's own sources.
+        /// Where packages are: a URL, a folder of packages with an index, or `None` for the host's own sources.
         mirror: Option<String>,
         /// Packages beyond the smallest system.
         include: Vec<String>,
@@ -108,7 +108,7 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
                 arguments.push(format!("--include={}", include.join(",")));
             }
             arguments.extend([suite.clone(), text(&root)?.to_owned()]);
-            arguments.extend(mirror.clone());
+            arguments.extend(mirror.as_deref().map(source).transpose()?);
             must(program("mmdebstrap", arguments))?;
             root
         }
@@ -123,6 +123,24 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
     progress("writing the image");
     format(&image.path, FileSystem::Ext4, Some(&folder))?;
     image.finish()
+}
+
+/// Where apt is to look: a folder is one of packages, as it stands, and whoever has it vouches for it.
+fn source(mirror: &str) -> Result<String> {
+    let folder = Path::new(mirror);
+    if !folder.is_dir() {
+        return Ok(mirror.to_owned());
+    }
+    for index in ["Packages", "Release"] {
+        if !folder.join(index).exists() {
+            bail!(
+                "{mirror} has no file {index}: make it with `apt-ftparchive` (package apt-utils); \
+                 Release has to name the suite as its Codename"
+            );
+        }
+    }
+    let folder = fs::canonicalize(folder).with_context(|| format!("finding {mirror}"))?;
+    Ok(format!("deb [trusted=yes] copy:{} ./", text(&folder)?))
 }
 
 /// All of the host's own file system but what is made at boot, is the host's alone, or is named in `left_out`.
@@ -155,8 +173,21 @@ fn copy_host(root: &Path, left_out: &[PathBuf]) -> Result<()> {
 }
 
 /// Looks for mistakes in an image's file system and leaves them alone. Gives what was found; `Err` if there are any.
+///
+/// What is left of a step that was killed is told, with what to do about it.
 pub fn check(image: &Path) -> Result<String> {
-    must(program("e2fsck", ["-f", "-n", text(image)?])).with_context(|| format!("checking {}", image.display()))
+    let mut said =
+        must(program("e2fsck", ["-f", "-n", text(image)?])).with_context(|| format!("checking {}", image.display()))?;
+    let begun = unfinished_name(image);
+    if begun.exists() {
+        said += &format!(
+            "{0} is left of a step that was interrupted (or that goes on), and {1} is as it was before: remove {0}, and \
+             do the step again\n",
+            begun.display(),
+            image.display()
+        );
+    }
+    Ok(said)
 }
 
 /// Gives an image another size, by the how-to's steps, on a copy that takes the image's place once it is whole:

@@ -115,6 +115,35 @@ fn an_image_grows_and_shrinks_with_its_files() {
 }
 
 #[test]
+fn what_an_interrupted_step_left_is_told_and_does_not_stop_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = system(folder.path());
+    assert!(!check(&image).unwrap().contains("interrupted"));
+    fs::write(folder.path().join("template.img.new"), "half").unwrap();
+    let said = check(&image).unwrap();
+    assert!(
+        said.contains("template.img.new is left of a step that was interrupted"),
+        "{said}"
+    );
+    resize(&image, 64 * MIB, |_| {}).unwrap();
+    assert!(!check(&image).unwrap().contains("interrupted"));
+}
+
+#[test]
+fn a_folder_of_packages_has_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Origin::Debian {
+        suite: "bookworm".to_owned(),
+        mirror: Some(folder.path().display().to_string()),
+        include: vec![],
+    };
+    let image = folder.path().join("web.img");
+    let error = build(&image, 64 * MIB, &origin, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("has no file Packages"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_broken_image_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let image = system(folder.path());

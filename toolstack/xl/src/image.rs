@@ -41,7 +41,7 @@ pub enum Verb {
         /// Debian's release
         #[arg(long, visible_alias = "debootstrap", default_value = "bookworm")]
         suite: String,
-        /// Where the packages are, such as `http://deb.debian.org/debian` or `file:///srv/mirror`
+        /// Where the packages are: `http://deb.debian.org/debian`, or a folder of packages with an index
         #[arg(long)]
         mirror: Option<String>,
         /// Packages beyond the smallest system
