@@ -3,9 +3,11 @@
 use crate::error::{Doing, Result};
 use crate::patience::Patience;
 use crate::{Toolstack, nodes};
+use ferroxen_abi::domctl::{Getdomaininfo, dominf};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Changes, Result as StoreResult, Store};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long others (xenstored, xenconsoled) may take to let go of a dead domain's pages.
 const LAST_PAGES: Duration = Duration::from_secs(2);
@@ -31,8 +33,9 @@ impl Toolstack {
         }
         // What could not be let go of stays noted, for another try.
         let forgotten = devices.and_then(|()| {
-            self.forget(domid)
-                .doing(|| format!("removing the xenstore nodes of domain {}", domid.raw()))
+            let doing = || format!("removing the xenstore nodes of domain {}", domid.raw());
+            let infos = self.hypervisor.domains().doing(doing)?;
+            self.forget(domid, &infos).doing(doing)
         });
         if forgotten.is_ok() {
             self.keep.forget(domid);
@@ -40,7 +43,8 @@ impl Toolstack {
         ended.and(forgotten)
     }
 
-    fn forget(&self, domid: DomId) -> StoreResult<()> {
+    /// `infos` are all domains that there are.
+    fn forget(&self, domid: DomId, infos: &[Getdomaininfo]) -> StoreResult<()> {
         let vm = self.store.read_opt(&format!("{}/vm", nodes::domain(domid)))?;
         let mut changes = Changes::default();
         for kind in self.store.directory_opt(nodes::BACKENDS)? {
@@ -48,7 +52,7 @@ impl Toolstack {
         }
         if let Some(vm) = vm.filter(|vm| vm.starts_with("/vm/")) {
             // A domain that was rebooted shares the directory with its successor.
-            if self.others_with_vm(domid, &vm)?.is_none() {
+            if !others_have_vm(domid, &vm, infos) {
                 changes.rm(&vm);
             }
         }
@@ -57,18 +61,15 @@ impl Toolstack {
         // Last, so that a domain with remains can be named.
         self.store.rm(&nodes::domain(domid))
     }
+}
 
-    fn others_with_vm(&self, domid: DomId, vm: &str) -> StoreResult<Option<DomId>> {
-        let others: Vec<_> = nodes::all(&self.store)?
-            .into_iter()
-            .filter(|other| *other != domid)
-            .collect();
-        let paths: Vec<_> = others
-            .iter()
-            .map(|other| format!("{}/vm", nodes::domain(*other)))
-            .collect();
-        let found = self.store.read_each(&paths)?;
-        let at = found.iter().position(|other| other.as_deref() == Some(vm));
-        Ok(at.and_then(|at| others.get(at).copied()))
-    }
+/// Whether another domain that lives has the UUID of `/vm/UUID`.
+fn others_have_vm(domid: DomId, vm: &str, infos: &[Getdomaininfo]) -> bool {
+    let Some(uuid) = vm.strip_prefix("/vm/").and_then(|uuid| Uuid::parse_str(uuid).ok()) else {
+        return false;
+    };
+    let has_it = |info: &Getdomaininfo| {
+        info.domain != domid.to_abi() && info.handle == *uuid.as_bytes() && info.flags & dominf::DYING == 0
+    };
+    infos.iter().any(has_it)
 }

@@ -49,6 +49,26 @@ struct State {
     broken: bool,
 }
 
+impl State {
+    /// Takes a message that is here already.
+    fn next_message(&mut self) -> Result<Option<Message>> {
+        self.decoder.next().map_err(|error| Error::Protocol(error.to_string()))
+    }
+
+    /// Gives an answer on; an event goes to its queue.
+    fn sort(&mut self, message: Message) -> Result<Option<Message>> {
+        if message.header.kind != MessageType::WATCH_EVENT {
+            return Ok(Some(message));
+        }
+        let mut words = strings(&message.payload).map(|word| String::from_utf8_lossy(word).into_owned());
+        match (words.next(), words.next()) {
+            (Some(path), Some(token)) => self.events.push_back(Event { path, token }),
+            _ => return Err(nonsense("a watch event", &message.payload)),
+        }
+        Ok(None)
+    }
+}
+
 /// Something happened at a watched path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -209,7 +229,7 @@ impl Client {
             if let Some(event) = state.events.pop_front() {
                 return Ok(Some(event));
             }
-            if !self.wait_readable(deadline)? {
+            if !state.decoder.is_mid_message() && !self.wait_readable(deadline)? {
                 return Ok(None);
             }
             let received = self.receive(&mut state);
@@ -382,31 +402,21 @@ impl Client {
     }
 
     /// Reads one message, waiting for it; an event goes to its queue.
+    ///
+    /// What has come in behind it is taken along, and stays with the decoder.
     fn receive(&self, state: &mut State) -> Result<Option<Message>> {
         let mut bytes = [0; Header::SIZE + ferroxen_xenstore_wire::PAYLOAD_MAX];
-        let message = loop {
-            match state.decoder.next() {
-                Ok(Some(message)) => break message,
-                Ok(None) => {}
-                Err(error) => return Err(Error::Protocol(error.to_string())),
+        loop {
+            if let Some(message) = state.next_message()? {
+                return state.sort(message);
             }
-            let wanted = state.decoder.wanted().min(bytes.len());
-            match (&self.file).read(&mut bytes[..wanted]) {
+            match (&self.file).read(&mut bytes) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(count) => state.decoder.push(&bytes[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
-        };
-        if message.header.kind != MessageType::WATCH_EVENT {
-            return Ok(Some(message));
         }
-        let mut words = strings(&message.payload).map(|word| String::from_utf8_lossy(word).into_owned());
-        match (words.next(), words.next()) {
-            (Some(path), Some(token)) => state.events.push_back(Event { path, token }),
-            _ => return Err(nonsense("a watch event", &message.payload)),
-        }
-        Ok(None)
     }
 
     fn wait_readable(&self, deadline: Option<Instant>) -> Result<bool> {
@@ -545,6 +555,18 @@ mod tests {
         assert_eq!(client.read_string("/a").unwrap(), "value");
         let event = client.try_event().unwrap().unwrap();
         assert_eq!((event.path.as_str(), event.token.as_str()), ("/a/b", "tok"));
+        assert_eq!(client.try_event().unwrap(), None);
+    }
+
+    /// It was read along with the answer: the socket has nothing more, and nobody would wait for that.
+    #[test]
+    fn an_event_right_behind_an_answer_is_there_without_waiting() {
+        let (client, _far) = with_answers(&[
+            encode(MessageType::READ, 1, 0, &[b"value"]).unwrap(),
+            encode(MessageType::WATCH_EVENT, 0, 0, &[b"/a\0tok\0"]).unwrap(),
+        ]);
+        assert_eq!(client.read_string("/a").unwrap(), "value");
+        assert_eq!(client.try_event().unwrap().unwrap().path, "/a");
         assert_eq!(client.try_event().unwrap(), None);
     }
 

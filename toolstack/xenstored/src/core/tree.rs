@@ -3,6 +3,9 @@
 //! A change copies the nodes from the root down to what changes and shares all the rest. Each node remembers
 //! when it last changed, by a clock that counts changes: of its own value or permissions, of its list of
 //! children, of anything at or below it. Transactions compare these to find conflicts.
+//!
+//! When a domain ends, its nodes go, and its name from the permissions of all others. To find them without looking at
+//! every node, each knows whom the permissions at or below it may name: a bit for a domain, which others share.
 
 use super::limits::{Limits, exceeds};
 use ferroxen_xenstore_wire::{ErrorCode, Permission, Rights, path};
@@ -64,11 +67,23 @@ pub struct Node {
     changed: u64,
     children_changed: u64,
     changed_below: u64,
+    /// Whom permissions at or below it may name, by [`bit`]. A bit stays when its reason has gone.
+    named: u64,
+}
+
+/// The bit that stands for a domain.
+fn bit(domid: u16) -> u64 {
+    1 << (domid % 64)
+}
+
+fn bits(perms: &[Permission]) -> u64 {
+    perms.iter().fold(0, |bits, entry| bits | bit(entry.domid))
 }
 
 impl Node {
     fn new(value: Arc<[u8]>, perms: Arc<[Permission]>, clock: u64) -> Node {
         Node {
+            named: bits(&perms),
             value,
             perms,
             children: OrdMap::new(),
@@ -301,7 +316,8 @@ impl Tree {
             }
         }
         let (owner, count) = (perms.first().map_or(0, |owner| owner.domid), new_names.len());
-        edit(&mut self.root, path::components(nearest), clock, |node| {
+        let named = bits(&perms);
+        edit(&mut self.root, path::components(nearest), (clock, named), |node| {
             if new_names.is_empty() {
                 node.value = value;
                 node.changed = clock;
@@ -333,7 +349,7 @@ impl Tree {
         if !who.rights(&node.perms).may_write() {
             return Err(ErrorCode::EACCES);
         }
-        let removed = edit(&mut self.root, path::components(parent), clock, |node| {
+        let removed = edit(&mut self.root, path::components(parent), (clock, 0), |node| {
             let removed = node.children.remove(name);
             if removed.is_some() {
                 node.names_len = node.names_len.saturating_sub(name.len() + 1);
@@ -379,7 +395,7 @@ impl Tree {
                 return Err(ErrorCode::ENOSPC);
             }
         }
-        edit(&mut self.root, path::components(path), clock, |node| {
+        edit(&mut self.root, path::components(path), (clock, bits(perms)), |node| {
             node.perms = perms.clone();
             node.changed = clock;
         });
@@ -406,7 +422,7 @@ impl Tree {
             }
         }
         for path in mentioned {
-            edit(&mut self.root, path::components(&path), clock, |node| {
+            edit(&mut self.root, path::components(&path), (clock, 0), |node| {
                 let owner = node.perms.first().copied();
                 let others = node.perms.iter().skip(1).copied().filter(|entry| entry.domid != domid);
                 node.perms = owner.into_iter().chain(others).collect();
@@ -421,7 +437,7 @@ impl Tree {
         if domid == 0 || self.root.owner() != domid {
             return;
         }
-        edit(&mut self.root, path::components("/"), clock, |node| {
+        edit(&mut self.root, path::components("/"), (clock, bit(0)), |node| {
             let (owner, others) = (node.perms.first().copied(), node.perms.iter().skip(1).copied());
             let owner = owner.map(|entry| Permission { domid: 0, ..entry });
             node.perms = owner.into_iter().chain(others).collect();
@@ -517,20 +533,23 @@ fn grow(node: &mut Node, names: &[Arc<str>], value: Arc<[u8]>, perms: &Arc<[Perm
 fn adopt(parent: &mut Node, child: Option<(Arc<str>, Node)>) {
     if let Some((name, node)) = child {
         parent.names_len += name.len() + 1;
+        parent.named |= node.named;
         parent.children.insert(name, Arc::new(node));
     }
 }
 
-/// Walks down, copying what is shared, and lets `change` at the node. `None` if there is no such node.
+/// Walks down, copying what is shared, and lets `change` at the node, whose permissions may then name those of `named`.
+/// `None` if there is no such node.
 fn edit<'a, T>(
     node: &mut Arc<Node>,
     mut names: impl Iterator<Item = &'a str>,
-    clock: u64,
+    (clock, named): (u64, u64),
     change: impl FnOnce(&mut Node) -> T,
 ) -> Option<T> {
     let mut at = Arc::make_mut(node);
     loop {
         at.changed_below = clock;
+        at.named |= named;
         match names.next() {
             None => return Some(change(at)),
             Some(name) => at = Arc::make_mut(at.children.get_mut(name)?),
@@ -547,7 +566,7 @@ fn find(node: &Node, path: &mut String, domid: u16, owned: &mut Vec<Arc<str>>, m
     if node.perms.iter().skip(1).any(|entry| entry.domid == domid) {
         mentioned.push(if path.is_empty() { "/".into() } else { path.clone() });
     }
-    for (name, child) in &node.children {
+    for (name, child) in node.children.iter().filter(|(_, child)| child.named & bit(domid) != 0) {
         let len = path.len();
         path.push('/');
         path.push_str(name);
@@ -568,6 +587,9 @@ fn audit_node(node: &Node, path: &str, owned: &mut OrdMap<u16, u32>) -> Result<(
             node.names_len
         ));
     }
+    if bits(&node.perms) & !node.named != 0 {
+        return Err(format!("{path} names somebody, and does not know"));
+    }
     if node.changed_below < node.changed.max(node.children_changed) {
         return Err(format!("{path} changed after anything at or below it did"));
     }
@@ -579,6 +601,11 @@ fn audit_node(node: &Node, path: &str, owned: &mut OrdMap<u16, u32>) -> Result<(
         };
         if name.is_empty() || name.contains('/') {
             return Err(format!("{child_path} has an impossible name"));
+        }
+        if child.named & !node.named != 0 {
+            return Err(format!(
+                "{child_path} may name somebody that nothing at or below {path} may"
+            ));
         }
         if child.changed_below > node.changed_below {
             return Err(format!("{child_path} changed after anything at or below {path} did"));
@@ -754,6 +781,20 @@ mod tests {
         assert_eq!(&*changes[0].path, "/home");
         assert_eq!(tree.owned_by(5), 0);
         assert_eq!(tree.get("/shared").unwrap().perms.len(), 1);
+    }
+
+    /// Domains 5 and 69 share a bit.
+    #[test]
+    fn who_is_taken_for_the_gone_one_keeps_what_it_has() {
+        let mut tree = with_home();
+        write(&mut tree, "/away/x", "", Actor::PRIVILEGED).unwrap();
+        set_perms(&mut tree, "/away/x", &[(Rights::None, 69)], Actor::PRIVILEGED).unwrap();
+        tree.forget_domain(5, 9);
+        tree.audit().unwrap();
+        assert_eq!((tree.owned_by(5), tree.owned_by(69)), (0, 1));
+        tree.forget_domain(69, 10);
+        tree.audit().unwrap();
+        assert_eq!((tree.owned_by(69), tree.len()), (0, 2));
     }
 
     #[test]

@@ -1,10 +1,17 @@
 //! One connection's bytes: a socket or a ring, the message that is coming in, the one that is going out.
+//!
+//! What a program of Domain 0's asks in one go is taken from its socket in one go, and answered in one: a change between
+//! two programs costs more than most answers. Of a ring no more is taken than the message at hand, so that what a domain
+//! sends ahead stays in its memory, where it costs us nothing and outlives us.
 
 use super::ring::{Ring, RingError};
 use crate::core::HalfWay;
 use ferroxen_xenstore_wire::{Decoder, Header, Message, PAYLOAD_MAX, TooLong, ring};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+
+/// Bytes of answers that are sent together.
+const TOGETHER: usize = 16 << 10;
 
 /// What carries the bytes.
 #[derive(Debug)]
@@ -100,13 +107,20 @@ impl Link {
             if let Some(message) = self.decoder.next().map_err(LinkError::TooLong)? {
                 return Ok(Some(message));
             }
-            // No more than this message: what the client sends ahead stays with it.
-            let wanted = self.decoder.wanted().min(bytes.len());
+            let wanted = match self.wire {
+                Wire::Socket(_) => bytes.len(),
+                Wire::Ring(_) => self.decoder.wanted().min(bytes.len()),
+            };
             match self.receive(&mut bytes[..wanted])? {
                 0 => return Ok(None),
                 len => self.decoder.push(&bytes[..len]),
             }
         }
+    }
+
+    /// Whether answers may wait for more of them, until there is nothing left to be asked.
+    pub fn sends_together(&self) -> bool {
+        matches!(self.wire, Wire::Socket(_))
     }
 
     /// Sends what waits, as far as it goes; `next` gives the next message. Says whether all is sent.
@@ -115,6 +129,12 @@ impl Link {
             if self.sent == self.out.len() {
                 let Some(frame) = next() else { return Ok(true) };
                 (self.out, self.sent) = (frame, 0);
+                while self.sends_together()
+                    && self.out.len() < TOGETHER
+                    && let Some(frame) = next()
+                {
+                    self.out.extend(frame);
+                }
             }
             let sent = match &mut self.wire {
                 Wire::Socket(socket) => unless_blocked(socket.write(&self.out[self.sent..]))?,

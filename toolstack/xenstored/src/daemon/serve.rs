@@ -355,11 +355,19 @@ impl Daemon {
     }
 
     fn check_domains(&mut self) {
-        for domid in self.store.domains_to_check() {
-            let Some(hypervisor) = &self.outside.hypervisor else {
-                return;
-            };
-            let state = hypervisor.state_of(domid);
+        let Some(hypervisor) = &self.outside.hypervisor else {
+            return;
+        };
+        let known = hypervisor.states();
+        let to_check = self.store.domains_to_check().into_iter();
+        let states: Vec<_> = match &known {
+            Ok(known) => to_check
+                .map(|domid| (domid, known.get(&domid).copied().unwrap_or(DomainState::Gone)))
+                .collect(),
+            // One by one they may be told.
+            Err(_) => to_check.map(|domid| (domid, hypervisor.state_of(domid))).collect(),
+        };
+        for (domid, state) in states {
             if state != DomainState::Alive {
                 self.store.domain_is(domid, state, &mut self.outside);
             }
@@ -380,13 +388,14 @@ impl Daemon {
         if !self.check_reconnect(conn)? {
             return Ok(());
         }
+        self.flush(conn)?;
         for _ in 0..REQUESTS_PER_TURN {
-            self.flush(conn)?;
             let now = self.now();
             let may_ask = self.store.may_ask(conn, now);
             let Some(link) = self.outside.links.get_mut(&conn) else {
                 return Ok(());
             };
+            let sends_together = link.sends_together();
             link.is_held = may_ask.is_err();
             match may_ask {
                 Ok(()) => {}
@@ -394,13 +403,12 @@ impl Daemon {
                     self.waiting.insert((when, conn));
                     return Ok(());
                 }
-                Err(None) => return Ok(()),
+                Err(None) => return self.flush(conn),
             }
             let Some(message) = link.next_message()? else {
                 return self.flush(conn);
             };
-            let name = link.name.clone();
-            self.outside.log.message(&name, "asks", &message);
+            self.outside.log.message(&link.name, "asks", &message);
             self.store.handle(conn, &message, &mut self.outside);
             if let Some(successor) = self.outside.successor.take()
                 && let Err(error) = self.hand_over(&successor)
@@ -408,6 +416,9 @@ impl Daemon {
                 let why = format!("live update failed: {error:#}");
                 self.outside.log.line(&why);
                 self.store.answer_anew(conn, message.header, &why);
+            }
+            if !sends_together {
+                self.flush(conn)?;
             }
         }
         self.ready.insert(conn);
@@ -438,10 +449,10 @@ impl Daemon {
             return Ok(());
         };
         let log = &mut self.outside.log;
-        let name = &link.name.clone();
+        let name = log.requests.then(|| link.name.clone());
         link.flush(|| {
             let frame = self.store.next_frame(conn)?;
-            if log.requests {
+            if let Some(name) = &name {
                 let mut decoder = Decoder::default();
                 decoder.push(&frame);
                 if let Ok(Some(message)) = decoder.next() {
