@@ -11,7 +11,8 @@ const NAME: &str = "calm";
 const STOP_AND_START: &str = "/etc/init.d/xen restart";
 
 pub(super) fn are_replaced(parts: &Parts) -> Result<()> {
-    let mut dom0 = Dom0::boot(parts)?;
+    let mut dom0 = Dom0::boot(&with_run_level(parts))?;
+    starts_by_itself(&mut dom0)?;
     dom0.run("dd if=/dev/zero of=/tmp/d.img bs=1M count=0 seek=16 2>/dev/null")?;
     dom0.start_tiny(&Tiny::new(NAME).at("10.0.2.60").setting("on_reboot = \"restart\""))?;
     for (daemon, end) in [
@@ -31,6 +32,28 @@ pub(super) fn are_replaced(parts: &Parts) -> Result<()> {
     reboots_after_all_that(&mut dom0)?;
     come_and_go_with_the_host(&mut dom0)?;
     dom0.power_off(PATIENCE)
+}
+
+/// Domain 0's init runs the scripts of run level 2, as SysV's does.
+fn with_run_level(parts: &Parts) -> Parts {
+    let mut parts = parts.clone();
+    parts.kernel_options += " 2";
+    parts
+}
+
+/// With no human input: what /etc/rc2.d starts, and with that the domain of /etc/xen/auto.
+fn starts_by_itself(dom0: &mut Dom0) -> Result<()> {
+    let status = dom0.run("ls /etc/rc2.d | xargs; /etc/init.d/xen status && /etc/init.d/xendomains status; xl list")?;
+    for sign in [
+        "S01xen S02xendomains",
+        "xenstored runs",
+        "xenconsoled runs",
+        "hello.cfg: runs",
+        "\nhello ",
+    ] {
+        ensure!(status.contains(sign), "no {sign:?} after the start:\n{status}");
+    }
+    Ok(())
 }
 
 /// A live update: the same process, and whoever watches through the socket goes on watching.
@@ -54,13 +77,9 @@ fn updates_itself(dom0: &mut Dom0) -> Result<()> {
     goes_on(dom0)
 }
 
-/// Without a chance to say goodbye. A process that was told to die is there for a moment more, in which `start` would
-/// find it running.
+/// Without a chance to say goodbye. A process that was told to die is there for a moment more, and `start` waits for it.
 fn killed(daemon: &str) -> String {
-    format!(
-        "pid=$(cat /run/{daemon}.pid) && kill -9 $pid && while kill -0 $pid 2>/dev/null; do usleep 1000; done; \
-         /etc/init.d/xen start {daemon}"
-    )
+    format!("kill -9 $(cat /run/{daemon}.pid) && /etc/init.d/xen start {daemon}")
 }
 
 fn pid_of(dom0: &mut Dom0, daemon: &str) -> Result<String> {
@@ -113,14 +132,14 @@ fn come_and_go_with_the_host(dom0: &mut Dom0) -> Result<()> {
     dom0.run("xl domid auto-a && xl domid auto-b && /etc/init.d/xendomains status")?;
     let again = dom0.run("/etc/init.d/xendomains start")?;
     ensure!(
-        again.matches("runs already").count() == 2,
+        again.matches("runs already").count() == 3,
         "the second start says:\n{again}"
     );
     are_saved_meanwhile(dom0)?;
     // These do not know how to shut down.
     dom0.run("echo XENDOMAINS_STOP_MAXWAIT=5 >/etc/default/xendomains")?;
     let said = dom0.run_within("/etc/init.d/xendomains stop 2>&1", DEBIAN_PATIENCE)?;
-    ensure!(said.matches("did not shut down").count() == 2, "the stop says:\n{said}");
+    ensure!(said.matches("did not shut down").count() == 3, "the stop says:\n{said}");
     let left = dom0.run("xl list | awk 'NR > 2'")?;
     ensure!(left.is_empty(), "these are left:\n{left}");
     Ok(())

@@ -43,6 +43,8 @@ impl Inputs {
                 self.add_dir(&entry.path())?;
             } else if meta.is_file() {
                 self.add(meta.permissions().mode()).add(fs::read(entry.path())?);
+            } else if meta.is_symlink() {
+                self.add(fs::read_link(entry.path())?);
             }
         }
         Ok(self)
