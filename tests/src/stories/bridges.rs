@@ -66,6 +66,12 @@ fn two_bridges_come(dom0: &mut Dom0) -> Result<()> {
         status.contains("bridge name bridge id") && status.contains("xenbr1") && status.contains("peth1"),
         "the status is:\n{status}"
     );
+    // Domain 0's own card, by its name of those days.
+    let own = dom0.run("ip -br -4 addr show vif0.0; ip -br -4 addr show vif0.1")?;
+    ensure!(
+        own.contains(ADDRESS) && own.contains("10.0.3.15"),
+        "vif0.0 and vif0.1 are {own}"
+    );
     // Twice is once.
     dom0.run("xl network-script start")?;
     let port = dom0.run("ip -o link show peth0")?;
@@ -164,9 +170,12 @@ fn liars_are_not_heard(dom0: &mut Dom0) -> Result<()> {
 
 fn two_bridges_go(dom0: &mut Dom0) -> Result<()> {
     dom0.run("xl network-script stop")?;
-    let links = dom0.run("ip -br link; ip -br -4 addr; ip route")?;
+    let links = dom0.run("ip -br link; ip -br -4 addr; ip route; ip link show vif0.0 2>/dev/null || true")?;
     ensure!(
-        !links.contains("peth") && !links.contains("xenbr") && links.contains("default via 10.0.2.2 dev eth0"),
+        !links.contains("vif0.0")
+            && !links.contains("peth")
+            && !links.contains("xenbr")
+            && links.contains("default via 10.0.2.2 dev eth0"),
         "the cards are not as they were:\n{links}"
     );
     Ok(())
