@@ -53,7 +53,7 @@ impl Moment {
     }
 }
 
-/// One CPU model everywhere, so that a test means the same thing on every host.
+/// One CPU model nearly everywhere, so that a test means the same thing on every host.
 pub const CPU_MODEL: &str = "qemu64";
 
 /// What brings the hypervisor, the Domain 0 kernel and its ramdisk into memory.
@@ -133,6 +133,8 @@ pub struct Parts {
     pub disk: PathBuf,
     /// Which devices it has.
     pub devices: Devices,
+    /// Which model its CPUs are.
+    pub cpu_model: &'static str,
     /// How many CPUs.
     pub cpus: u32,
     /// How much memory, in MiB.
@@ -205,7 +207,7 @@ impl Parts {
         if self.accelerator == Accelerator::Counted {
             qemu.args(["-icount", "shift=0"]);
         }
-        qemu.args(["-cpu", CPU_MODEL]);
+        qemu.args(["-cpu", self.cpu_model]);
         qemu.arg("-smp")
             .arg(self.cpus.to_string())
             .arg("-m")

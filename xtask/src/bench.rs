@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ferroxen_stories::console::Transcript;
-use ferroxen_stories::machine::{Accelerator, Devices, Loader, Parts};
+use ferroxen_stories::machine::{Accelerator, CPU_MODEL, Devices, Loader, Parts};
 use flate2::read::GzDecoder;
 
 use crate::hypervisor;
@@ -120,6 +120,7 @@ impl Bench {
             empty_disks: Vec::new(),
             disk: self.images.guests.clone(),
             devices: Devices::Virtio,
+            cpu_model: CPU_MODEL,
             cpus: 1,
             memory_mib: 2048,
             accelerator: self.accelerator,

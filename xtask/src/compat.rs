@@ -8,6 +8,7 @@
 
 mod differences;
 mod masks;
+mod recording;
 mod script;
 
 use std::fs;
@@ -35,10 +36,23 @@ pub struct Selection {
     pub chapters: Vec<String>,
     /// Whose tools.
     pub tools: Toolstack,
-    /// Judges what the last run said, without another.
-    pub kept: bool,
+    /// Where Debian's word comes from, and ours.
+    pub oracle: Oracle,
     /// Install what is missing without asking.
     pub yes: bool,
+}
+
+/// What is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oracle {
+    /// Both hypervisors, at once.
+    Both,
+    /// Debian's, of which the answers are written down.
+    Record,
+    /// Ours, compared with what is written down of Debian's.
+    Recorded,
+    /// Neither: what both said in the last run is enough.
+    Kept,
 }
 
 /// How long a whole script may take on a slow machine.
@@ -46,6 +60,9 @@ const WHOLE: Duration = Duration::from_secs(3600);
 /// What every machine has: two CPUs, so that there is one to spare for a pool; and guests of which the hypervisor
 /// says nothing between what the tools say.
 const CPUS: u32 = 2;
+/// All processors that libvirt 9.0 has heard of have SYSENTER, which Xen takes from AMD's, and all but the plainest have
+/// VME, which QEMU's translation has not. So its driver starts with this one, and on neither hypervisor with QEMU's usual.
+const CPU_OF_LIBVIRT: &str = "kvm64";
 const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=1G loglvl=info guest_loglvl=none";
 
 /// Returns the folder of the script and all that belongs to it.
@@ -63,35 +80,58 @@ pub fn compat(selection: &Selection) -> Result<()> {
     let script = Script::read(&folder().join(script))?.chosen(&selection.chapters, toolstack)?;
     let mut differences = Differences::read(&folder().join("differences.toml"), toolstack)?;
     let masks = Masks::read(&folder().join("masks.toml"))?;
-    if selection.kept {
-        let (stock, ours) = (kept(toolstack, true, &script)?, kept(toolstack, false, &script)?);
-        return judge(&script, &mut differences, &masks, &stock, &ours);
-    }
-    let (on_stock, on_ours) = (
-        parts(toolstack, true, selection.yes, &script)?,
-        parts(toolstack, false, selection.yes, &script)?,
-    );
-    let (stock, ours) = thread::scope(|scope| -> Result<_> {
-        let stock = scope.spawn(|| run_on(&on_stock, &script));
-        let ours = run_on(&on_ours, &script).context("on our hypervisor");
-        let stock = stock
-            .join()
-            .map_err(|_| anyhow!("the run on Debian's hypervisor panicked"))?;
-        Ok((stock.context("on Debian's hypervisor")?, ours?))
-    })?;
-    keep("stock", &script, &stock)?;
-    keep("ours", &script, &ours)?;
+    let recorded = folder().join("recorded").join(word(toolstack));
+    let machine = |stock| parts(toolstack, stock, selection.yes, &script);
+    let (stock, ours) = match selection.oracle {
+        Oracle::Record => {
+            return recording::write(&recorded, &script, &masks, &run_on_stock(&machine(true)?, &script)?);
+        }
+        Oracle::Recorded => (
+            recording::read(&recorded, &script)?,
+            run_on_ours(&machine(false)?, &script)?,
+        ),
+        Oracle::Kept => (kept(toolstack, true, &script)?, kept(toolstack, false, &script)?),
+        Oracle::Both => run_on_both(&machine(true)?, &machine(false)?, &script)?,
+    };
     judge(&script, &mut differences, &masks, &stock, &ours)
+}
+
+fn run_on_stock(parts: &Parts, script: &Script) -> Result<Vec<Answer>> {
+    let answers = run_on(parts, script).context("on Debian's hypervisor")?;
+    keep("stock", script, &answers)?;
+    Ok(answers)
+}
+
+fn run_on_ours(parts: &Parts, script: &Script) -> Result<Vec<Answer>> {
+    let answers = run_on(parts, script).context("on our hypervisor")?;
+    keep("ours", script, &answers)?;
+    Ok(answers)
+}
+
+/// Runs the script on both hypervisors at once.
+fn run_on_both(stock: &Parts, ours: &Parts, script: &Script) -> Result<(Vec<Answer>, Vec<Answer>)> {
+    thread::scope(|scope| {
+        let stock = scope.spawn(|| run_on_stock(stock, script));
+        let ours = run_on_ours(ours, script);
+        let stock = stock.join();
+        let stock = stock.map_err(|_| anyhow!("the run on Debian's hypervisor panicked"))?;
+        Ok((stock?, ours?))
+    })
 }
 
 /// The name of a machine and its log.
 fn name(toolstack: Toolstack, stock: bool) -> String {
-    let tools = match toolstack {
+    let host = if stock { "stock" } else { "ours" };
+    format!("compat-{}-on-{host}", word(toolstack))
+}
+
+/// Whose tools, in names of files.
+fn word(toolstack: Toolstack) -> &'static str {
+    match toolstack {
         Toolstack::Ours => "ours",
         Toolstack::Debian => "debian",
         Toolstack::Libvirt => "libvirt",
-    };
-    format!("compat-{tools}-on-{}", if stock { "stock" } else { "ours" })
+    }
 }
 
 /// What a machine said when it last ran the script.
@@ -117,6 +157,9 @@ fn parts(toolstack: Toolstack, stock: bool, yes: bool, script: &Script) -> Resul
     let mut parts = bench.parts(&name(toolstack, stock));
     parts.ramdisk = with_script(&parts.ramdisk, script)?;
     parts.cpus = CPUS;
+    if toolstack == Toolstack::Libvirt {
+        parts.cpu_model = CPU_OF_LIBVIRT;
+    }
     // Its time goes by what it does, so that no busy host makes a script of Debian's take too long.
     parts.accelerator = Accelerator::Counted;
     OPTIONS.clone_into(&mut parts.options);
@@ -128,6 +171,9 @@ fn with_script(ramdisk: &Path, script: &Script) -> Result<PathBuf> {
     let mut tree = Tree::default();
     for entry in fs::read_dir(folder())? {
         let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            continue;
+        }
         let name = entry.file_name().to_string_lossy().into_owned();
         tree.file(&format!("compat/{name}"), 0o755, fs::read(entry.path())?);
     }

@@ -110,8 +110,14 @@ enum Verb {
         /// Runs Debian's libvirt instead (tests/compat/libvirt).
         #[arg(long)]
         libvirt: bool,
-        /// Judges what the last run said, without another.
+        /// Runs Debian's hypervisor alone, and writes down what it said: tests/compat/recorded.
         #[arg(long)]
+        record: bool,
+        /// Runs ours alone, and compares with what is recorded.
+        #[arg(long, conflicts_with = "record")]
+        recorded: bool,
+        /// Judges what the last run said, without another.
+        #[arg(long, conflicts_with_all = ["record", "recorded"])]
         kept: bool,
         /// Installs missing Debian packages without asking.
         #[arg(long)]
@@ -274,6 +280,8 @@ fn act(verb: Verb) -> Result<()> {
             chapters,
             ours,
             libvirt,
+            record,
+            recorded,
             kept,
             yes,
         } => compat::compat(&compat::Selection {
@@ -283,7 +291,12 @@ fn act(verb: Verb) -> Result<()> {
                 (_, true) => Toolstack::Libvirt,
                 _ => Toolstack::Debian,
             },
-            kept,
+            oracle: match (record, recorded, kept) {
+                (true, ..) => compat::Oracle::Record,
+                (_, true, _) => compat::Oracle::Recorded,
+                (.., true) => compat::Oracle::Kept,
+                _ => compat::Oracle::Both,
+            },
             yes,
         }),
         Verb::FuzzGuest { seed, steps, yes } => {
