@@ -5,6 +5,8 @@
 //!
 //! - `rows`: as the first process, each of the rows that are system calls, and a second without any; then `[bench] end`.
 //! - `arrive`: as the first process, makes a mark, and switches its domain off.
+//! - `beats`: as the first process, wakes every 5 ms for a while, tells the longest time between two beats in ticks of
+//!   the processor, and switches its domain off.
 //! - `mark`: makes a mark.
 //! - `second NAME`: sleeps for a second between two marks.
 //! - `reads NAME COUNT`: reads a node of xenstore so often, each time between two marks.
@@ -71,6 +73,15 @@ fn run(words: Words) -> u8 {
             mark();
             let refused = sys::power_off();
             fail("arrive", &refused.into());
+            rest()
+        }
+        Some("beats") => {
+            println!("it beats");
+            match rows::beats() {
+                Ok(longest) => println!("[bench] {}: {longest}", rows::BEATS),
+                Err(wrong) => fail(rows::BEATS, &wrong),
+            }
+            fail(rows::BEATS, &sys::power_off().into());
             rest()
         }
         Some("mark") => {

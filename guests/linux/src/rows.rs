@@ -65,6 +65,24 @@ pub fn second(name: &str) {
     }
 }
 
+/// What a guest that is moved notices of it.
+pub const BEATS: &str = "an idle guest is moved: its longest silence";
+
+/// Beats every 5 ms for ten seconds; returns the longest time between two beats.
+pub fn beats() -> Result<u64, Wrong> {
+    const PERIOD_NS: u64 = 5_000_000;
+    const BEATS: u64 = 10 * SECOND / PERIOD_NS;
+    let (mut last, mut longest) = (sys::ticks(), 0);
+    for _ in 0..BEATS {
+        sys::sleep_ns(PERIOD_NS)?;
+        let now = sys::ticks();
+        longest = longest.max(now.saturating_sub(last));
+        last = now;
+    }
+    check("a beat after its time", longest >= PERIOD_NS)?;
+    Ok(longest)
+}
+
 fn parent() -> Result<(), Wrong> {
     for _ in 0..ROUNDS {
         mark();

@@ -320,11 +320,25 @@ struct Timespec {
     ns: u64,
 }
 
-/// Sleeps.
+/// Sleeps for seconds.
 pub fn sleep(seconds: u64) -> Result<(), Errno> {
-    let wanted = Timespec { seconds, ns: 0 };
+    sleep_for(Timespec { seconds, ns: 0 })
+}
+
+/// Sleeps for less than a second.
+pub fn sleep_ns(ns: u64) -> Result<(), Errno> {
+    sleep_for(Timespec { seconds: 0, ns })
+}
+
+fn sleep_for(wanted: Timespec) -> Result<(), Errno> {
     // SAFETY: reads how long.
     unsafe { call(NANOSLEEP, [&raw const wanted as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Returns the processor's count, which goes on while a Linux that is moved has no time.
+pub fn ticks() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// Returns the time since boot, in ns.

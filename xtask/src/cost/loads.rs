@@ -23,11 +23,13 @@ pub enum Group {
     Linux,
     /// What it does while a small Linux guest boots, and while Domain 0 and its daemons sleep
     Guest,
+    /// How long a small Linux guest with nothing to do stands still when it is moved (`xl migrate GUEST localhost`)
+    Moved,
 }
 
 impl Group {
     /// All of them, in the table's order.
-    pub const ALL: [Self; 3] = [Self::Operations, Self::Linux, Self::Guest];
+    pub const ALL: [Self; 4] = [Self::Operations, Self::Linux, Self::Guest, Self::Moved];
 
     /// Returns its name on the command line.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Group {
             Self::Operations => "operations",
             Self::Linux => "linux",
             Self::Guest => "guest",
+            Self::Moved => "moved",
         }
     }
 
@@ -43,7 +46,8 @@ impl Group {
         match self {
             Self::Operations => operations(),
             Self::Linux => linux(),
-            Self::Guest => guest(),
+            Self::Guest => guest("guest", "arrive", include_bytes!("sessions/guest")),
+            Self::Moved => guest("moved", "beats", include_bytes!("sessions/moved")),
         }
     }
 }
@@ -81,26 +85,28 @@ fn only_our_program() -> Result<Vec<u8>> {
     tree.to_initramfs()
 }
 
-/// Domain 0 with our toolstack, and a guest that ends as soon as it is up.
-fn guest() -> Result<Load> {
-    let config = "name = \"guest\"\nkernel = \"/measured/vmlinux\"\nramdisk = \"/measured/guest.img\"\n\
-                  memory = 128\nextra = \"console=hvc0 quiet norandmaps arrive\"\non_crash = \"preserve\"\n";
+/// Domain 0 with our toolstack, and a guest that does what `word` says as soon as it is up, and ends.
+fn guest(name: &'static str, word: &str, session: &[u8]) -> Result<Load> {
+    let config = format!(
+        "name = \"guest\"\nkernel = \"/measured/vmlinux\"\nramdisk = \"/measured/guest.img\"\n\
+         memory = 128\nextra = \"console=hvc0 quiet norandmaps {word}\"\non_crash = \"preserve\"\n"
+    );
     let kernel = Kernel::fetch("amd64")?;
     let files = vec![
         ("measured/guest.img", only_our_program()?),
-        ("measured/guest.cfg", config.as_bytes().to_vec()),
+        ("measured/guest.cfg", config.into_bytes()),
         ("measured/vmlinux", fs::read(&kernel.vmlinux)?),
     ];
     Ok(Load {
-        name: "guest",
+        name,
         options: "dom0_mem=512M dom0_max_vcpus=1",
         memory_mib: 1024,
         kernel: kernel.vmlinux,
         kernel_options: DOM0_KERNEL_OPTIONS.to_owned(),
         ramdisk: Some(dom0_with(
-            "bench-guest.img",
+            &format!("bench-{name}.img"),
             Toolstack::Ours,
-            include_bytes!("sessions/guest"),
+            session,
             files,
         )?),
     })
