@@ -20,6 +20,7 @@ pub(super) fn told_at_the_prompt(parts: &Parts) -> Result<()> {
     disks_have_their_numbers(&mut dom0)?;
     every_state_has_its_letter(&mut dom0)?;
     lists_have_their_layout(&mut dom0)?;
+    a_core_is_left(&mut dom0)?;
     dom0.power_off(PATIENCE)
 }
 
@@ -205,6 +206,35 @@ fn every_state_has_its_letter(dom0: &mut Dom0) -> Result<()> {
     let crash = Tiny::new("oops").then("echo c >/proc/sysrq-trigger");
     dom0.create_tiny(&crash.setting("on_crash = \"preserve\""))?;
     wait_for_state(dom0, "oops", "---sc-")
+}
+
+/// By hand, and by whoever stays with a domain. A kernel that never said which frames it has is dumped as well.
+fn a_core_is_left(dom0: &mut Dom0) -> Result<()> {
+    const CORES: &str = "/var/lib/xen/dump";
+    let is_core = |dom0: &mut Dom0, file: &str, mib: u32| -> Result<()> {
+        let kind = dom0.run(&format!("od -An -tx1 -N4 {file}; od -An -tu2 -j16 -N4 {file}"))?;
+        let kind: Vec<&str> = kind.split_whitespace().collect();
+        ensure!(
+            kind == ["7f", "45", "4c", "46", "4", "62"],
+            "{file} begins with {kind:?}"
+        );
+        let size: u64 = dom0.run(&format!("stat -c %s {file}; rm {file}"))?.parse()?;
+        let memory = u64::from(mib) << 20;
+        let is_right = (memory..memory + (2 << 20)).contains(&size);
+        ensure!(is_right, "{file} has {size} bytes, and the domain had {mib} MiB");
+        Ok(())
+    };
+    dom0.run("xl dump-core oops /tmp/oops.core && ! ls /tmp/*.part 2>/dev/null")?;
+    is_core(dom0, "/tmp/oops.core", 128)?;
+    wait_for_state(dom0, "oops", "---sc-")?;
+    for (reason, setting) in [(3, "on_crash"), (4, "on_watchdog")] {
+        let name = format!("core{reason}");
+        let config = micro(&name, &format!("end reason={reason}"));
+        dom0.create(&name, &format!("{config}{setting} = \"coredump-destroy\"\n"))?;
+        dom0.wait_until_gone(&name, PATIENCE)?;
+        is_core(dom0, &format!("{CORES}/{name}"), 16)?;
+    }
+    Ok(())
 }
 
 pub(super) fn wait_for_state(dom0: &mut Dom0, name: &str, state: &str) -> Result<()> {

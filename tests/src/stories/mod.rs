@@ -79,14 +79,15 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "commands",
-        claim: "xl and xm list, name, number, explain, refuse and let go as stock xl does",
+        claim: "xl and xm list, name, number, explain, refuse and let go as stock xl does, and leave a core of who crashes",
         rows: &["M074", "M101", "M133", "M134", "M139", "M140"],
         tell: commands::told_at_the_prompt,
     },
     Story {
         name: "debian-xl",
         claim: "Debian's own tools work on our hypervisor: a guest with a disk and a card is saved, restored, moved while it \
-                runs, and handed to our tools and back by file and by pipe; what xentrace sees",
+                runs, and handed to our tools and back by file and by pipe; what xentrace sees, and a core \
+                like ours",
         rows: &["M010", "M137"],
         tell: debian_xl::works,
     },

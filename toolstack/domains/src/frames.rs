@@ -7,8 +7,10 @@
 //! Upstream: xen/include/public/arch-x86/xen.h, `struct arch_shared_info`.
 
 use crate::error::{Doing, Error, Result};
-use crate::hyper::Hypervisor;
+use crate::hyper::{FRAME_TYPES, Hypervisor};
+use ferroxen_abi::domctl::pfinfo;
 use ferroxen_abi::xen::shared_info;
+use ferroxen_stream::image::FrameType;
 use ferroxen_words::{DomId, Gfn, PAGE_SIZE};
 use ferroxen_xenctl::ForeignPages;
 use std::sync::atomic::Ordering;
@@ -108,6 +110,11 @@ impl Frames {
         Ok(())
     }
 
+    /// All that are there: the domain's number of each, in order, and the machine's.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u64, u64)> {
+        (0..self.count()).filter_map(|pfn| Some((pfn, self.mfn(pfn)?)))
+    }
+
     /// How many there are, with those that are not there.
     pub(crate) fn count(&self) -> u64 {
         self.p2m.len() as u64
@@ -134,6 +141,34 @@ impl Frames {
         let back = self.p2m.get(usize::try_from(pfn).ok()?)?;
         (*back == mfn).then_some(pfn)
     }
+}
+
+/// A domain's frames as the hypervisor alone knows them, whatever the domain says: its own number of each, in order, and
+/// the machine's. Every frame of the machine is asked about.
+pub(crate) fn owned_by(hypervisor: &dyn Hypervisor, domid: DomId) -> std::io::Result<Vec<(u64, u64)>> {
+    let (m2p, len) = hypervisor.machine_to_phys()?;
+    let mut found = Vec::new();
+    let mut first = 0;
+    while first < len {
+        let mut types: Vec<u64> = (first..len.min(first + FRAME_TYPES as u64)).collect();
+        let count = types.len() as u64;
+        hypervisor.frame_types(domid, &mut types)?;
+        for (mfn, _) in (first..).zip(types).filter(|(_, word)| frame_type(*word).has_data()) {
+            let pfn = m2p.load_u64(mfn as usize * 8, Ordering::Relaxed).unwrap_or(NO_FRAME);
+            if pfn < MOST_FRAMES {
+                found.push((pfn, mfn));
+            }
+        }
+        first += count;
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// What a frame is to its domain, from the control call's word; what it cannot tell of is not there.
+pub(crate) fn frame_type(word: u64) -> FrameType {
+    let bits = (word & pfinfo::LTAB_MASK) >> pfinfo::LTAB_SHIFT;
+    FrameType::from_bits(bits as u8).unwrap_or(FrameType::NONE)
 }
 
 /// Frames of a guest that are mapped at a time.

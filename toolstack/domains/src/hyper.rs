@@ -2,6 +2,7 @@
 //!
 //! [`Xen`](crate::xen::Xen) is the real one. Tests have one of their own, in which any call can be made to fail.
 
+use crate::inquiry::VersionInfo;
 use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, MsrEntry};
 use ferroxen_abi::memory::E820Entry;
 use ferroxen_abi::sysctl;
@@ -26,6 +27,9 @@ pub enum Affinity {
 pub trait Contents {
     /// The hypervisor's major and minor version.
     fn version(&self) -> io::Result<(u32, u32)>;
+
+    /// All that the hypervisor says of itself.
+    fn about_itself(&self) -> io::Result<VersionInfo>;
 
     /// Lets a domain that has suspended itself run on.
     fn resume(&self, domid: DomId) -> io::Result<()>;

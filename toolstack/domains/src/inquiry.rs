@@ -11,7 +11,7 @@ use std::io;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What `xl info` tells of the hypervisor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names of `xl info`")]
 pub struct VersionInfo {
     pub major: u16,

@@ -7,6 +7,7 @@
 //! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
 //! - [`devd`]: other domains' devices, in a driver domain
+//! - [`dump`]: its memory in a file, for whoever wants to know what happened; [`draft`]: such a file in the making
 //! - `destroy`: the end; [`keep`]: its configuration, as long as it lives; [`describe`]: that as JSON
 //! - [`progress`]: how far long work is
 //! - [`cpupools`]: which CPUs run which domains
@@ -26,6 +27,8 @@ pub mod describe;
 mod destroy;
 pub mod devd;
 pub mod device;
+pub mod draft;
+pub mod dump;
 mod error;
 mod frames;
 mod grants;

@@ -3,7 +3,7 @@
 use crate::control::{End, Reason};
 use crate::error::Result;
 use crate::patience::Patience;
-use crate::{Toolstack, create, nodes};
+use crate::{Toolstack, create, dump, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{Action, DomainConfig, Loaded};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -43,7 +43,12 @@ pub fn supervise(tools: &Toolstack, mut domid: DomId, loaded: &Loaded, mut log: 
             Action::Destroy => false,
             Action::Restart => true,
             Action::CoredumpDestroy | Action::CoredumpRestart => {
-                log("core dumps are not supported yet: none was written".to_owned());
+                let path = dump::usual_path(&loaded.config.name);
+                log(format!("dumping its core to {}", path.display()));
+                // It has stopped, so nothing has to be paused. Without a core it goes on all the same, as with stock xl.
+                if let Err(error) = tools.dump_core(domid, &path, dump::Manner::Live) {
+                    log(error.to_string());
+                }
                 action == Action::CoredumpRestart
             }
             Action::SoftReset => {

@@ -10,9 +10,9 @@
 
 use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
-use crate::frames::{FRAME_MASK, Frames, HYPERVISOR_SLOTS, LARGE, PRESENT, Words};
+use crate::frames::{FRAME_MASK, Frames, HYPERVISOR_SLOTS, LARGE, PRESENT, Words, frame_type};
 use crate::hyper::FRAME_TYPES;
-use ferroxen_abi::domctl::{Getdomaininfo, dominf, pfinfo};
+use ferroxen_abi::domctl::{Getdomaininfo, dominf};
 use ferroxen_abi::x86::VcpuGuestContext;
 use ferroxen_stream::image::{DomainKind, FrameType, Header, Record, TscInfo, VcpuPart, write_pages};
 use ferroxen_words::{DomId, Gfn, PAGE_SIZE};
@@ -379,10 +379,4 @@ fn part(part: VcpuPart, vcpu: u32, bytes: Vec<u8>) -> Record {
 
 fn put(mut to: &mut dyn Write, record: &Record) -> Result<()> {
     record.write(&mut to).doing(|| "writing the image".to_owned())
-}
-
-/// From the control call's word; what it cannot tell of is not there.
-fn frame_type(word: u64) -> FrameType {
-    let bits = (word & pfinfo::LTAB_MASK) >> pfinfo::LTAB_SHIFT;
-    FrameType::from_bits(bits as u8).unwrap_or(FrameType::NONE)
 }

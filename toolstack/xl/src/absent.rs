@@ -105,7 +105,6 @@ pub const ABSENT: &[Absent] = &[
     absent("pci-assignable-remove", PCI),
     absent("pci-assignable-list", PCI),
     absent("vncviewer", "a PV domain has no screen; `xl console` shows its console"),
-    absent("dump-core", "core dumps are not supported yet"),
     absent("cd-insert", CD),
     absent("cd-eject", CD),
     absent("button-press", HVM),

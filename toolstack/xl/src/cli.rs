@@ -2,8 +2,8 @@
 
 use crate::json::Format;
 use crate::{
-    console, create, devd, devices, domids, help, host, image, lifecycle, list, migrate, network, pools, save, sched,
-    time, tune,
+    console, create, devd, devices, domids, dump, help, host, image, lifecycle, list, migrate, network, pools, save,
+    sched, time, tune,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -78,6 +78,8 @@ pub enum Command {
     VcpuSet(tune::VcpuSet),
     /// List guest domains, excluding dom0, stubdoms, etc.
     VmList(list::Whole),
+    /// Core dump a domain
+    DumpCore(dump::DumpCore),
     /// Get information about Xen host
     Info(host::Info),
     /// Get information about page sharing

@@ -11,6 +11,7 @@ mod create;
 mod devd;
 mod devices;
 mod domids;
+mod dump;
 mod help;
 mod host;
 mod image;
@@ -124,6 +125,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate(args) => migrate::send(&args)?,
         Command::MigrateReceive(args) => migrate::receive(&args)?,
         Command::Rename(args) => lifecycle::rename(&tools()?, &args)?,
+        Command::DumpCore(args) => dump::run(&args)?,
         Command::Sysrq(args) => lifecycle::sysrq(&tools()?, &args)?,
         Command::MemSet(args) => tune::set_memory(&tools()?, &args)?,
         Command::MemMax(args) => tune::set_max_memory(&tools()?, &args)?,

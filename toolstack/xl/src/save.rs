@@ -5,14 +5,14 @@ use crate::{json, progress};
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_consoled::interrupts;
+use ferroxen_domains::draft::Draft;
 use ferroxen_domains::patience::Interrupt;
 use ferroxen_domains::{Toolstack, create, recall, save};
 use ferroxen_stream::{envelope, file::Head};
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::Loaded;
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, IntoInnerError, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes gathered before they are written, or read ahead.
@@ -74,14 +74,14 @@ pub fn save(args: &Save) -> anyhow::Result<()> {
         .showing(progress::for_people("save"));
     let domid = crate::domain(&tools, &args.domain)?;
     let head = head(&tools, domid, args.config.as_deref())?;
-    let target = Target::open(&args.file)?;
+    let draft = Draft::open(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     eprintln!(
         "Saving to {} new xl format (info 0x3/0x0/{})",
         args.file.display(),
         head.config.len()
     );
     tools.suspend(domid)?;
-    let written = write(&tools, domid, &head, target);
+    let written = write(&tools, domid, &head, draft);
     if let Err(error) = written {
         tools.resume(domid)?;
         return Err(error.context("the domain was not saved, and runs on"));
@@ -119,12 +119,11 @@ pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>) -> anyhow::Res
     Ok(Head { config })
 }
 
-fn write(tools: &Toolstack, domid: DomId, head: &Head, target: Target) -> anyhow::Result<()> {
-    let mut to = BufWriter::with_capacity(BUFFER, &target.file);
+fn write(tools: &Toolstack, domid: DomId, head: &Head, draft: Draft) -> anyhow::Result<()> {
+    let mut to = BufWriter::with_capacity(BUFFER, draft);
     stream(tools, domid, head, &mut to)?;
-    to.flush().context("writing the file")?;
-    drop(to);
-    target.keep()
+    let draft = to.into_inner().map_err(IntoInnerError::into_error);
+    draft.and_then(Draft::keep).context("writing the file")
 }
 
 /// Writes a suspended domain whole.
@@ -135,57 +134,6 @@ pub fn stream(tools: &Toolstack, domid: DomId, head: &Head, to: &mut dyn Write) 
     save::write_image(tools, domid, to)?;
     envelope::close(&mut to)?;
     Ok(())
-}
-
-/// A file in the making: under its name only once it is complete. What is no plain file (a pipe, say) is written as it
-/// is.
-struct Target {
-    file: File,
-    /// The draft and its final name.
-    rename: Option<(PathBuf, PathBuf)>,
-}
-
-impl Target {
-    fn open(path: &Path) -> anyhow::Result<Target> {
-        let doing = || format!("cannot write {}", path.display());
-        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            let file = OpenOptions::new().write(true).open(path).with_context(doing)?;
-            return Ok(Target { file, rename: None });
-        }
-        let mut draft = path.as_os_str().to_owned();
-        draft.push(".part");
-        let draft = PathBuf::from(draft);
-        // All that the guest knows is in it.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)
-            .with_context(doing)?;
-        Ok(Target {
-            file,
-            rename: Some((draft, path.to_owned())),
-        })
-    }
-
-    fn keep(mut self) -> anyhow::Result<()> {
-        if let Some((draft, path)) = &self.rename {
-            self.file.sync_all().context("writing the file")?;
-            std::fs::rename(draft, path).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        self.rename = None;
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some((draft, _)) = &self.rename {
-            // What is left of it is only clutter.
-            let _ = std::fs::remove_file(draft);
-        }
-    }
 }
 
 /// `xl restore`

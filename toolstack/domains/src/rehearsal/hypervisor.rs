@@ -2,6 +2,7 @@
 
 use super::{Stage, State};
 use crate::hyper::{Affinity, Contents, Hypervisor};
+use crate::inquiry::VersionInfo;
 use ferroxen_abi::domctl::{self, CpuidLeaf, Getdomaininfo, MsrEntry, dominf};
 use ferroxen_abi::memory::E820Entry;
 use ferroxen_abi::sysctl::{self, physcap};
@@ -64,11 +65,13 @@ impl Hypervisor for Rehearsed {
     }
 
     fn pause(&self, domid: DomId) -> io::Result<()> {
-        self.done("pause", domid)
+        self.about("pause", domid)?.pauses += 1;
+        Ok(())
     }
 
     fn unpause(&self, domid: DomId) -> io::Result<()> {
-        self.done("unpause", domid)
+        self.about("unpause", domid)?.pauses -= 1;
+        Ok(())
     }
 
     fn domain(&self, domid: DomId) -> io::Result<Option<Getdomaininfo>> {
@@ -208,6 +211,10 @@ impl Hypervisor for Rehearsed {
 impl Contents for Rehearsed {
     fn version(&self) -> io::Result<(u32, u32)> {
         self.0.call("version").map(|_| (4, 17))
+    }
+
+    fn about_itself(&self) -> io::Result<VersionInfo> {
+        self.0.call("about_itself").map(|_| VersionInfo::default())
     }
 
     fn resume(&self, domid: DomId) -> io::Result<()> {

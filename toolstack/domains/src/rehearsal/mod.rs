@@ -11,6 +11,7 @@ mod linux;
 mod store;
 
 use crate::devd::Devd;
+use crate::dump::Manner;
 use crate::keep::Keep;
 use crate::patience::{Interrupt, Patience};
 use crate::progress::Silent;
@@ -44,6 +45,8 @@ struct State {
     /// The call at which it went wrong.
     failed: Option<String>,
     next_domid: u16,
+    /// How often domains were paused more than unpaused.
+    pauses: i32,
     /// Frames of each domain.
     domains: BTreeMap<u16, u64>,
     /// Domains that are dead, but of which somebody still holds a page.
@@ -425,6 +428,27 @@ fn an_end_that_failed_can_be_tried_again() {
         );
         Some(failed)
     });
+}
+
+/// It runs on as before, whatever happens, and a file that is not whole is none.
+#[test]
+fn a_core_that_cannot_be_dumped_disturbs_nobody() {
+    let steps = with_trouble_at_each_call(|scene, turn| {
+        let domid = scene.create(&scene.config("")).expect("nothing goes wrong");
+        let path = scene.directory.join("core");
+        let before = scene.stage.state().pauses;
+        scene.plan(turn, false);
+        let dumped = scene.tools.dump_core(domid, &path, Manner::Paused);
+        let failed = scene.calm()?;
+        // Of a call that fails there is nothing to be undone.
+        let paused = scene.stage.state().pauses - before;
+        assert_eq!(paused, i32::from(failed == "unpause"), "after {failed} had failed");
+        let files = std::fs::read_dir(&scene.directory).expect("can be read").flatten();
+        let cores = files.filter(|file| file.file_name().to_string_lossy().starts_with("core"));
+        assert_eq!(cores.count(), usize::from(dumped.is_ok()), "after {failed} had failed");
+        Some(failed)
+    });
+    assert!(steps > 5, "only {steps} calls");
 }
 
 #[test]

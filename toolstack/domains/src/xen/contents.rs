@@ -2,6 +2,7 @@
 
 use super::Xen;
 use crate::hyper::{Contents, FRAME_TYPES};
+use crate::inquiry::VersionInfo;
 use ferroxen_abi::domctl::{self, CpuidLeaf, Domctl, DomctlCmd, MsrEntry, ShadowOp, ShadowOpCmd, VcpuMsr};
 use ferroxen_abi::memory::{MachphysMfnList, MemoryCmd};
 use ferroxen_abi::x86::VcpuGuestContext;
@@ -25,6 +26,10 @@ impl Contents for Xen {
     fn version(&self) -> io::Result<(u32, u32)> {
         let (major, minor) = self.privcmd.version()?;
         Ok((major.into(), minor.into()))
+    }
+
+    fn about_itself(&self) -> io::Result<VersionInfo> {
+        Xen::version(self)
     }
 
     fn resume(&self, domid: DomId) -> io::Result<()> {
