@@ -17,7 +17,7 @@ pub(super) fn come_and_go(parts: &Parts) -> Result<()> {
     a_disk_grows(&mut dom0)?;
     a_disk_cannot_be_taken_twice(&mut dom0)?;
     a_card_comes_and_goes(&mut dom0)?;
-    dom0.destroy(NAME)?;
+    a_driver_domain_serves_a_disk(&mut dom0)?;
     every_way_of_writing(&mut dom0)?;
     let loops = dom0.run("losetup -a | grep -c /tmp/d || true")?;
     ensure!(loops == "0", "{loops} loop devices are left");
@@ -124,6 +124,60 @@ fn a_card_comes_and_goes(dom0: &mut Dom0) -> Result<()> {
         "the card is still there: {gone}\n{links}"
     );
     Ok(())
+}
+
+/// A guest with our `xl` and Linux' backend in it serves the other one, until that one is destroyed.
+fn a_driver_domain_serves_a_disk(dom0: &mut Dom0) -> Result<()> {
+    const DRIVER: &str = "driver";
+    // What Domain 0 itself runs, laid over a guest's ramdisk.
+    dom0.run(
+        "mkdir -p /tmp/over/sbin && cd /tmp/over && cp /usr/sbin/xl sbin/ && \
+         cp $(find /lib/modules -name xen-blkback.ko -o -name loop.ko) sbin/ && \
+         find . | cpio -o -H newc 2>/dev/null | cat /srv/guests/tiny.img - >/tmp/driver.img && cd / && rm -r /tmp/over",
+    )?;
+    let driver = Tiny::new(DRIVER)
+        .memory(160)
+        .setting("ramdisk = \"/tmp/driver.img\"")
+        .setting("driver_domain = 1");
+    dom0.start_tiny(&driver)?;
+    let served = "insmod /sbin/loop.ko && insmod /sbin/xen-blkback.ko && truncate -s 16M /tmp/served.img && xl devd";
+    dom0.in_guest(DRIVER, served, PATIENCE)?;
+    let attach = |image: &str| {
+        format!("xl block-attach {NAME} backend={DRIVER},vdev=xvdf,access=rw,target=/tmp/{image}.img 2>&1")
+    };
+    let (code, said) = dom0.ask(&attach("absent"), PATIENCE)?;
+    ensure!(
+        code == 1 && said.contains("No such file"),
+        "what the driver domain does not have: {code}, {said}"
+    );
+    let (code, said) = dom0.ask(&attach("served").replace(DRIVER, "nobody"), PATIENCE)?;
+    ensure!(
+        code == 1 && said.contains("no such domain"),
+        "served by nobody: {code}, {said}"
+    );
+    dom0.run(&attach("served"))?;
+    let number = dom0.run(&format!("xl domid {DRIVER}"))?;
+    let list = dom0.run(&format!("xl block-list {NAME} | awk '$1 == 51792 {{ print $2, $4 }}'"))?;
+    ensure!(
+        list.starts_with(&number),
+        "domain {number} serves it, and the list says {list}"
+    );
+    let write = "for _ in $(seq 50); do [ -b /dev/xvdf ] && break; usleep 100000; done; \
+                 echo served | dd of=/dev/xvdf conv=fsync 2>/dev/null";
+    dom0.in_guest(NAME, write, PATIENCE)?;
+    dom0.run(&format!("xl block-detach {NAME} xvdf"))?;
+    let look = "for _ in $(seq 100); do [ -z \"$(losetup -a)\" ] && break; usleep 100000; done; \
+                head -c 6 /tmp/served.img; losetup -a | wc -l";
+    let kept = dom0.in_guest(DRIVER, look, PATIENCE)?;
+    ensure!(kept == "served0", "after it was detached, the driver domain has {kept}");
+    dom0.run(&attach("served"))?;
+    dom0.destroy(NAME)?;
+    let kept = dom0.in_guest(DRIVER, look, PATIENCE)?;
+    ensure!(
+        kept == "served0",
+        "after its guest was destroyed, the driver domain has {kept}"
+    );
+    dom0.destroy(DRIVER)
 }
 
 /// Numbers as in xen-vbd-interface(7), and NetBSD's.

@@ -117,7 +117,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "devices",
-        claim: "disks and cards come, grow and go while a guest runs, under every name and in every way of writing",
+        claim: "disks and cards come, grow and go while a guest runs, under every name and in every way of writing, also from a \
+                driver domain",
         rows: &["M103", "M106", "M115"],
         tell: devices::come_and_go,
     },

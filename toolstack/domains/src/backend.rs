@@ -1,8 +1,8 @@
-//! The kernel's ends of a guest's devices, while they come.
+//! The backends of a guest's devices, while they come: the kernel's, and those of driver domains.
 
 use crate::error::{Doing, Error, Result};
 use crate::patience::Patience;
-use crate::{Toolstack, nodes};
+use crate::{Toolstack, hotplug, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
 use std::time::Duration;
@@ -13,6 +13,42 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NEW: &str = "1";
 
 impl Toolstack {
+    /// The domain that serves a device: Domain 0, unless the device names another.
+    pub(crate) fn server(&self, word: Option<&str>) -> Result<DomId> {
+        let Some(word) = word.filter(|word| *word != "Domain-0") else {
+            return Ok(DomId::DOM0);
+        };
+        let doing = || format!("looking for the backend's domain \"{word}\"");
+        let found = self.find(word)?;
+        let exists = |domid: &DomId| self.store.exists(&nodes::domain(*domid));
+        match found.as_ref().map(exists).transpose().doing(doing)? {
+            Some(true) => Ok(found.unwrap_or(DomId::DOM0)),
+            _ => Err(Error::new(doing(), "there is no such domain").way_out("start the driver domain first")),
+        }
+    }
+
+    /// Waits until a driver domain has connected its end of a device, or says why it has not.
+    pub(crate) fn wait_connected(&self, server: DomId, back: &str, module: &str) -> Result<()> {
+        let doing = || format!("waiting for domain {} to connect it", server.raw());
+        let status = format!("{back}/hotplug-status");
+        let is_done = self.wait_for(
+            &status,
+            self.patience(hotplug::PATIENCE),
+            |status| status.is_some(),
+            doing,
+        )?;
+        let read = |node: &str| self.store.read_opt(&format!("{back}/{node}")).doing(doing);
+        match (is_done, read("hotplug-status")?.as_deref()) {
+            (_, Some("connected")) => Ok(()),
+            (true, _) => Err(Error::new(
+                doing(),
+                read("hotplug-error")?.unwrap_or_else(|| "it failed".to_owned()),
+            )),
+            (false, _) => Err(Error::new(doing(), "it did not")
+                .way_out(format!("does `xl devd` run in there, with {module} loaded?"))),
+        }
+    }
+
     /// Waits until the kernel's backend has looked at a new device.
     pub(crate) fn wait_backend(&self, domid: DomId, kind: &str, id: u32, module: &str) -> Result<()> {
         let back = nodes::backend(domid, kind, id);

@@ -7,7 +7,7 @@ use crate::Toolstack;
 use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::hotplug::{self, Script};
-use crate::image::{self, Claimant, Made};
+use crate::image::{self, Claimant, Device, Made};
 use crate::nodes;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Changes, Store};
@@ -15,7 +15,7 @@ use ferroxen_xlconfig::{Disk, DiskBackend, DiskFormat};
 use std::path::{Path, PathBuf};
 
 /// What stands in `script`, for libxl when it takes the disk away; nothing of ours runs it.
-const SCRIPT: &str = "/etc/xen/scripts/block";
+pub(crate) const SCRIPT: &str = "/etc/xen/scripts/block";
 /// The script that we need not run.
 const BUILT_IN: &str = "block";
 
@@ -25,6 +25,8 @@ enum Source<'a> {
     Here(PathBuf),
     /// Something that a script knows how to find.
     Script(&'a str, &'a Path),
+    /// What a driver domain has under that name.
+    Elsewhere(DomId, &'a Path),
 }
 
 fn step(disk: &Disk) -> String {
@@ -33,19 +35,13 @@ fn step(disk: &Disk) -> String {
 
 /// Refuses what cannot be attached, before anything is made for it.
 pub(crate) fn check(tools: &Toolstack, claimant: Claimant<'_>, disk: &Disk) -> Result<()> {
-    match source(disk)? {
+    match source(tools, disk)? {
         Source::Here(target) => is_free(tools, claimant, &target, disk),
-        Source::Script(..) => Ok(()),
+        Source::Script(..) | Source::Elsewhere(..) => Ok(()),
     }
 }
 
-fn source(disk: &Disk) -> Result<Source<'_>> {
-    let backend = disk.backend.as_deref();
-    if backend.is_some_and(|backend| !matches!(backend, "0" | "Domain-0")) {
-        return Err(
-            Error::new(step(disk), "backends in other domains are not supported yet").way_out("leave `backend` out"),
-        );
-    }
+fn source<'a>(tools: &Toolstack, disk: &'a Disk) -> Result<Source<'a>> {
     if let (DiskFormat::Other(format), Some(DiskBackend::Phy)) = (disk.format, disk.backend_type) {
         return Err(Error::new(
             step(disk),
@@ -56,6 +52,19 @@ fn source(disk: &Disk) -> Result<Source<'_>> {
     let Some(target) = &disk.target else {
         return Err(Error::new(step(disk), "empty drives are not supported for PV yet").way_out("name an image"));
     };
+    let server = tools.server(disk.backend.as_deref());
+    let server = server.map_err(|error| error.in_step(step(disk)))?;
+    if server != DomId::DOM0 {
+        let is_plain = !matches!(disk.format, DiskFormat::Other(_));
+        return match is_plain && matches!(disk.backend_type, None | Some(DiskBackend::Phy)) {
+            true => Ok(Source::Elsewhere(server, target)),
+            // As with libxl, which has only blkback in other domains.
+            false => Err(
+                Error::new(step(disk), "driver domains serve plain images and devices only")
+                    .way_out("leave `format` and `backendtype` out, or have Domain 0 serve it"),
+            ),
+        };
+    }
     Ok(match disk.script.as_deref().filter(|name| *name != BUILT_IN) {
         Some(script) => Source::Script(script, target),
         None => Source::Here(image::find(target)),
@@ -64,7 +73,7 @@ fn source(disk: &Disk) -> Result<Source<'_>> {
 
 fn is_free(tools: &Toolstack, claimant: Claimant<'_>, target: &Path, disk: &Disk) -> Result<()> {
     image::is_image(target, disk).map_err(|error| error.in_step(step(disk)))?;
-    if let Some(user) = image::user_of(&tools.store, claimant, target, disk).doing(|| step(disk))? {
+    if let Some(user) = image::user_of(&tools.store, DomId::DOM0, claimant, target, disk).doing(|| step(disk))? {
         return Err(in_use(target, disk, &user));
     }
     match image::mounted(target, disk) {
@@ -79,9 +88,10 @@ fn is_free(tools: &Toolstack, claimant: Claimant<'_>, target: &Path, disk: &Disk
 
 /// Gives a disk to a domain.
 pub(crate) fn attach(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
-    match source(disk)? {
+    match source(tools, disk)? {
         Source::Here(target) => from_here(tools, domid, disk, &target),
         Source::Script(name, target) => by_script(tools, domid, disk, target, name),
+        Source::Elsewhere(server, target) => by_driver_domain(tools, domid, disk, target, server),
     }
     .map_err(|error| error.in_step_once(step(disk)))
 }
@@ -102,20 +112,27 @@ fn from_here(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path) -> Res
         ),
         ("script", SCRIPT.to_owned()),
         ("params", target.display().to_string()),
-        ("physical-device", device.number.clone()),
-        ("physical-device-path", device.path.display().to_string()),
-        ("hotplug-status", "connected".to_owned()),
     ];
-    if device.made.is_some() {
-        special.push(("node", device.path.display().to_string()));
-    }
-    let written = announce(tools, domid, disk, target, special);
+    special.extend(connected(&device));
+    let written = announce(tools, DomId::DOM0, domid, disk, target, special);
     if written.is_err() && device.made.is_some() {
         // The complaint about the nodes is the one worth reading.
         let _ = image::let_go(&*tools.host, &device.path);
     }
     written?;
     tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
+}
+
+/// What a backend's nodes say once there is a device for it.
+pub(crate) fn connected(device: &Device) -> Vec<(&'static str, String)> {
+    let path = device.path.display().to_string();
+    let mut values = vec![
+        ("physical-device", device.number.clone()),
+        ("physical-device-path", path.clone()),
+        ("hotplug-status", "connected".to_owned()),
+    ];
+    values.extend(device.made.map(|_| ("node", path)));
+    values
 }
 
 fn vm_of(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<Option<String>> {
@@ -132,12 +149,25 @@ fn by_script(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, name: 
         ("script", script.path()),
         ("params", target.display().to_string()),
     ];
-    announce(tools, domid, disk, target, special)?;
+    announce(tools, DomId::DOM0, domid, disk, target, special)?;
     script
         .note(&tools.store, domid, id)
         .doing(|| "noting the script".to_owned())?;
     script.connect(&tools.store, &*tools.host, tools.patience(hotplug::PATIENCE))?;
     tools.wait_backend(domid, "vbd", id, "xen-blkback")
+}
+
+/// Leaves the disk to another domain, in which `xl devd` finds the image or the device.
+fn by_driver_domain(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, server: DomId) -> Result<()> {
+    let script = Script::new(disk.script.as_deref().unwrap_or(BUILT_IN), "vbd", "");
+    let special = vec![
+        ("type", "phy".to_owned()),
+        ("script", script.path()),
+        ("params", target.display().to_string()),
+    ];
+    announce(tools, server, domid, disk, target, special)?;
+    let back = nodes::backend_in(server, domid, "vbd", disk.vdev.number);
+    tools.wait_connected(server, &back, "xen-blkback")
 }
 
 fn in_use(target: &Path, disk: &Disk, user: &str) -> Error {
@@ -146,9 +176,16 @@ fn in_use(target: &Path, disk: &Disk, user: &str) -> Error {
 }
 
 /// Announces a disk to both sides, unless somebody else has it.
-fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special: Vec<(&str, String)>) -> Result<()> {
+fn announce(
+    tools: &Toolstack,
+    server: DomId,
+    domid: DomId,
+    disk: &Disk,
+    target: &Path,
+    special: Vec<(&str, String)>,
+) -> Result<()> {
     let id = disk.vdev.number;
-    let back = &nodes::backend(domid, "vbd", id);
+    let back = &nodes::backend_in(server, domid, "vbd", id);
     let vm = vm_of(tools, domid, disk)?;
     let claimant = Claimant {
         domid: Some(domid),
@@ -172,7 +209,7 @@ fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special
     backend.extend(special);
     let frontend = [
         ("backend", back.to_owned()),
-        ("backend-id", "0".to_owned()),
+        ("backend-id", server.raw().to_string()),
         ("state", "1".to_owned()),
         ("virtual-device", id.to_string()),
         ("device-type", kind.to_owned()),
@@ -180,8 +217,8 @@ fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special
         ("protocol", "x86_64-abi".to_owned()),
     ];
     let mut changes = Changes::default();
-    nodes::make(&mut changes, &front, &nodes::shared(domid, DomId::DOM0));
-    nodes::make(&mut changes, back, &nodes::shared(DomId::DOM0, domid));
+    nodes::make(&mut changes, &front, &nodes::shared(domid, server));
+    nodes::make(&mut changes, back, &nodes::shared(server, domid));
     nodes::write_all(&mut changes, &front, &frontend);
     nodes::write_all(&mut changes, back, &backend);
     nodes::register(&mut changes, domid, "vbd", id, back, &backend);
@@ -189,7 +226,7 @@ fn announce(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path, special
         .store
         .transaction(|tx| {
             // In here, so that of two who come at once only one gets the image.
-            if let Some(user) = image::user_of(tx, claimant, target, disk)? {
+            if let Some(user) = image::user_of(tx, server, claimant, target, disk)? {
                 return Ok(Some(user));
             }
             tx.apply(&changes).map(|()| None)

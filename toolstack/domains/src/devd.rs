@@ -1,7 +1,10 @@
 //! `xl devd`: connects the backends of the domain that it runs in, for guests whose toolstack is elsewhere.
 //!
 //! A driver domain's kernel makes a device when a backend's nodes come (state 2) and takes it apart when they are to go
-//! (state 6, and `online` is 0). In between somebody has to run the device's script, which only this domain can.
+//! (state 6, and `online` is 0). In between somebody has to run the device's script, which only this domain can. The script
+//! `block`, of plain images and devices, is built in here as it is in Domain 0.
+//!
+//! Another of us may have connected a device and have ended since; what its nodes say is then taken over.
 //!
 //! Domain 0's own devices are connected by whoever attaches them, so there is nothing to do there.
 //!
@@ -11,8 +14,11 @@ use crate::error::{Doing, Error, Result};
 use crate::host::{Host, Linux};
 use crate::hotplug::{self, Script};
 use crate::patience::{Interrupt, Patience};
-use ferroxen_xenstore::{Client, Result as StoreResult, Store};
+use crate::{block, image, nodes};
+use ferroxen_xenstore::{Changes, Client, Result as StoreResult, Store};
+use ferroxen_xlconfig::parse_disk;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// `XenbusStateInitWait`: the kernel has made its device.
 const MADE: &str = "2";
@@ -26,8 +32,16 @@ pub struct Devd<'a> {
     host: &'a dyn Host,
     /// Our backends' directory.
     backends: String,
-    /// What our scripts have connected.
-    connected: BTreeMap<String, Script>,
+    /// What stands behind the devices that are connected.
+    connected: BTreeMap<String, Connected>,
+}
+
+/// How a device was connected.
+enum Connected {
+    /// By a script.
+    Script(Script),
+    /// By us: the loop device behind a disk, if it needed one.
+    Disk(Option<PathBuf>),
 }
 
 /// Serves the domain that we run in until `interrupt` comes.
@@ -53,8 +67,9 @@ impl<'a> Devd<'a> {
         let domid = store.read_opt("domid").doing(doing)?.unwrap_or_default();
         if domid == "0" {
             return Err(
-                Error::new("starting", "Domain 0's devices are connected by whoever attaches them")
-                    .way_out("run it in a driver domain (`driver_domain = 1`, and backend=NAME in a guest's `vif`)"),
+                Error::new("starting", "Domain 0's devices are connected by whoever attaches them").way_out(
+                    "run it in a driver domain (`driver_domain = 1`, and backend=NAME in a guest's `vif` or `disk`)",
+                ),
             );
         }
         Ok(Devd::in_home(store, host, &format!("/local/domain/{domid}")))
@@ -122,7 +137,7 @@ impl<'a> Devd<'a> {
         let state = read("state")?;
         match state.as_deref() {
             Some(MADE) if read("hotplug-status")?.is_none() => match read("script")? {
-                Some(script) => self.connect(back, &script).map(Some),
+                Some(script) => self.connect_or_tell(back, &script).map(Some),
                 None => Ok(None),
             },
             Some(CLOSED) if read("online")?.as_deref() != Some("1") => {
@@ -132,32 +147,93 @@ impl<'a> Devd<'a> {
                 said
             }
             None => self.disconnect(back),
-            _ => Ok(None),
+            _ => {
+                let is_new = !self.connected.contains_key(back);
+                if is_new && read("hotplug-status")?.as_deref() == Some("connected") {
+                    let node = read("node")?.map(PathBuf::from);
+                    let known = match read("script")?.filter(|path| !self.is_built_in(back, path)) {
+                        Some(path) => Connected::Script(self.script(back, &path)),
+                        None => Connected::Disk(node),
+                    };
+                    self.connected.insert(back.to_owned(), known);
+                }
+                Ok(None)
+            }
         }
     }
 
-    fn connect(&mut self, back: &str, path: &str) -> Result<String> {
+    fn connect_or_tell(&mut self, back: &str, path: &str) -> Result<String> {
+        let done = match self.is_built_in(back, path) {
+            true => self.connect_disk(back),
+            false => self.connect_by_script(back, path),
+        };
+        match done {
+            Ok(known) => {
+                self.connected.insert(back.to_owned(), known);
+                Ok(format!("connected by {path}"))
+            }
+            Err(error) => {
+                // Whoever waits for it is to hear why.
+                let told = self.store.write(&format!("{back}/hotplug-error"), error.to_string());
+                told.and_then(|()| self.store.write(&format!("{back}/hotplug-status"), "error"))
+                    .doing(|| format!("telling that {back} failed"))?;
+                Err(error)
+            }
+        }
+    }
+
+    fn is_built_in(&self, back: &str, path: &str) -> bool {
+        self.kind(back) == "vbd" && path == block::SCRIPT
+    }
+
+    fn script(&self, back: &str, path: &str) -> Script {
         let mut script = Script::new(path, self.kind(back), back);
-        if let [domid, id] = self.numbers(back)[..] {
+        if let ("vif", [domid, id]) = (self.kind(back), &self.numbers(back)[..]) {
             script.variables.push(("vif", format!("vif{domid}.{id}")));
         }
-        let done = script.connect(self.store, self.host, Patience::stubborn(hotplug::PATIENCE));
-        if let Err(error) = &done {
-            // Whoever waits for it is to hear why.
-            let told = self.store.write(&format!("{back}/hotplug-error"), error.to_string());
-            told.and_then(|()| self.store.write(&format!("{back}/hotplug-status"), "error"))
-                .doing(|| format!("telling that {back} failed"))?;
+        script
+    }
+
+    fn connect_by_script(&self, back: &str, path: &str) -> Result<Connected> {
+        let script = self.script(back, path);
+        script.connect(self.store, self.host, Patience::stubborn(hotplug::PATIENCE))?;
+        Ok(Connected::Script(script))
+    }
+
+    /// As Domain 0 does for the disks that it serves itself.
+    fn connect_disk(&self, back: &str) -> Result<Connected> {
+        let doing = || format!("connecting {back}");
+        let read = |node: &str| {
+            let value = self.store.read_opt(&format!("{back}/{node}")).doing(doing)?;
+            value.ok_or_else(|| Error::new(doing(), format!("its nodes have no `{node}`")))
+        };
+        let (dev, mode, params) = (read("dev")?, read("mode")?, read("params")?);
+        let spec = format!("vdev={dev},access={mode},target={params}");
+        let disk = parse_disk(&spec).map_err(|problem| Error::new(doing(), problem.to_string()))?;
+        let device = image::open(self.host, &image::find(Path::new(&params)), &disk)?;
+        let node = device.made.is_some().then(|| device.path.clone());
+        let mut changes = Changes::default();
+        nodes::write_all(&mut changes, back, &block::connected(&device));
+        let told = self.store.transaction(|tx| tx.apply(&changes)).doing(doing);
+        if told.is_err()
+            && let Some(node) = &node
+        {
+            // The complaint about the nodes is the one worth reading.
+            let _ = image::let_go(self.host, node);
         }
-        done?;
-        self.connected.insert(back.to_owned(), script);
-        Ok(format!("connected by {path}"))
+        told.map(|()| Connected::Disk(node))
     }
 
     fn disconnect(&mut self, back: &str) -> Result<Option<String>> {
         match self.connected.remove(back) {
-            Some(script) => {
+            Some(Connected::Script(script)) => {
                 script.disconnect(self.store, self.host, Patience::stubborn(hotplug::PATIENCE))?;
                 Ok(Some(format!("disconnected by {}", script.path())))
+            }
+            Some(Connected::Disk(node)) => {
+                let node = node.map(|node| node.display().to_string());
+                block::release(self.host, node.as_deref())?;
+                Ok(Some("disconnected".to_owned()))
             }
             None => Ok(None),
         }

@@ -71,10 +71,9 @@ impl Toolstack {
     }
 
     fn is_free(&self, domid: DomId, kind: &str, id: u32) -> Result<()> {
-        let taken = self
-            .store
-            .exists(&nodes::backend(domid, kind, id))
-            .doing(|| "looking at its devices".to_owned())?;
+        let doing = || "looking at its devices".to_owned();
+        let back = nodes::serving(&self.store, domid, kind, id).doing(doing)?;
+        let taken = back.map_or(Ok(false), |back| self.store.exists(&back)).doing(doing)?;
         match taken {
             true => Err(Error::new(
                 "finding a place for it",
@@ -104,12 +103,14 @@ impl Toolstack {
         else {
             return Err(Error::new(doing(), "it has no such device"));
         };
-        if manner == Manner::Asking && device.served.is_some() {
+        let devices = std::slice::from_ref(&device);
+        if manner == Manner::Asking && (device.served.is_some() || device.is_elsewhere) {
             self.ask_to_close(&device).map_err(|error| error.in_step(doing()))?;
         }
-        self.end_elsewhere(std::slice::from_ref(&device));
-        self.remove_fronts(std::slice::from_ref(&device)).doing(doing)?;
-        self.wait_backends_gone(std::slice::from_ref(&device))
+        self.begin_end_elsewhere(devices);
+        self.remove_fronts(devices).doing(doing)?;
+        self.wait_end_elsewhere(devices);
+        self.wait_backends_gone(devices)
             .and_then(|()| self.let_go(&device))
             .map_err(|error| error.in_step(doing()))?;
         self.store.rm(&nodes::note(domid, kind, &id)).doing(doing)
@@ -119,7 +120,12 @@ impl Toolstack {
     /// sees the new size at the guest's next request, and tells the guest.
     pub fn grow_disk(&self, domid: DomId, id: u32, size: Option<u64>) -> Result<()> {
         let doing = || format!("growing vbd {id} of domain {}", domid.raw());
-        let back = nodes::backend(domid, "vbd", id);
+        let back = nodes::serving(&self.store, domid, "vbd", id).doing(doing)?;
+        let back = back.ok_or_else(|| Error::new(doing(), "it has no such disk"))?;
+        if !back.starts_with(nodes::BACKENDS) {
+            return Err(Error::new(doing(), "a driver domain serves it")
+                .way_out("detach it, let the image grow in there, and attach it again"));
+        }
         let read = |name: &str| self.store.read_opt(&format!("{back}/{name}")).doing(doing);
         let Some(params) = read("params")? else {
             return Err(Error::new(doing(), "it has no such disk"));
@@ -153,30 +159,40 @@ impl Toolstack {
     /// Lets the guest say goodbye: its backend closes once it has.
     fn ask_to_close(&self, device: &Device) -> Result<()> {
         let doing = || "asking the guest to let go".to_owned();
-        let state = format!("{}/state", device.back);
-        if self.store.read_opt(&state).doing(doing)?.as_deref() == Some(CLOSED) {
-            return Ok(());
-        }
-        self.store
-            .transaction(|tx| {
-                tx.write(&format!("{}/online", device.back), "0")?;
-                tx.write(&state, CLOSING)
-            })
-            .doing(doing)?;
-        let is_closed = |state: Option<&str>| state.is_none_or(|state| state == CLOSED);
-        match self.wait_for(&state, self.patience(PATIENCE), is_closed, doing)? {
+        self.begin_close(device).doing(doing)?;
+        match self.wait_closed(device, self.patience(PATIENCE))? {
             true => Ok(()),
             false => Err(Error::new(doing(), format!("it did not within {PATIENCE:?}"))
                 .way_out("is it in use there (mounted)? `--force` takes it away all the same")),
         }
     }
 
+    /// Tells both ends that the device is to go, unless it has.
+    fn begin_close(&self, device: &Device) -> StoreResult<()> {
+        let state = format!("{}/state", device.back);
+        self.store.transaction(|tx| match tx.read_opt(&state)?.as_deref() {
+            None | Some(CLOSED) => Ok(()),
+            Some(_) => {
+                tx.write(&format!("{}/online", device.back), "0")?;
+                tx.write(&state, CLOSING)
+            }
+        })
+    }
+
+    /// Waits until the backend has closed. `false`: it has not in time.
+    fn wait_closed(&self, device: &Device, patience: Patience<'_>) -> Result<bool> {
+        let is_closed = |state: Option<&str>| state.is_none_or(|state| state == CLOSED);
+        let doing = || "waiting for the backend to close".to_owned();
+        self.wait_for(&format!("{}/state", device.back), patience, is_closed, doing)
+    }
+
     /// Takes all devices of a dying domain away.
     pub(crate) fn take_devices(&self, domid: DomId) -> Result<()> {
         let doing = || format!("taking away the devices of domain {}", domid.raw());
         let devices = self.devices(domid).doing(doing)?;
-        self.end_elsewhere(&devices);
+        self.begin_end_elsewhere(&devices);
         self.remove_fronts(&devices).doing(doing)?;
+        self.wait_end_elsewhere(&devices);
         let mut result = self.wait_backends_gone(&devices);
         for device in &devices {
             result = result.and(self.let_go(device));
@@ -184,12 +200,18 @@ impl Toolstack {
         result.map_err(|error| error.in_step(doing()))
     }
 
-    /// Lets other domains close their ends, and run their scripts, while their nodes are there. One that does not is a
-    /// domain in trouble, which is no reason to keep this one.
-    fn end_elsewhere(&self, devices: &[Device]) {
+    /// Has other domains close their ends once the frontends are gone. What they do then is theirs: a driver domain in
+    /// trouble is no reason to keep this one.
+    fn begin_end_elsewhere(&self, devices: &[Device]) {
         for device in devices.iter().filter(|device| device.is_elsewhere) {
-            // The nodes go in any case.
-            let _ = self.ask_to_close(device);
+            let _ = self.begin_close(device);
+        }
+    }
+
+    /// Lets other domains run their scripts while the backends' nodes are there. The nodes go in any case.
+    fn wait_end_elsewhere(&self, devices: &[Device]) {
+        for device in devices.iter().filter(|device| device.is_elsewhere) {
+            let _ = self.wait_closed(device, Patience::stubborn(PATIENCE));
         }
     }
 
@@ -199,9 +221,9 @@ impl Toolstack {
         self.store.transaction(|tx| {
             devices.iter().try_for_each(|device| {
                 tx.rm(&device.front)?;
-                match device.served {
-                    Some(_) => Ok(()),
-                    None => tx.rm(&device.back),
+                match device.served.is_some() || device.is_elsewhere {
+                    true => Ok(()),
+                    false => tx.rm(&device.back),
                 }
             })
         })
@@ -269,22 +291,24 @@ impl Toolstack {
     /// Those that driver domains serve: only the notes know them all.
     fn devices_elsewhere(&self, domid: DomId) -> StoreResult<Vec<Device>> {
         let mut devices = Vec::new();
-        let notes = nodes::notes(domid, "vif");
-        for id in self.store.directory_opt(&notes)? {
-            let back = self.store.read_opt(&format!("{notes}/{id}/backend"))?;
-            let Some(back) = back.filter(|back| !back.starts_with(nodes::BACKENDS)) else {
-                continue;
-            };
-            devices.push(Device {
-                kind: "vif".to_owned(),
-                front: format!("{}/device/vif/{id}", nodes::domain(domid)),
-                id,
-                back,
-                served: None,
-                is_elsewhere: true,
-                node: None,
-                script: None,
-            });
+        for kind in ["vbd", "vif"] {
+            let notes = nodes::notes(domid, kind);
+            for id in self.store.directory_opt(&notes)? {
+                let back = self.store.read_opt(&format!("{notes}/{id}/backend"))?;
+                let Some(back) = back.filter(|back| !back.starts_with(nodes::BACKENDS)) else {
+                    continue;
+                };
+                devices.push(Device {
+                    kind: kind.to_owned(),
+                    front: format!("{}/device/{kind}/{id}", nodes::domain(domid)),
+                    id,
+                    back,
+                    served: None,
+                    is_elsewhere: true,
+                    node: None,
+                    script: None,
+                });
+            }
         }
         Ok(devices)
     }

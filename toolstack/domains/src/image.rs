@@ -138,10 +138,11 @@ pub(crate) struct Claimant<'a> {
     pub vm: Option<&'a str>,
 }
 
-/// Who has this image or device in a way that ours does not bear: two that write to one file system destroy it, so
+/// Who has this image or device of `server`'s in a way that ours does not bear: two that write to one file system destroy it, so
 /// that has to be asked for (`w!`).
 pub(crate) fn user_of(
     store: &impl Store,
+    server: DomId,
     claimant: Claimant<'_>,
     target: &Path,
     disk: &Disk,
@@ -149,15 +150,17 @@ pub(crate) fn user_of(
     if disk.access == DiskAccess::Shared {
         return Ok(None);
     }
-    let ours = identity(target);
+    // What another domain has under a name cannot be seen from here.
+    let ours = (server == DomId::DOM0).then(|| identity(target)).flatten();
     let same = |other: &Path| other == target || (ours.is_some() && identity(other) == ours);
-    for domain in store.directory_opt(&format!("{}/vbd", nodes::BACKENDS))? {
+    let backends = format!("{}/backend/vbd", nodes::domain(server));
+    for domain in store.directory_opt(&backends)? {
         let domid = domain.parse().ok().and_then(DomId::new);
         let vm = store.read_opt(&format!("/local/domain/{domain}/vm"))?;
         if domid != claimant.domid && vm.is_some() && vm.as_deref() == claimant.vm {
             continue;
         }
-        let root = format!("{}/vbd/{domain}", nodes::BACKENDS);
+        let root = format!("{backends}/{domain}");
         for id in store.directory_opt(&root)? {
             let read = |name: &str| store.read_opt(&format!("{root}/{id}/{name}"));
             let Some(params) = read("params")? else { continue };

@@ -48,7 +48,11 @@ pub fn mac_of(vif: &Vif, uuid: &Uuid, index: u32) -> Mac {
 /// Refuses what cannot be attached, before anything is made for it.
 pub(crate) fn check(tools: &Toolstack, vif: &Vif, index: u32) -> Result<()> {
     let what = || format!("attaching network card {}", vif.devid.unwrap_or(index));
-    if server(tools, vif).map_err(|error| error.in_step(what()))? != DomId::DOM0 {
+    if tools
+        .server(vif.backend.as_deref())
+        .map_err(|error| error.in_step(what()))?
+        != DomId::DOM0
+    {
         // Its bridges are its own affair.
         return Ok(());
     }
@@ -73,27 +77,15 @@ pub(crate) fn attach(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, in
     check(tools, vif, index)?;
     let id = vif.devid.unwrap_or(index);
     let made = format!("vif{}.{id}", domid.raw());
-    let server = server(tools, vif).map_err(|error| error.in_step(format!("attaching network card {id}")))?;
+    let server = tools
+        .server(vif.backend.as_deref())
+        .map_err(|error| error.in_step(format!("attaching network card {id}")))?;
     match by_whom(vif) {
         _ if server != DomId::DOM0 => by_driver_domain(tools, domid, uuid, vif, id, server),
         Some(name) => by_script(tools, domid, uuid, vif, id, &made, name),
         None => on_bridge(tools, domid, uuid, vif, id, &made),
     }
     .map_err(|error| error.in_step(format!("attaching network card {id}")))
-}
-
-/// The domain that serves a card.
-fn server(tools: &Toolstack, vif: &Vif) -> Result<DomId> {
-    let Some(word) = vif.backend.as_deref().filter(|word| *word != "Domain-0") else {
-        return Ok(DomId::DOM0);
-    };
-    let doing = || format!("looking for the backend's domain \"{word}\"");
-    let found = tools.find(word)?;
-    let exists = |domid: &DomId| tools.store.exists(&nodes::domain(*domid));
-    match found.as_ref().map(exists).transpose().doing(doing)? {
-        Some(true) => Ok(found.unwrap_or(DomId::DOM0)),
-        _ => Err(Error::new(doing(), "there is no such domain").way_out("start the driver domain first")),
-    }
 }
 
 /// Leaves the card to another domain, in which `xl devd` runs its script.
@@ -109,22 +101,7 @@ fn by_driver_domain(tools: &Toolstack, domid: DomId, uuid: &Uuid, vif: &Vif, id:
         vif.bridge.as_deref(),
         &script.path(),
     )?;
-    let back = nodes::backend_in(server, domid, "vif", id);
-    let doing = || format!("waiting for domain {} to connect it", server.raw());
-    let status = format!("{back}/hotplug-status");
-    let is_done = |status: Option<&str>| status.is_some();
-    let is_done = tools.wait_for(&status, tools.patience(hotplug::PATIENCE), is_done, doing)?;
-    let read = |node: &str| tools.store.read_opt(&format!("{back}/{node}")).doing(doing);
-    match (is_done, read("hotplug-status")?.as_deref()) {
-        (_, Some("connected")) => Ok(()),
-        (true, _) => Err(Error::new(
-            doing(),
-            read("hotplug-error")?.unwrap_or_else(|| "it failed".to_owned()),
-        )),
-        (false, _) => {
-            Err(Error::new(doing(), "it did not").way_out("does `xl devd` run in there, with xen-netback loaded?"))
-        }
-    }
+    tools.wait_connected(server, &nodes::backend_in(server, domid, "vif", id), "xen-netback")
 }
 
 /// Has the administrator's own program connect the card.
@@ -273,7 +250,7 @@ fn write_nodes(
         frontend.push(("mtu", mtu.to_string()));
     }
     let mut changes = Changes::default();
-    nodes::make(&mut changes, &front, &nodes::shared(domid, DomId::DOM0));
+    nodes::make(&mut changes, &front, &nodes::shared(domid, server));
     nodes::make(&mut changes, &back, &nodes::shared(server, domid));
     nodes::write_all(&mut changes, &front, &frontend);
     nodes::write_all(&mut changes, &back, &backend);

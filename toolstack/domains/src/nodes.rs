@@ -52,6 +52,17 @@ pub fn note(domid: DomId, kind: &str, id: &str) -> String {
     format!("{}/{id}", notes(domid, kind))
 }
 
+/// The backend's directory of one device, wherever that is.
+pub fn serving(store: &impl Store, domid: DomId, kind: &str, id: u32) -> StoreResult<Option<String>> {
+    store.read_opt(&format!("{}/backend", note(domid, kind, &id.to_string())))
+}
+
+/// The domain in whose directory a path is.
+pub fn domain_of(path: &str) -> Option<DomId> {
+    let below = path.strip_prefix(DOMAINS)?.strip_prefix('/')?;
+    DomId::new(below.split('/').next()?.parse().ok()?)
+}
+
 /// Where Domain 0's directories of guests' devices are.
 pub const BACKENDS: &str = "/local/domain/0/backend";
 

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "For driver domains: those that serve other domains' network cards (backend=NAME in a guest's \
-                        `vif`). Domain 0 needs none."
+    after_help = "For driver domains: those that serve other domains' disks and network cards (backend=NAME in a \
+                        guest's `disk` or `vif`). Domain 0 needs none."
 )]
 pub struct Devd {
     /// Run in the foreground

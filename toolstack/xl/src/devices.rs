@@ -15,9 +15,6 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use uuid::Uuid;
 
-/// All backends are in Domain 0.
-const BACKEND: u16 = 0;
-
 #[derive(Debug, Args)]
 #[command(
     after_help = "The parts are those of xl-disk-configuration(5), in one word or in several:\n  \
@@ -101,18 +98,24 @@ pub fn disks(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
         let (state, domid) = (front.number("state"), domid.raw());
         let (channel, ring) = (front.number("event-channel"), front.number("ring-ref"));
         let path = front.noted("backend");
+        let server = server(&path);
         records.push(json!({
-            "vdev": id, "name": front.noted("dev"), "backend_domid": BACKEND, "domid": domid, "state": state,
+            "vdev": id, "name": front.noted("dev"), "backend_domid": server, "domid": domid, "state": state,
             "event_channel": channel, "ring_ref": ring, "backend_path": path, "mode": front.noted("mode"),
             "target": front.noted("params"),
         }));
         let _ = writeln!(
             text,
-            "{id:<5} {BACKEND:<3} {domid:<6} {state:<5} {channel:<6} {ring:<8} {path:<30}"
+            "{id:<5} {server:<3} {domid:<6} {state:<5} {channel:<6} {ring:<8} {path:<30}"
         );
     }
     print(&text, records, args.format)?;
     Ok(code)
+}
+
+/// The domain that a backend is in.
+fn server(path: &str) -> u16 {
+    nodes::domain_of(path).unwrap_or(DomId::DOM0).raw()
 }
 
 fn print(table: &str, records: Vec<serde_json::Value>, format: Format) -> anyhow::Result<()> {
@@ -135,14 +138,15 @@ pub fn cards(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
         let (state, channel) = (front.number("state"), front.number("event-channel"));
         let (tx, rx) = (front.number("tx-ring-ref"), front.number("rx-ring-ref"));
         let (mac, path) = (front.noted("mac"), front.noted("backend"));
+        let server = server(&path);
         records.push(json!({
-            "devid": id, "backend_domid": BACKEND, "domid": domid.raw(), "mac": mac, "state": state,
+            "devid": id, "backend_domid": server, "domid": domid.raw(), "mac": mac, "state": state,
             "event_channel": channel, "tx_ring_ref": tx, "rx_ring_ref": rx, "backend_path": path,
             "bridge": front.noted("bridge"),
         }));
         let _ = writeln!(
             text,
-            "{id:<3} {BACKEND:<2} {mac:<17}{id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {path:<30}"
+            "{id:<3} {server:<2} {mac:<17}{id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {path:<30}"
         );
     }
     print(&text, records, args.format)?;
@@ -241,7 +245,7 @@ fn guest(tools: &Toolstack, word: &str) -> anyhow::Result<DomId> {
 }
 
 fn exists(tools: &Toolstack, domid: DomId, kind: &str, id: u32) -> anyhow::Result<bool> {
-    Ok(tools.store.exists(&nodes::backend(domid, kind, id))?)
+    Ok(nodes::serving(&tools.store, domid, kind, id)?.is_some())
 }
 
 /// Lets a change of a domain's devices outlive its reboot.

@@ -478,7 +478,7 @@ fn a_husk_is_waited_for() {
 }
 
 #[test]
-fn a_driver_domain_connects_a_card_and_lets_it_go() {
+fn a_driver_domain_connects_a_card_and_a_disk_and_lets_them_go() {
     let scene = Scene::new();
     let driver = scene
         .create(&scene.config("driver_domain = 1"))
@@ -505,33 +505,54 @@ fn a_driver_domain_connects_a_card_and_lets_it_go() {
         devd.watch().expect("can be watched");
         let (devd_store, lines) = (&devd_store, &mut lines);
         let served = scope.spawn(move || {
-            // A card that comes, and goes.
-            while lines.len() < 2 {
+            // A disk and a card that come, and go.
+            while lines.len() < 4 {
                 Patience::stubborn(Duration::from_secs(60))
                     .ready(devd_store)
                     .expect("can be waited for");
                 devd.turn(&mut |line| lines.push(line)).expect("nothing goes wrong");
             }
         });
-        let config = scene.config("name = 'guest'\nvif = ['backend=web,bridge=br7']");
+        let image = scene.directory.join("disk.img");
+        let config = scene.config(&format!(
+            "name = 'guest'\nvif = ['backend=web,bridge=br7']\ndisk = ['backend=web,vdev=xvda,access=rw,target={}']",
+            image.display()
+        ));
         let guest = scene.create(&config).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(scene.stage.state().connected_by_script.len(), 1);
-        let back = scene
-            .tools
-            .store
-            .read_string(&format!("/local/domain/{}/device/vif/0/backend", guest.raw()));
-        assert_eq!(back.expect("is there"), format!("{home}/backend/vif/{}/0", guest.raw()));
+        let state = scene.stage.state();
+        assert_eq!((state.connected_by_script.len(), state.loops.len()), (1, 1));
+        drop(state);
+        for (kind, id) in [("vif", 0), ("vbd", 51712)] {
+            let front = format!("/local/domain/{}/device/{kind}/{id}", guest.raw());
+            let read = |node: &str| {
+                scene
+                    .tools
+                    .store
+                    .read_string(&format!("{front}/{node}"))
+                    .expect("is there")
+            };
+            assert_eq!(read("backend"), format!("{home}/backend/{kind}/{}/{id}", guest.raw()));
+            assert_eq!(read("backend-id"), "1");
+            let rights = scene.tools.store.permissions(&front).expect("has some");
+            assert_eq!(rights, crate::nodes::shared(guest, driver), "its backend looks at it");
+        }
         scene.tools.destroy(guest).expect("nothing goes wrong");
         served.join().expect("it has seen both");
-        assert!(scene.stage.state().connected_by_script.is_empty());
+        let state = scene.stage.state();
+        assert!(state.connected_by_script.is_empty() && state.loops.is_empty());
+        drop(state);
         scene.tools.destroy(driver).expect("nothing goes wrong");
         scene.store.close();
     });
+    let said = |word: &str| lines.iter().any(|line| line.contains(word));
     assert!(
-        lines[0].contains("connected by /etc/xen/scripts/vif-bridge"),
+        said(": connected by /etc/xen/scripts/vif-bridge") && said(": connected by /etc/xen/scripts/block"),
         "{lines:?}"
     );
-    assert!(lines[1].contains("disconnected"), "{lines:?}");
+    assert!(
+        lines[2..].iter().all(|line| line.contains(": disconnected")),
+        "{lines:?}"
+    );
     assert_eq!(scene.litter(), Vec::<String>::new());
 }
 
