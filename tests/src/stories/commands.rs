@@ -107,6 +107,15 @@ fn what_cannot_be_is_refused(dom0: &mut Dom0) -> Result<()> {
     for (command, words) in [
         ("xl console 0", &["Domain-0's console is the host's own"][..]),
         ("xl console -t serial old", &["no serial console"]),
+        (
+            "xl cd-insert nobody hdc /tmp/old.cfg",
+            &["nobody is an invalid domain identifier"],
+        ),
+        (
+            "xl cd-insert old hdc /tmp/old.cfg",
+            &["cdrom-insert requires an HVM domain"],
+        ),
+        ("xl cd-eject old hdc", &["cdrom-insert requires an HVM domain"]),
         ("xl console -n 1 old", &["one console, number 0"]),
         ("xl destroy 0", &["Not destroying domain 0"]),
         ("xl create /tmp/absent.cfg", &["/tmp/absent.cfg"]),

@@ -50,7 +50,7 @@ fn source<'a>(tools: &Toolstack, disk: &'a Disk) -> Result<Source<'a>> {
         .way_out("leave `backendtype` out: QEMU's nbd server reads them"));
     }
     let Some(target) = &disk.target else {
-        return Err(Error::new(step(disk), "empty drives are not supported for PV yet").way_out("name an image"));
+        return Err(Error::new(step(disk), "only the drive of an HVM domain can be empty").way_out("name an image"));
     };
     let server = tools.server(disk.backend.as_deref());
     let server = server.map_err(|error| error.in_step(step(disk)))?;

@@ -11,8 +11,6 @@ pub struct Absent {
 }
 
 const HVM: &str = "it is for HVM domains, and there are only PV ones yet";
-const CD: &str =
-    "a CD is changed in the drive of an HVM domain only; a PV domain has disks (`xl block-attach`, read-only)";
 const PCI: &str = "no PCI device can be passed to a domain yet";
 const REMUS: &str = "no domain is copied to another host while it runs on (Remus, COLO)";
 const XSM: &str = "the hypervisor has no security modules (XSM)";
@@ -105,8 +103,6 @@ pub const ABSENT: &[Absent] = &[
     absent("pci-assignable-remove", PCI),
     absent("pci-assignable-list", PCI),
     absent("vncviewer", "a PV domain has no screen; `xl console` shows its console"),
-    absent("cd-insert", CD),
-    absent("cd-eject", CD),
     absent("button-press", HVM),
     absent("sched-rtds", "the scheduler is credit2"),
     absent("trigger", HVM),

@@ -2,8 +2,8 @@
 
 use crate::json::Format;
 use crate::{
-    console, create, devd, devices, domids, dump, help, host, image, lifecycle, list, migrate, network, pools, save,
-    sched, time, tune,
+    cdrom, console, create, devd, devices, domids, dump, help, host, image, lifecycle, list, migrate, network, pools,
+    save, sched, time, tune,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -117,6 +117,10 @@ pub enum Command {
     BlockList(Some_),
     /// Destroy a domain's virtual block device
     BlockDetach(devices::BlockDetach),
+    /// Insert a cdrom into a guest's cd drive
+    CdInsert(cdrom::CdInsert),
+    /// Eject a cdrom from a guest's cd drive
+    CdEject(cdrom::CdEject),
     /// Make, fill, copy, grow and check disk images
     Image(image::Image),
     /// Set up the host's network by the script that xend's configuration names

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod absent;
+mod cdrom;
 mod cli;
 mod console;
 mod create;
@@ -90,6 +91,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::NetworkAttach(args) => devices::attach_card(&args, dry)?,
         Command::NetworkList(args) => return devices::cards(&tools()?, &args),
         Command::NetworkDetach(args) => devices::detach_card(&tools()?, &args)?,
+        Command::CdInsert(args) => cdrom::insert(&tools()?, &args)?,
+        Command::CdEject(args) => cdrom::eject(&tools()?, &args)?,
         Command::Image(args) => image::run(&args)?,
         Command::NetworkScript(args) => return network::run(&args),
         Command::Info(args) => host::info(&args)?,
