@@ -8,7 +8,7 @@ use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::hotplug::{self, Script};
 use crate::image::{self, Claimant, Device, Made};
-use crate::nodes;
+use crate::{nbd, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Changes, Store};
 use ferroxen_xlconfig::{Disk, DiskBackend, DiskFormat};
@@ -104,7 +104,7 @@ fn from_here(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path) -> Res
     };
     // Looked at once more when the disk is announced; here it saves setting up a loop device.
     is_free(tools, claimant, target, disk)?;
-    let device = image::open(&*tools.host, target, disk)?;
+    let device = image::open(&*tools.host, target, disk, &nbd::owner(domid, disk.vdev.number))?;
     let mut special = vec![
         (
             "type",

@@ -210,7 +210,7 @@ impl<'a> Devd<'a> {
         let (dev, mode, params) = (read("dev")?, read("mode")?, read("params")?);
         let spec = format!("vdev={dev},access={mode},target={params}");
         let disk = parse_disk(&spec).map_err(|problem| Error::new(doing(), problem.to_string()))?;
-        let device = image::open(self.host, &image::find(Path::new(&params)), &disk)?;
+        let device = image::open(self.host, &image::find(Path::new(&params)), &disk, back)?;
         let node = device.made.is_some().then(|| device.path.clone());
         let mut changes = Changes::default();
         nodes::write_all(&mut changes, back, &block::connected(&device));

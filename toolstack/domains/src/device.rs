@@ -197,6 +197,9 @@ impl Toolstack {
         for device in &devices {
             result = result.and(self.let_go(device));
         }
+        // Of a disk whose making was cut short there may be no node.
+        let ended = self.host.end_nbds_of(domid);
+        let result = result.and(ended.doing(|| "ending servers of its images".to_owned()));
         result.map_err(|error| error.in_step(doing()))
     }
 

@@ -5,6 +5,7 @@ use crate::nbd;
 use crate::netlink::{LinkChange, Links, News};
 use crate::patience::Patience;
 use ferroxen_loopdev as loopdev;
+use ferroxen_words::DomId;
 use std::fmt::Debug;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -22,11 +23,14 @@ pub trait Host: Debug + Sync {
     /// Lets go of the image behind a loop device.
     fn detach_loop(&self, device: &Path) -> io::Result<()>;
 
-    /// Shows an image in one of QEMU's formats as a device; gives its path.
-    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access) -> io::Result<PathBuf>;
+    /// Shows an image in one of QEMU's formats as a device, for the disk `owner`; gives its path.
+    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access, owner: &str) -> io::Result<PathBuf>;
 
     /// Ends that.
     fn detach_nbd(&self, device: &Path) -> io::Result<()>;
+
+    /// Ends that for whatever disks of a domain it is still done.
+    fn end_nbds_of(&self, domid: DomId) -> io::Result<()>;
 
     /// Lets an image (if a size is given) and the loop device over it grow.
     fn grow(&self, image: &Path, size: Option<u64>, device: &Path) -> io::Result<()>;
@@ -78,8 +82,12 @@ impl Host for Linux {
         loopdev::detach(device)
     }
 
-    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access) -> io::Result<PathBuf> {
-        nbd::connect(image, format, access == loopdev::Access::ReadOnly)
+    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access, owner: &str) -> io::Result<PathBuf> {
+        nbd::connect(image, format, access == loopdev::Access::ReadOnly, owner)
+    }
+
+    fn end_nbds_of(&self, domid: DomId) -> io::Result<()> {
+        nbd::end_servers_of(domid)
     }
 
     fn detach_nbd(&self, device: &Path) -> io::Result<()> {

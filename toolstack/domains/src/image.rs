@@ -66,8 +66,8 @@ fn qemu_format(disk: &Disk) -> Option<&'static str> {
     }
 }
 
-/// Makes a block device of it, if it is none.
-pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk) -> Result<Device> {
+/// Makes a block device of it for the disk `owner`, if it is none.
+pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk, owner: &str) -> Result<Device> {
     let what = || format!("opening {} for disk {}", target.display(), disk.vdev.name);
     if !is_image(target, disk)? {
         return Ok(Device {
@@ -82,7 +82,7 @@ pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk) -> Result<Device
     };
     let (made, path) = match qemu_format(disk) {
         Some(format) => {
-            let served = host.attach_nbd(target, format, access);
+            let served = host.attach_nbd(target, format, access, owner);
             (
                 Made::Nbd,
                 served.doing(|| format!("setting up an nbd device for {}", target.display())),

@@ -2,9 +2,13 @@
 //!
 //! The server, `qemu-nbd`, goes into the background once its device can be used. It ends, and has written everything,
 //! when the device is let go. The kernel's `/sys/block/nbdN/pid` says which devices have a server.
+//!
+//! A server outlives us, even if we are killed before we could note its device anywhere. So it carries the disk that it is
+//! for in its environment, and whoever ends the domain, or attaches that disk again, finds it by that.
 
 use crate::patience::Patience;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use ferroxen_words::DomId;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -15,12 +19,20 @@ use std::time::Duration;
 const BLOCK: &str = "/sys/block";
 /// What devices' names begin with.
 pub(crate) const PREFIX: &str = "/dev/nbd";
+/// What a server has in its environment: the domain and the number of the disk.
+const OWNER: &str = "XEN_DISK";
 /// How long a server may take to write what it still has.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// Shows an image as a block device; gives the device's path.
-pub(crate) fn connect(image: &Path, format: &str, read_only: bool) -> io::Result<PathBuf> {
+/// The name of a disk, by which its server can be found.
+pub(crate) fn owner(domid: DomId, id: u32) -> String {
+    format!("{}/{id}", domid.raw())
+}
+
+/// Shows an image as a block device, for a disk that has no other; gives the device's path.
+pub(crate) fn connect(image: &Path, format: &str, read_only: bool, owner: &str) -> io::Result<PathBuf> {
     let devices = devices()?;
+    end_servers(|other| other == owner)?;
     if devices.is_empty() {
         return Err(io::Error::other("Linux has no nbd devices (`modprobe nbd` makes some)"));
     }
@@ -30,6 +42,7 @@ pub(crate) fn connect(image: &Path, format: &str, read_only: bool) -> io::Result
         }
         let mut command = qemu_nbd();
         command
+            .env(OWNER, owner)
             .arg("--connect")
             .arg(&device)
             .args(["--format", name_of(format)]);
@@ -61,6 +74,59 @@ pub(crate) fn disconnect(device: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(ErrorKind::TimedOut.into()),
     }
+}
+
+/// Ends the servers of a domain's disks that are left.
+pub(crate) fn end_servers_of(domid: DomId) -> io::Result<()> {
+    let of_domain = owner_prefix(domid);
+    end_servers(|owner| owner.starts_with(&of_domain))
+}
+
+fn owner_prefix(domid: DomId) -> String {
+    format!("{}/", domid.raw())
+}
+
+/// Ends the servers whose owners are meant, also those that have not connected their devices yet.
+fn end_servers(is_meant: impl Fn(&str) -> bool) -> io::Result<()> {
+    // Without the module there is none.
+    if !Path::new(BLOCK).join("nbd0").exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            continue;
+        };
+        // Held before it is looked at, so that the number stays its own. It may end at any moment, which is as good.
+        let Ok(server) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        let is_server = fs::read(entry.path().join("comm")).is_ok_and(|name| name.trim_ascii() == b"qemu-nbd");
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if !is_server || !owner_in(&environment).is_some_and(&is_meant) {
+            continue;
+        }
+        match pidfd_send_signal(&server, Signal::TERM) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !Patience::stubborn(LAST_WORDS).ready(&server)? {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// Reads the owner in a server's environment.
+fn owner_in(environment: &[u8]) -> Option<&str> {
+    let of_owner = |variable: &'_ [u8]| variable.starts_with(OWNER.as_bytes());
+    let variable = environment
+        .split(|byte| *byte == 0)
+        .find(|variable| of_owner(variable))?;
+    std::str::from_utf8(variable)
+        .ok()?
+        .strip_prefix(OWNER)?
+        .strip_prefix('=')
 }
 
 /// `/dev/nbd0` and so on, in the order of their numbers.
@@ -119,6 +185,15 @@ fn run(command: &mut Command) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_tells_whose_disk_it_serves() {
+        assert_eq!(owner_in(b"HOME=/\0XEN_DISK=5/51712\0LC_ALL=C\0"), Some("5/51712"));
+        assert_eq!(owner_in(b"HOME=/\0LC_ALL=C\0"), None);
+        let domid = |number| DomId::new(number).expect("is small");
+        assert!(owner(domid(5), 51712).starts_with(&owner_prefix(domid(5))));
+        assert!(!owner(domid(51), 51712).starts_with(&owner_prefix(domid(5))));
+    }
 
     #[test]
     fn a_thread_names_its_process() {

@@ -5,6 +5,7 @@ use crate::host::Host;
 use crate::netlink::LinkChange;
 use crate::patience::Patience;
 use ferroxen_loopdev::Access;
+use ferroxen_words::DomId;
 use ferroxen_xenstore::{Client, Store as _};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,15 +56,22 @@ impl Host for Rehearsed {
         Ok(())
     }
 
-    fn attach_nbd(&self, _image: &Path, _format: &str, _access: Access) -> io::Result<PathBuf> {
+    fn attach_nbd(&self, _image: &Path, _format: &str, _access: Access, owner: &str) -> io::Result<PathBuf> {
         let mut state = self.stage.call("attach_nbd")?;
-        let path = PathBuf::from(format!("/dev/nbd-rehearsal-{}", state.loops.len()));
-        state.loops.insert(path.clone());
+        let path = PathBuf::from(format!("/dev/nbd-rehearsal-{}", state.servers.len()));
+        state.servers.insert(path.clone(), owner.to_owned());
         Ok(path)
     }
 
     fn detach_nbd(&self, device: &Path) -> io::Result<()> {
-        self.stage.call("detach_nbd")?.loops.remove(device);
+        self.stage.call("detach_nbd")?.servers.remove(device);
+        Ok(())
+    }
+
+    fn end_nbds_of(&self, domid: DomId) -> io::Result<()> {
+        let of_domain = format!("{}/", domid.raw());
+        let mut state = self.stage.call("end_nbds_of")?;
+        state.servers.retain(|_, owner| !owner.starts_with(&of_domain));
         Ok(())
     }
 

@@ -53,6 +53,8 @@ struct State {
     husks: BTreeSet<u16>,
     claims: BTreeMap<u16, u64>,
     loops: BTreeSet<PathBuf>,
+    /// The nbd devices, and whose disks they are for.
+    servers: BTreeMap<PathBuf, String>,
     links: BTreeMap<String, u32>,
     introduced: BTreeSet<u16>,
     /// Devices that a script has connected and not disconnected.
@@ -215,7 +217,8 @@ impl Scene {
                 .iter()
                 .map(|(domid, pages)| format!("{pages} claimed for {domid}")),
         );
-        litter.extend(state.loops.iter().map(|path| path.display().to_string()));
+        let devices = state.loops.iter().chain(state.servers.keys());
+        litter.extend(devices.map(|path| path.display().to_string()));
         litter.extend(
             state
                 .connected_by_script
@@ -255,7 +258,8 @@ fn a_domain_is_made_and_goes_without_a_trace() {
     let scene = Scene::new();
     let domid = scene.create(&scene.full_config()).expect("nothing goes wrong");
     let state = scene.stage.state();
-    assert_eq!((state.domains.len(), state.loops.len(), state.claims.len()), (1, 3, 0));
+    assert_eq!((state.domains.len(), state.claims.len()), (1, 0));
+    assert_eq!((state.loops.len(), state.servers.len()), (2, 1));
     assert!(state.links.contains_key("cable") && !state.links.contains_key("vif1.1"));
     drop(state);
     assert_eq!(scene.stage.state().connected_by_script.len(), 2);
@@ -449,6 +453,25 @@ fn a_core_that_cannot_be_dumped_disturbs_nobody() {
         Some(failed)
     });
     assert!(steps > 5, "only {steps} calls");
+}
+
+/// Whoever made it was killed before it could write where the server is.
+#[test]
+fn a_server_that_nobody_noted_goes_with_its_domain() {
+    let scene = Scene::new();
+    let domid = scene.create(&scene.config("")).expect("nothing goes wrong");
+    let image = scene.directory.join("third.qcow2");
+    for owner in [crate::nbd::owner(domid, 51712), "77/51712".to_owned()] {
+        let access = ferroxen_loopdev::Access::ReadWrite;
+        let served = scene.tools.host.attach_nbd(&image, "qcow2", access, &owner);
+        served.expect("nothing goes wrong");
+    }
+    scene.tools.destroy(domid).expect("nothing goes wrong");
+    assert_eq!(
+        scene.litter(),
+        ["/dev/nbd-rehearsal-1"],
+        "another domain's server is its own"
+    );
 }
 
 #[test]
