@@ -103,7 +103,8 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
         Origin::Debian { suite, mirror, include } => {
             progress("fetching and unpacking packages");
             let root = staging.path().join("root");
-            let mut arguments = vec!["--variant=minbase".to_owned()];
+            // What a crash would spoil is made again; the image is written to disk at the end.
+            let mut arguments = vec!["--variant=minbase".to_owned(), "--dpkgopt=force-unsafe-io".to_owned()];
             if !include.is_empty() {
                 arguments.push(format!("--include={}", include.join(",")));
             }
