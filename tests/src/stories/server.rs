@@ -1,21 +1,26 @@
 //! A server: Domain 0 is a Debian with systemd on a disk, with LVM and QEMU's tools, as somebody has it who adds Xen to it.
 
 mod disks;
+mod images;
 
 use anyhow::{Result, ensure};
 
 use crate::dom0::{Dom0, PATIENCE};
 use crate::machine::Parts;
 
-/// What vdc, vdd and vde are, in MiB: for LVM, with a partition, as a whole.
-const EMPTY_DISKS: [u64; 3] = [512, 128, 64];
+/// What vdc to vdf are, in MiB: for LVM, with a partition, as a whole, for images.
+const EMPTY_DISKS: [u64; 4] = [512, 128, 64, 512];
 
 pub(super) fn serves(parts: &Parts) -> Result<()> {
     let mut dom0 = Dom0::boot(&parts.with_debian_dom0(&EMPTY_DISKS)?)?;
+    // What the kernel has to say of a slow emulator is no answer to anything.
+    dom0.run("dmesg -n 1")?;
     starts_by_itself(&mut dom0)?;
     daemons_are_kept(&mut dom0)?;
     logs_are_rotated(&mut dom0)?;
     disks::are_served(&mut dom0)?;
+    images::are_machines_of_their_own(&mut dom0)?;
+    images::survive_interruption(&mut dom0)?;
     domains_go_with_the_host(&mut dom0)?;
     dom0.power_off(PATIENCE)
 }

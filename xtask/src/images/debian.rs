@@ -68,7 +68,7 @@ fn disk(name: &str, parts: &Packages, overlay: &Path, mirror: Option<&Path>) -> 
     })
 }
 
-/// A folder of packages with an index, as `deb [trusted=yes] file:FOLDER ./` takes it: enough for a small Debian.
+/// A folder of packages with an index, as `xl image build --mirror FOLDER` takes it: enough for a small Debian.
 fn mirror(parts: &Packages) -> Result<PathBuf> {
     let packages = packages::resolve(&parts.packages, &parts.skip)?;
     let folder = dir().join("mirror");
@@ -80,21 +80,26 @@ fn mirror(parts: &Packages) -> Result<PathBuf> {
         let mut index = String::new();
         for package in &packages {
             let path = package.path();
-            let file = format!("{}_{}.deb", package.name, package.version.replace(':', "%3a"));
+            // Without its epoch, as in Debian's own archive: not every way of fetching takes a colon.
+            let version = package
+                .version
+                .split_once(':')
+                .map_or(&*package.version, |(_, rest)| rest);
+            let file = format!("{}_{version}.deb", package.name);
             let bytes = fs::read(&path)?;
             let control = answer(clean_command("dpkg-deb").arg("-f").arg(&path));
             let control = control.with_context(|| format!("dpkg-deb cannot read {}", path.display()))?;
             let (size, sum) = (bytes.len(), checksum(&bytes));
-            // apt unescapes names.
-            writeln!(
-                index,
-                "{control}\nFilename: ./{}\nSize: {size}\nSHA256: {sum}\n",
-                file.replace("%3a", "%253a")
-            )?;
+            writeln!(index, "{control}\nFilename: ./{file}\nSize: {size}\nSHA256: {sum}\n")?;
             fs::write(folder.join(&file), bytes)?;
             fs::set_permissions(folder.join(&file), fs::Permissions::from_mode(0o644))?;
         }
         fs::write(folder.join("Packages"), &index)?;
+        // By the suite mmdebstrap knows which packages are the essential ones.
+        let (size, sum) = (index.len(), checksum(index.as_bytes()));
+        let release =
+            format!("Suite: {SUITE}\nCodename: {SUITE}\nArchitectures: amd64\nSHA256:\n {sum} {size} Packages\n");
+        fs::write(folder.join("Release"), release)?;
         Ok(fs::write(list, index)?)
     })?;
     Ok(folder)

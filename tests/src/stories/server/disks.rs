@@ -42,7 +42,7 @@ pub(super) fn are_served(dom0: &mut Dom0) -> Result<()> {
     ensure!(swaps == "1", "the guest has {swaps} swaps");
     cannot_be_written(dom0)?;
     grow(dom0)?;
-    are_backed_up(dom0)
+    are_backed_up(dom0, &shop)
 }
 
 fn make(dom0: &mut Dom0) -> Result<()> {
@@ -88,22 +88,47 @@ fn grow(dom0: &mut Dom0) -> Result<()> {
     Ok(())
 }
 
-/// A running guest's disk is copied from a snapshot, and the copy is in order; the guest goes, and all behind its disks.
-fn are_backed_up(dom0: &mut Dom0) -> Result<()> {
+/// A running guest's disk is copied from a snapshot, at a time that was set before; then the disk is lost, and the drill is
+/// that the guest goes on with the copy. When it has gone, all behind its disks has.
+fn are_backed_up(dom0: &mut Dom0, shop: &Tiny) -> Result<()> {
     dom0.in_guest(
         "shop",
         "mount -t ext4 /dev/xvda1 /mnt && dd if=/dev/urandom of=/mnt/books bs=64k count=16 2>/dev/null; \
-         sha256sum /mnt/books >/mnt/sum; sync; (while :; do date >>/mnt/log; usleep 500000; done >/dev/null 2>&1 &)",
+         sha256sum /mnt/books >/mnt/sum; date >/mnt/log; sync; (while :; do date >>/mnt/log; usleep 500000; done >/dev/null 2>&1 &)",
         PATIENCE,
     )?;
-    // What cron would do every night; the guest writes on.
-    dom0.run_within(
-        "lvcreate -q -s -L 64m -n nightly VolGroup00/LogVol00 && \
+    // The guest writes on.
+    dom0.run(
+        "systemd-run -q --unit=nightly --on-active=1s -p Type=oneshot -p RemainAfterExit=yes sh -c \
+         'lvcreate -q -s -L 64m -n nightly VolGroup00/LogVol00 && \
          dd if=/dev/VolGroup00/nightly of=/vmimages/shop.backup bs=1M conv=sparse status=none && \
-         lvremove -q -y VolGroup00/nightly && e2fsck -f -p /vmimages/shop.backup; [ $? -le 1 ]",
-        PATIENCE * 5,
+         lvremove -q -y VolGroup00/nightly && { e2fsck -f -p /vmimages/shop.backup; [ $? -le 1 ]; }'",
     )?;
+    let made = "for _ in $(seq 300); do state=$(systemctl show -P ActiveState nightly.service); \
+                case $state in active | failed) break ;; esac; sleep 1; done; \
+                [ $state = active ] || { journalctl --no-pager -u nightly; false; }";
+    dom0.run_within(made, PATIENCE * 5)?;
     dom0.destroy("shop")?;
+    nothing_is_left(dom0)?;
+    dom0.run(&format!("wipefs -q -a {LV} && ! blkid -p {LV}"))?;
+    dom0.run_within(
+        &format!("dd if=/vmimages/shop.backup of={LV} bs=1M conv=fsync status=none"),
+        PATIENCE * 2,
+    )?;
+    dom0.start_tiny(shop)?;
+    let read = format!(
+        "mount -t ext4 /dev/xvda1 /mnt && sha256sum -c /mnt/sum >/dev/null && test -s /mnt/log && \
+         for d in {}; do dd if=/dev/$d bs=512 skip=9 count=1 2>/dev/null | tr -d '\\0'; done | xargs",
+        WRITTEN.join(" ")
+    );
+    let kept = dom0.in_guest("shop", &read, PATIENCE)?;
+    let written = WRITTEN.map(|disk| format!("on-{disk}")).join(" ");
+    ensure!(kept == written, "with its disk restored the guest reads {kept:?}");
+    dom0.destroy("shop")?;
+    nothing_is_left(dom0)
+}
+
+fn nothing_is_left(dom0: &mut Dom0) -> Result<()> {
     let left =
         dom0.run("pgrep -c qemu-nbd; losetup -a | wc -l; dmsetup info -c --noheadings -o open VolGroup00-LogVol00")?;
     ensure!(
