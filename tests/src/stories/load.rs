@@ -10,11 +10,27 @@ use crate::machine::Parts;
 
 pub(super) fn stress_for_a_minute(parts: &Parts) -> Result<()> {
     const STRESS: Duration = Duration::from_secs(240);
+    /// How often it is moved meanwhile.
+    const MOVES: u32 = 2;
     let mut dom0 = Dom0::boot(parts)?;
     dom0.run("xl create /etc/xen/demo.cfg")?;
     dom0.watch_guest("demo", "root@guest:~#", DEBIAN_PATIENCE)?;
-    let load = "stress-ng --cpu 1 --vm 1 --vm-bytes 48M --fork 1 --pipe 1 --timeout 60s --quiet";
-    dom0.in_guest("demo", load, STRESS)?;
+    let load = "stress-ng --cpu 1 --vm 1 --vm-bytes 48M --verify --fork 1 --pipe 1 --timeout 60s --metrics-brief";
+    dom0.in_guest("demo", &format!("{load} >/tmp/said 2>&1 & true"), PATIENCE)?;
+    for _ in 0..MOVES {
+        let said = dom0.run_within("xl migrate demo localhost 2>&1", STRESS)?;
+        ensure!(said.contains("Migration successful."), "moving it: {said}");
+    }
+    let ended = dom0.in_guest(
+        "demo",
+        "wait %1 || cat /tmp/said; grep -c 'successful run' /tmp/said",
+        STRESS,
+    )?;
+    // Before it, the shell may say that its job is done.
+    ensure!(
+        ended.lines().last() == Some("1"),
+        "what it wrote was not what it found: {ended}"
+    );
     let faults = "dmesg | grep -cE 'BUG|Oops|general protection|segfault|soft lockup' || true";
     let faults = dom0.in_guest("demo", faults, PATIENCE)?;
     ensure!(faults == "0", "the guest's kernel complains {faults} times");

@@ -203,7 +203,7 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "stress",
-        claim: "stress-ng runs for a minute in a guest without a fault",
+        claim: "stress-ng runs for a minute in a guest, which is moved twice, and finds in memory what it wrote",
         rows: &[],
         tell: load::stress_for_a_minute,
     },
