@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -129,6 +130,10 @@ pub struct Parts {
     pub root: Option<PathBuf>,
     /// Empty disks, of so many MiB.
     pub empty_disks: Vec<u64>,
+    /// A disk (the one after the guests') that other machines have as well; writes stay.
+    pub shared_disk: Option<PathBuf>,
+    /// What a further card is connected to.
+    pub cable: Option<Cable>,
     /// A disk for Domain 0; writes are dropped at the end.
     pub disk: PathBuf,
     /// Which devices it has.
@@ -145,6 +150,26 @@ pub struct Parts {
     pub log: PathBuf,
     /// The program behind `cargo xtask`.
     pub xtask: PathBuf,
+}
+
+/// One end of a cable between two machines.
+#[derive(Debug, Clone)]
+pub struct Cable {
+    socket: Arc<UnixStream>,
+    mac: &'static str,
+}
+
+impl Cable {
+    /// Both ends.
+    pub fn new() -> Result<[Self; 2]> {
+        let (one, other) = UnixStream::pair().context("making a cable's sockets")?;
+        Ok(
+            [(one, "52:54:00:00:09:01"), (other, "52:54:00:00:09:02")].map(|(socket, mac)| Self {
+                socket: Arc::new(socket),
+                mac,
+            }),
+        )
+    }
 }
 
 /// The network that Domain 0 is on: the host is 10.0.2.2, and addresses are given out from 10.0.2.64 on.
@@ -259,6 +284,12 @@ impl Parts {
         qemu.args(["-device", "virtio-blk-pci,drive=guests"]);
         self.add_further_disks(qemu);
         qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        if let Some(Cable { socket, mac }) = &self.cable {
+            qemu.arg("-netdev")
+                .arg(format!("socket,id=cable,fd={}", socket.as_raw_fd()));
+            qemu.arg("-device")
+                .arg(format!("virtio-net-pci,netdev=cable,mac={mac},romfile="));
+        }
         if self.devices == Devices::Both {
             let kernel = drive("if=none,id=kernel,snapshot=on", &self.kernel);
             qemu.arg("-drive").arg(kernel).args(["-netdev", SECOND_NETWORK]);
@@ -275,6 +306,12 @@ impl Parts {
     }
 
     fn add_further_disks(&self, qemu: &mut Command) {
+        if let Some(shared) = &self.shared_disk {
+            // Whoever writes to it sees to it that nobody else does: no lock on the file.
+            qemu.arg("-drive")
+                .arg(drive("if=none,id=shared,file.locking=off", shared));
+            qemu.args(["-device", "virtio-blk-pci,drive=shared,share-rw=on"]);
+        }
         let empty = (0..self.empty_disks.len()).map(|number| self.empty_disk(number));
         for (number, file) in self.root.iter().cloned().chain(empty).enumerate() {
             let file = drive(&format!("if=none,id=further{number},snapshot=on"), &file);
@@ -313,6 +350,9 @@ impl Machine {
     pub fn start(parts: &Parts) -> Result<Self> {
         let (monitor, theirs) = UnixStream::pair().context("making the monitor's sockets")?;
         fcntl_setfd(&theirs, FdFlags::empty()).context("leaving a socket to QEMU")?;
+        if let Some(cable) = &parts.cable {
+            fcntl_setfd(&cable.socket, FdFlags::empty()).context("leaving a cable to QEMU")?;
+        }
         if let Some(dir) = parts.log.parent() {
             fs::create_dir_all(dir)?;
         }

@@ -118,6 +118,8 @@ impl Bench {
             newer_dom0: None,
             root: None,
             empty_disks: Vec::new(),
+            shared_disk: None,
+            cable: None,
             disk: self.images.guests.clone(),
             devices: Devices::Virtio,
             cpu_model: CPU_MODEL,

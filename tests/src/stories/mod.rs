@@ -12,6 +12,7 @@ mod debian_xl;
 mod devices;
 mod disk;
 mod handover;
+mod hosts;
 mod kernels;
 mod life;
 mod load;
@@ -134,6 +135,12 @@ pub const STORIES: &[Story] = &[
         claim: "a guest is saved, restored, gone back to, and moved while it writes memory, and what ran in it runs on; what fails or is called off disturbs nobody",
         rows: &["M136", "M137", "M144"],
         tell: saved::runs_on,
+    },
+    Story {
+        name: "two-hosts",
+        claim: "a guest that writes moves to another host over a cable, with its memory; on the disk that both have nothing is lost",
+        rows: &["M144"],
+        tell: hosts::hand_a_guest_over,
     },
     Story {
         name: "daemons",
