@@ -120,7 +120,9 @@ const WRITER: &str = "i=0; while :; do head -c 3000000 /dev/urandom >/tmp/$1a; s
                       i=$((i+1)); echo $i >/tmp/$1n; done";
 
 fn moves(dom0: &mut Dom0, process: u32) -> Result<()> {
-    let write = format!("echo '{WRITER}' >/tmp/w; for of in x y; do echo 0 >/tmp/${{of}}n; sh /tmp/w $of & done; true");
+    let write = format!(
+        "echo '{WRITER}' >/tmp/w; for of in x y; do echo 0 >/tmp/${{of}}n; sh /tmp/w $of & echo $! >>/tmp/pids; done"
+    );
     dom0.in_guest(NAME, &write, PATIENCE)?;
     let count = |dom0: &mut Dom0| -> Result<u32> {
         let said = dom0.in_guest(
@@ -153,7 +155,7 @@ fn moves(dom0: &mut Dom0, process: u32) -> Result<()> {
         ensure!(then > written, "{written} things were written before, {then} after");
     }
     // What they still have to say as they die is no answer to what is asked next.
-    let end = "while pkill -f /tmp/w; do usleep 10000; done; rm -f /tmp/x* /tmp/y*";
+    let end = "for p in $(cat /tmp/pids); do kill $p; wait $p; done; rm -f /tmp/x* /tmp/y* /tmp/pids";
     dom0.in_guest(NAME, end, PATIENCE)?;
     Ok(())
 }
