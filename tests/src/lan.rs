@@ -94,3 +94,8 @@ mod tests {
         assert_eq!(answer.len() - start, 1000);
     }
 }
+
+/// A shell's command that ends once somebody listens at `port` (proc(5), "/proc/net/tcp").
+pub fn until_listened(port: u16) -> String {
+    format!("until grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; do usleep 10000; done")
+}

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::dom0::{Dom0, PATIENCE};
 use crate::guest::Tiny;
+use crate::lan::until_listened;
 use crate::machine::{Cable, Parts};
 
 const NAME: &str = "nomad";
@@ -101,7 +102,11 @@ fn is_not_taken_by_nobody(near: &mut Dom0) -> Result<()> {
 }
 
 fn moves(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
-    far.run(&format!("nc -l -p {PORT} -e xl migrate-receive 2>/tmp/received & true"))?;
+    let receive = format!(
+        "nc -l -p {PORT} -e xl migrate-receive 2>/tmp/received & {}",
+        until_listened(PORT)
+    );
+    far.run(&receive)?;
     let command = format!("xl migrate -s '' {NAME} 'nc {} {PORT}' 2>&1", ENDS[1]);
     let (code, said) = near.ask(&command, WHOLE)?;
     ensure!(

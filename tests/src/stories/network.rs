@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::dom0::{Dom0, PATIENCE};
 use crate::guest::Tiny;
-use crate::lan::Server;
+use crate::lan::{Server, until_listened};
 use crate::machine::{Devices, Parts};
 
 const TRANSFER: Duration = Duration::from_secs(180);
@@ -96,13 +96,20 @@ fn arrives_intact(dom0: &mut Dom0) -> Result<()> {
     dom0.in_guest("two", "ping -c 3 10.0.2.15", PATIENCE)?;
 
     let sent = dom0.in_guest("two", MAKE, TRANSFER)?;
-    dom0.run("(timeout 180 busybox nc -l -p 5001 -e sha256sum >/dev/null 2>&1 &)")?;
+    let listen = format!(
+        "(timeout 180 busybox nc -l -p 5001 -e sha256sum >/dev/null 2>&1 &); {}",
+        until_listened(5001)
+    );
+    dom0.run(&listen)?;
     let arrived = dom0.in_guest("two", "nc 10.0.2.15 5001 </tmp/data", TRANSFER)?;
     ensure!(arrived == sent, "the guest sent {sent} and Domain 0 got {arrived}");
 
     let sent = dom0.run_within(MAKE, TRANSFER)?;
-    let listen = "(timeout 180 nc -l -p 5002 -e sha256sum >/dev/null 2>&1 &)";
-    dom0.in_guest("two", listen, PATIENCE)?;
+    let listen = format!(
+        "(timeout 180 nc -l -p 5002 -e sha256sum >/dev/null 2>&1 &); {}",
+        until_listened(5002)
+    );
+    dom0.in_guest("two", &listen, PATIENCE)?;
     let arrived = dom0.run_within("busybox nc 10.0.2.30 5002 </tmp/data", TRANSFER)?;
     ensure!(arrived == sent, "Domain 0 sent {sent} and the guest got {arrived}");
     Ok(())
