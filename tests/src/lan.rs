@@ -78,6 +78,11 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
+/// A shell's command that ends once somebody listens at `port` (proc(5), "/proc/net/tcp").
+pub fn until_listened(port: u16) -> String {
+    format!("until grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; do usleep 10000; done")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,9 +98,4 @@ mod tests {
         assert_eq!(checksum(&answer[start..]), server.checksum());
         assert_eq!(answer.len() - start, 1000);
     }
-}
-
-/// A shell's command that ends once somebody listens at `port` (proc(5), "/proc/net/tcp").
-pub fn until_listened(port: u16) -> String {
-    format!("until grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6 2>/dev/null; do usleep 10000; done")
 }
