@@ -11,11 +11,12 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::physdev::PciDevice;
 use ferroxen_abi::sysctl::{self as abi, Sysctl, SysctlCmd, physcap};
 use ferroxen_access::Operation;
+use ferroxen_machine::memory::is_ram;
 use ferroxen_machine::ports::PciFunction;
 use ferroxen_machine::smp::CpuSet;
 use ferroxen_machine::{cpu, time};
 use ferroxen_sched::{CpuMask, PoolId};
-use ferroxen_words::{CpuId, DomId};
+use ferroxen_words::{CpuId, DomId, Mfn};
 
 /// `sysctl(request)`: `EPERM` for anyone but Domain 0, `EACCES` for another interface version.
 pub fn sysctl(call: &mut Call<'_>) -> Answer {
@@ -249,7 +250,10 @@ fn page_offline(wanted: &abi::PageOfflineOp) -> Result<(), Errno> {
     }
     let status = GuestPtr::<u32>::new(wanted.status);
     for (index, mfn) in (0..).zip(wanted.start..=wanted.end) {
-        memory::frame(mfn.into()).ok_or(Errno::EINVAL)?;
+        // That below 1 MiB is RAM too, although nobody is given it.
+        if !is_ram(Mfn::new(mfn.into())) {
+            return Err(Errno::EINVAL);
+        }
         status.write_element(index, &abi::PAGE_IS_ONLINE)?;
         if time::entry_budget_spent() {
             return Err(Errno::E2BIG);
