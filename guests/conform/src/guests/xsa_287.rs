@@ -89,8 +89,8 @@ pub fn act(report: &mut Report) -> Verdict {
         memory::unmap(third.address());
         answer
     };
-    let gone = earlier.iter().filter(|&&mfn| mfn != last);
-    report.check("no earlier one can be mapped", gone.clone().all(|&mfn| can_be_mapped(mfn) != Answer::OK));
+    let mut gone = earlier.iter().filter(|&&mfn| mfn != last);
+    report.check("no earlier one can be mapped", gone.all(|&mfn| can_be_mapped(mfn) != Answer::OK));
     report.expect("the last frame", can_be_mapped(last), Answer::OK);
     report.check("as many are free as before", host::free_pages()? == before);
 

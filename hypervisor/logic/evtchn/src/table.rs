@@ -271,9 +271,10 @@ impl PortTable {
         if channel.state == State::Ipi {
             return Ok(Target::Own(channel.vcpu));
         }
-        match self.used(port)?.state {
+        match channel.state {
             State::Unbound { .. } => Ok(Target::Nobody),
-            _ => Err(Refused::WrongState),
+            State::Free => Err(Refused::NoSuchPort),
+            State::Interdomain(_) | State::Ipi | State::Pirq(_) | State::Virq { .. } => Err(Refused::WrongState),
         }
     }
 
