@@ -13,7 +13,6 @@ use ferroxen_words::DomId;
 use ferroxen_xenstore::{Changes, Client, Result as StoreResult, Store};
 use std::collections::BTreeSet;
 use std::io;
-use uuid::Uuid;
 
 /// The name of the pool that every CPU begins in.
 pub const FIRST: &str = "Pool-0";
@@ -96,7 +95,7 @@ impl Cpupools {
         let id = self.ask(&request).doing(doing)?.cpupool_id;
         let directory = format!("{POOLS}/{id}");
         let mut changes = Changes::default();
-        changes.write(&format!("{directory}/uuid"), Uuid::new_v4().to_string());
+        changes.write(&format!("{directory}/uuid"), ferroxen_uuids::fresh().to_string());
         changes.write(&format!("{directory}/name"), name);
         let made = self.add_cpus(id, cpus).and_then(|()| {
             let written = self.store.transaction(|tx| tx.apply(&changes));

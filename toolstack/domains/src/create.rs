@@ -102,7 +102,7 @@ fn bring_up(
     others: &[DomId],
     fill: impl FnOnce(DomId, Channels) -> Result<Built>,
 ) -> Result<DomId> {
-    let uuid = config.uuid.unwrap_or_else(Uuid::new_v4);
+    let uuid = config.uuid.unwrap_or_else(ferroxen_uuids::fresh);
     config.uuid = Some(uuid);
 
     let domid = make(tools, &config, &uuid)?;

@@ -196,7 +196,7 @@ fn find_bridge(host: &dyn Host, bridge: &str) -> Result<u32> {
     let index = host.link(bridge).doing(what)?;
     let index = index.ok_or_else(|| Error::new(what(), "it was made, and is gone"))?;
     // Its own, so that it does not change with every card that comes and goes.
-    let [a, b, c, d, e, ..] = Uuid::new_v4().into_bytes();
+    let [a, b, c, d, e, ..] = ferroxen_uuids::fresh().into_bytes();
     host.change_link(index, LinkChange::Address(Mac([0x02, a, b, c, d, e])))
         .doing(|| format!("setting the address of {bridge}"))?;
     host.change_link(index, LinkChange::Up)

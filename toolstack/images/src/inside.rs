@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use uuid::Uuid;
 
 /// How a guest gets its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +143,7 @@ impl Inside {
     /// Makes it a machine of its own: another id, other keys, and what `identity` says.
     pub fn become_own(&self, identity: &Identity) -> Result<()> {
         let mut edits = Edits::new(self.look_around()?);
-        let id = format!("{}\n", Uuid::new_v4().simple());
+        let id = format!("{}\n", ferroxen_uuids::fresh().simple());
         edits.write("/etc/machine-id", id.as_bytes(), PUBLIC);
         edits.remove("/var/lib/dbus/machine-id");
         renew_host_keys(&mut edits)?;

@@ -57,7 +57,7 @@ pub struct Loaded {
 impl Loaded {
     /// Fills in what the file leaves to chance, so that building the domain again gives the same one.
     pub fn settle(&mut self) -> Uuid {
-        let uuid = *self.config.uuid.get_or_insert_with(Uuid::new_v4);
+        let uuid = *self.config.uuid.get_or_insert_with(ferroxen_uuids::fresh);
         self.set("uuid", Value::Text(uuid.to_string()));
         self.set("name", Value::Text(self.config.name.clone()));
         uuid
