@@ -61,6 +61,9 @@ pub enum Error {
     /// No menu is in any of them.
     #[error("there is no boot menu in it (looked for {})", menus())]
     NoMenu,
+    /// None of them is a root.
+    #[error("none of its file systems has {FSTAB}: it holds no system")]
+    NoRoot,
     /// The menu has nothing to start.
     #[error("{0} names no kernel")]
     EmptyMenu(String),
@@ -98,6 +101,8 @@ fn menus() -> String {
 
 /// The largest kernel that anybody starts, and the most that its ramdisks have together.
 const FILE_LIMIT: u64 = 1 << 30;
+/// What every Linux has that was installed, and no file system but its root.
+const FSTAB: &str = "/etc/fstab";
 /// The largest menu.
 const MENU_LIMIT: u64 = 1 << 20;
 
@@ -128,6 +133,39 @@ impl Wish {
         }
         Ok(wish)
     }
+}
+
+/// A file system that is the root of a system: which bytes of the disk it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Root {
+    /// The first.
+    pub start: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// Finds the file system of a raw disk that has the file by which a root is known: `/etc/fstab`.
+pub fn find_root(disk: &Path) -> Result<Root, Error> {
+    find_root_in(Arc::new(File::open(disk)?))
+}
+
+/// The same in anything that can be read.
+pub fn find_root_in(disk: Arc<dyn Disk>) -> Result<Root, Error> {
+    let (mut reasons, mut is_readable) = (Vec::new(), false);
+    for start in partitions::starts(&*disk)? {
+        match volume::open(&disk, start) {
+            Ok(system) if exists(&system, FSTAB) => {
+                let len = volume::len(&*disk, start)?;
+                return Ok(Root { start, len });
+            }
+            Ok(_) => is_readable = true,
+            Err(error) => reasons.push(format!("at byte {start}: {error}")),
+        }
+    }
+    Err(match is_readable {
+        true => Error::NoRoot,
+        false => Error::NoFileSystem(reasons),
+    })
 }
 
 /// Finds what `wish` wants in a raw disk.

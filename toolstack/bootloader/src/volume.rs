@@ -61,14 +61,35 @@ pub fn open(disk: &Arc<dyn Disk>, start: u64) -> Result<Ext4, String> {
     Ext4::load(Box::new(volume)).map_err(|error| error.to_string())
 }
 
-/// `s_blocks_count` in groups of `s_blocks_per_group` (Linux' Documentation/filesystems/ext4).
+/// Bytes of the file system that begins at byte `start`, which could be opened.
+pub fn len(disk: &dyn Disk, start: u64) -> io::Result<u64> {
+    let mut superblock = [0; 1024];
+    let at = start.checked_add(1024).ok_or(io::ErrorKind::InvalidData)?;
+    disk.read_at(at, &mut superblock)?;
+    // `s_log_block_size`: 1 KiB, shifted.
+    let size = word(&superblock, 0x18).and_then(|shift| 1024_u64.checked_shl(shift));
+    let bytes = size
+        .zip(blocks(&superblock))
+        .and_then(|(size, blocks)| size.checked_mul(blocks));
+    bytes.ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// Block groups: `s_blocks_count` by `s_blocks_per_group` (Linux' Documentation/filesystems/ext4).
 fn groups(superblock: &[u8; 1024]) -> Option<u64> {
-    let word = |at: usize| {
-        superblock
-            .get(at..)?
-            .first_chunk()
-            .map(|bytes| u32::from_le_bytes(*bytes))
+    blocks(superblock)?.checked_div(word(superblock, 0x20)?.into())
+}
+
+/// `s_blocks_count`, whose upper half counts only where `s_feature_incompat` says so.
+fn blocks(superblock: &[u8; 1024]) -> Option<u64> {
+    const INCOMPAT_64BIT: u32 = 0x80;
+    let upper = match word(superblock, 0x60)? & INCOMPAT_64BIT {
+        0 => 0,
+        _ => word(superblock, 0x150)?,
     };
-    let blocks = u64::from(word(0x4)?) | u64::from(word(0x150)?) << 32;
-    blocks.checked_div(word(0x20)?.into())
+    Some(u64::from(word(superblock, 0x4)?) | u64::from(upper) << 32)
+}
+
+fn word(superblock: &[u8; 1024], at: usize) -> Option<u32> {
+    let bytes = superblock.get(at..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
 }

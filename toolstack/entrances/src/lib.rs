@@ -5,7 +5,7 @@
 //! with the corpus and with random bytes, under the stable compiler.
 #![forbid(unsafe_code)]
 
-use ferroxen_bootloader::{Wish, find_in, menu};
+use ferroxen_bootloader::{Wish, find_in, find_root_in, menu};
 use ferroxen_xenstore_wire::{Decoder, Header, MessageType, encode, parse_permissions, path, strings};
 use ferroxen_xenstored::core::{ConnId, DomainState, ErrorCode, Limits, World, Xenstore};
 use ferroxen_xlconfig::{HostConfig, Source, parse_all, parse_cpu_list, parse_disk, parse_host, parse_vif};
@@ -113,6 +113,9 @@ pub fn boot_disk(bytes: &[u8]) {
         if let Ok(boot) = find_in(Arc::new(bytes.to_vec()), &wish) {
             assert!(!boot.kernel_path.is_empty());
         }
+    }
+    if let Ok(root) = find_root_in(Arc::new(bytes.to_vec())) {
+        assert!(root.len > 0);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Images that others have made, as jailtime.org gave them away: an archive with an image, its swap and a configuration.
 
 use crate::tools::{must, program, text};
-use crate::{Identity, Inside};
+use crate::{Identity, Inside, Unfinished};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,41 @@ pub struct Bundle {
     pub images: Vec<PathBuf>,
     /// Configurations, with the images' paths as they are now.
     pub configs: Vec<PathBuf>,
+}
+
+/// Packs images and configurations into an archive that [`import`] takes, each under its own name and nothing else: whose
+/// disks they are is told by those names. What is empty in an image takes no room.
+pub fn export(archive: &Path, files: &[PathBuf]) -> Result<()> {
+    let bundle = Unfinished::new(archive);
+    let mut names = BTreeSet::new();
+    let mut arguments = vec![packing(archive).to_owned(), text(&bundle.path)?.to_owned()];
+    for file in files {
+        let path = std::path::absolute(file).with_context(|| format!("where {} is", file.display()))?;
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            bail!("{} is no file", file.display());
+        };
+        if !(IMAGES.contains(&kind(&path)) || CONFIGS.contains(&kind(&path))) {
+            let known = [&IMAGES[..], &CONFIGS].concat().join(", .");
+            bail!("{}: who unpacks it knows .{known} only, by their names", file.display());
+        }
+        if !names.insert(name.to_owned()) {
+            bail!("two of the files are called {name}");
+        }
+        arguments.extend(["-C".to_owned(), text(folder)?.to_owned(), format!("./{name}")]);
+    }
+    if !files.iter().any(|file| IMAGES.contains(&kind(file))) {
+        bail!("there is no image (*.img) among the files");
+    }
+    must(program("tar", arguments)).with_context(|| format!("packing {}", archive.display()))?;
+    bundle.finish()
+}
+
+/// What images are called, and configurations.
+const IMAGES: [&str; 2] = ["img", "swap"];
+const CONFIGS: [&str; 2] = ["cfg", "hvm"];
+
+fn kind(path: &Path) -> &str {
+    path.extension().and_then(|kind| kind.to_str()).unwrap_or_default()
 }
 
 /// Unpacks an archive into `directory`. Nothing that is there is written over. Root's password, which everybody knows,
@@ -33,20 +69,8 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
     .with_context(|| format!("unpacking {}", archive.display()))?;
     let mut found = Vec::new();
     files(staging.path(), &mut found)?;
-    let kind = |path: &Path| {
-        path.extension()
-            .and_then(|kind| kind.to_str())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let images: Vec<_> = found
-        .iter()
-        .filter(|path| matches!(kind(path).as_str(), "img" | "swap"))
-        .collect();
-    let configs: Vec<_> = found
-        .iter()
-        .filter(|path| matches!(kind(path).as_str(), "cfg" | "hvm"))
-        .collect();
+    let images: Vec<_> = found.iter().filter(|path| IMAGES.contains(&kind(path))).collect();
+    let configs: Vec<_> = found.iter().filter(|path| CONFIGS.contains(&kind(path))).collect();
     if images.is_empty() {
         bail!("{} holds no image (*.img)", archive.display());
     }
@@ -83,11 +107,20 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
 
 /// Not every `tar` tells by itself how an archive is packed.
 fn unpacking(archive: &Path) -> &'static str {
-    match archive.extension().and_then(|kind| kind.to_str()) {
-        Some("bz2" | "tbz" | "tbz2") => "-xojf",
-        Some("gz" | "tgz") => "-xozf",
-        Some("xz" | "txz") => "-xoJf",
+    match kind(archive) {
+        "bz2" | "tbz" | "tbz2" => "-xojf",
+        "gz" | "tgz" => "-xozf",
+        "xz" | "txz" => "-xoJf",
         _ => "-xof",
+    }
+}
+
+fn packing(archive: &Path) -> &'static str {
+    match kind(archive) {
+        "bz2" | "tbz" | "tbz2" => "-cSjf",
+        "gz" | "tgz" => "-cSzf",
+        "xz" | "txz" => "-cSJf",
+        _ => "-cSf",
     }
 }
 

@@ -1,10 +1,11 @@
 //! Copies that cost what they differ by, where the host's file system can do that.
 
 use crate::{Identity, Inside, Unfinished};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -31,15 +32,30 @@ pub fn clone(source: &Path, target: &Path, identity: &Identity) -> Result<Way> {
 
 /// Copies a file's bytes, and its holes as holes.
 pub(crate) fn contents(source: &Path, target: &Path) -> Result<Way> {
-    let from = File::open(source).with_context(|| format!("opening {}", source.display()))?;
-    let to = File::create(target).with_context(|| format!("making {}", target.display()))?;
+    let (from, to) = open(source, target)?;
     if ioctl_ficlone(&to, &from).is_ok() {
         return Ok(Way::Shared);
     }
+    let len = from
+        .metadata()
+        .with_context(|| format!("looking at {}", source.display()))?
+        .len();
+    range(source, 0..len, target)?;
+    Ok(Way::Copied)
+}
+
+fn open(source: &Path, target: &Path) -> Result<(File, File)> {
+    let from = File::open(source).with_context(|| format!("opening {}", source.display()))?;
+    let to = File::create(target).with_context(|| format!("making {}", target.display()))?;
+    Ok((from, to))
+}
+
+/// Copies some of the bytes of a file or a device.
+pub(crate) fn range(source: &Path, bytes: Range<u64>, target: &Path) -> Result<()> {
+    let (from, to) = open(source, target)?;
     let doing = || format!("copying {} to {}", source.display(), target.display());
-    let len = from.metadata().with_context(doing)?.len();
-    to.set_len(len).with_context(doing)?;
-    let mut at = 0;
+    to.set_len(bytes.end - bytes.start).with_context(doing)?;
+    let (mut at, len) = (bytes.start, bytes.end);
     let mut buffer = vec![0; 1 << 20];
     while at < len {
         let data = match seek(&from, SeekFrom::Data(at)) {
@@ -49,21 +65,21 @@ pub(crate) fn contents(source: &Path, target: &Path) -> Result<Way> {
             Err(Errno::INVAL) => at,
             other => other.with_context(doing)?,
         };
-        let end = seek(&from, SeekFrom::Hole(data)).unwrap_or(len);
+        let end = seek(&from, SeekFrom::Hole(data)).unwrap_or(len).min(len);
         at = data;
         while at < end {
             let want = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
             let got = from.read_at(&mut buffer[..want], at).with_context(doing)?;
             if got == 0 {
-                break;
+                bail!("{} ends before what is in it does", source.display());
             }
             // What is only zeroes stays a hole.
             if buffer[..got].iter().any(|byte| *byte != 0) {
-                to.write_all_at(&buffer[..got], at).with_context(doing)?;
+                to.write_all_at(&buffer[..got], at - bytes.start).with_context(doing)?;
             }
             at += got as u64;
         }
         at = at.max(end);
     }
-    Ok(Way::Copied)
+    Ok(())
 }

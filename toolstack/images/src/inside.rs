@@ -3,6 +3,8 @@
 //! A clone is to be there at once, and most of what it takes is starting programs: so all that is to be known of an image
 //! is asked in one run, all that is to be changed is changed in another, and a third sees whether it has.
 
+use crate::Identity;
+use crate::identity::{identify, looked_at, renew_host_keys};
 use crate::tools::{must, program, text};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,66 +12,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// How a guest gets its address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// It asks.
-    Dhcp,
-    /// `192.0.2.10/24`, and the gateway.
-    Static(String, Option<String>),
-}
-
-/// What tells a machine from its copies.
-#[derive(Clone, Debug, Default)]
-pub struct Identity {
-    /// Its name.
-    pub hostname: Option<String>,
-    /// Its address.
-    pub network: Option<Network>,
-    /// Lines of `/etc/fstab`.
-    pub fstab: Option<String>,
-    /// Public keys that may log in as root.
-    pub keys: Option<String>,
-    /// The password that root has must be changed at the first login.
-    pub expire_password: bool,
-}
-
 /// An image with a system in it.
 #[derive(Debug)]
 pub struct Inside {
     image: PathBuf,
 }
 
-const PRIVATE: u32 = 0o600;
-const PUBLIC: u32 = 0o644;
-/// Kinds of keys by which a machine is known. Nobody takes the second any more.
-const KEYS: [&str; 4] = ["rsa", "dsa", "ecdsa", "ed25519"];
-/// What is made anew depends on what there is of these, and of the keys.
-const LOOKED_AT: [&str; 9] = [
-    "/etc",
-    "/etc/hosts",
-    "/etc/network",
-    "/etc/shadow",
-    "/etc/ssh",
-    "/etc/systemd",
-    "/etc/systemd/network",
-    "/root",
-    "/root/.ssh",
-];
-
-fn key(kind: &str) -> String {
-    format!("/etc/ssh/ssh_host_{kind}_key")
-}
-
 /// What there is of some paths: the bytes of files, and nothing for folders.
-type Found = BTreeMap<String, Vec<u8>>;
+pub(crate) type Found = BTreeMap<String, Vec<u8>>;
+
+/// The mode of a file that everybody may read.
+pub(crate) const PUBLIC: u32 = 0o644;
 
 /// Changes that are to be made together, in an image that has what was `found`.
 #[derive(Debug)]
-struct Edits {
-    found: Found,
+pub(crate) struct Edits {
+    pub(crate) found: Found,
     removed: Vec<String>,
     written: Vec<(String, Vec<u8>, u32)>,
+    linked: Vec<(String, String)>,
     /// Fields of inodes, as debugfs calls them.
     fields: Vec<String>,
 }
@@ -80,20 +41,26 @@ impl Edits {
             found,
             removed: Vec::new(),
             written: Vec::new(),
+            linked: Vec::new(),
             fields: Vec::new(),
         }
     }
 
-    fn remove(&mut self, path: &str) {
+    pub(crate) fn remove(&mut self, path: &str) {
         self.removed.push(path.to_owned());
     }
 
     /// Writes a file, in the place of one that is there, with the folders above it.
-    fn write(&mut self, path: &str, bytes: &[u8], mode: u32) {
+    pub(crate) fn write(&mut self, path: &str, bytes: &[u8], mode: u32) {
         self.written.push((path.to_owned(), bytes.to_owned(), mode));
     }
 
-    fn set_field(&mut self, path: &str, field: &str) {
+    /// Makes a symbolic link, in the place of what is there, with the folders above it.
+    pub(crate) fn link(&mut self, path: &str, to: &str) {
+        self.linked.push((path.to_owned(), to.to_owned()));
+    }
+
+    pub(crate) fn set_field(&mut self, path: &str, field: &str) {
         self.fields.push(format!("set_inode_field {path} {field}"));
     }
 
@@ -101,21 +68,28 @@ impl Edits {
     fn script(&self, folder: &TempDir) -> Result<String> {
         let mut lines: Vec<String> = self.removed.iter().map(|path| format!("rm {path}")).collect();
         let mut made = BTreeSet::new();
-        for (number, (path, bytes, mode)) in self.written.iter().enumerate() {
-            let copy = folder.path().join(number.to_string());
-            fs::write(&copy, bytes).context("writing a temporary file")?;
+        let mut make_room = |path: &'_ str, lines: &mut Vec<String>| {
             for (at, _) in path.match_indices('/').skip(1) {
                 let above = &path[..at];
-                if !self.found.contains_key(above) && made.insert(above) {
+                if !self.found.contains_key(above) && made.insert(above.to_owned()) {
                     lines.push(format!("mkdir {above}"));
                 }
             }
             lines.push(format!("rm {path}"));
+        };
+        for (number, (path, bytes, mode)) in self.written.iter().enumerate() {
+            let copy = folder.path().join(number.to_string());
+            fs::write(&copy, bytes).context("writing a temporary file")?;
+            make_room(path, &mut lines);
             lines.push(format!("write {} {path}", text(&copy)?));
             let mode = format!("mode 0{:o}", 0o100_000 | mode);
             for field in [mode.as_str(), "uid 0", "gid 0"] {
                 lines.push(format!("set_inode_field {path} {field}"));
             }
+        }
+        for (path, to) in &self.linked {
+            make_room(path, &mut lines);
+            lines.push(format!("symlink {path} {to}"));
         }
         lines.extend_from_slice(&self.fields);
         Ok(lines.join("\n") + "\n")
@@ -159,13 +133,8 @@ impl Inside {
     }
 
     fn look_around(&self) -> Result<Found> {
-        let keys = KEYS.map(key);
-        self.look(
-            &LOOKED_AT
-                .into_iter()
-                .chain(keys.iter().map(String::as_str))
-                .collect::<Vec<_>>(),
-        )
+        let paths = looked_at();
+        self.look(&paths.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn look(&self, paths: &[&str]) -> Result<Found> {
@@ -196,8 +165,13 @@ impl Inside {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
         self.debugfs(&folder, &edits.script(&folder)?, &["-w"])
             .with_context(|| format!("changing {}", self.image.display()))?;
-        let written = edits.written.iter().map(|(path, ..)| path.as_str());
-        let paths: Vec<_> = written.chain(edits.removed.iter().map(String::as_str)).collect();
+        let written = edits.written.iter().map(|(path, ..)| path);
+        let linked = edits.linked.iter().map(|(path, _)| path);
+        let paths: Vec<_> = written
+            .chain(linked)
+            .chain(&edits.removed)
+            .map(String::as_str)
+            .collect();
         let found = self.look(&paths)?;
         let is_there = |(path, bytes, _): &(String, Vec<u8>, u32)| found.get(path) == Some(bytes);
         let wrong = edits
@@ -205,6 +179,8 @@ impl Inside {
             .iter()
             .find(|written| !is_there(written))
             .map(|(path, ..)| path);
+        let mut links = edits.linked.iter().map(|(path, _)| path);
+        let wrong = wrong.or_else(|| links.find(|path| !found.contains_key(*path)));
         let wrong = wrong.or_else(|| edits.removed.iter().find(|path| found.contains_key(*path)));
         match wrong {
             None => Ok(()),
@@ -218,113 +194,4 @@ impl Inside {
         let arguments = [options, &["-f", text(&file)?, text(&self.image)?]].concat();
         must(program("debugfs", arguments))
     }
-}
-
-/// What `identity` sets.
-fn identify(identity: &Identity, edits: &mut Edits) -> Result<()> {
-    if let Some(name) = &identity.hostname {
-        let is_name = !name.is_empty()
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
-        if !is_name || name.len() > 63 {
-            bail!("\"{name}\" can be no host name: letters, digits, dots and dashes");
-        }
-        edits.write("/etc/hostname", format!("{name}\n").as_bytes(), PUBLIC);
-        let hosts = hosts(edits.found.get("/etc/hosts"), name);
-        edits.write("/etc/hosts", hosts.as_bytes(), PUBLIC);
-    }
-    if let Some(network) = &identity.network {
-        edits.write(
-            "/etc/systemd/network/10-eth0.network",
-            networkd(network).as_bytes(),
-            PUBLIC,
-        );
-        if edits.found.contains_key("/etc/network") {
-            edits.write("/etc/network/interfaces", interfaces(network).as_bytes(), PUBLIC);
-        }
-    }
-    if let Some(lines) = &identity.fstab {
-        edits.write("/etc/fstab", format!("{}\n", lines.trim_end()).as_bytes(), PUBLIC);
-    }
-    if let Some(keys) = &identity.keys {
-        edits.write("/root/.ssh/authorized_keys", keys.as_bytes(), PRIVATE);
-        edits.set_field("/root/.ssh", "mode 040700");
-    }
-    if identity.expire_password {
-        let shadow = edits
-            .found
-            .get("/etc/shadow")
-            .context("there is no /etc/shadow in it")?;
-        let shadow = expired(shadow);
-        edits.write("/etc/shadow", &shadow, 0o640);
-        // Group 42 is `shadow`, as on every Debian.
-        edits.set_field("/etc/shadow", "gid 42");
-    }
-    Ok(())
-}
-
-/// Keys that another machine has, too, prove nothing.
-fn renew_host_keys(edits: &mut Edits) -> Result<()> {
-    for kind in KEYS {
-        let path = key(kind);
-        if !edits.found.contains_key(&path) {
-            continue;
-        }
-        if kind == "dsa" {
-            edits.remove(&path);
-            edits.remove(&format!("{path}.pub"));
-            continue;
-        }
-        let folder = tempfile::tempdir().context("making a temporary folder")?;
-        let new = folder.path().join("key");
-        must(program("ssh-keygen", ["-q", "-N", "", "-t", kind, "-f", text(&new)?]))?;
-        edits.write(&path, &fs::read(&new).context("reading the key")?, PRIVATE);
-        let public = fs::read(new.with_extension("pub")).context("reading the key")?;
-        edits.write(&format!("{path}.pub"), &public, PUBLIC);
-    }
-    Ok(())
-}
-
-/// The host's own name stands for the loopback, as Debian's installer has it.
-fn hosts(old: Option<&Vec<u8>>, name: &str) -> String {
-    let old = old.map_or(b"127.0.0.1\tlocalhost\n".as_slice(), Vec::as_slice);
-    let old = String::from_utf8_lossy(old);
-    let kept = old.lines().filter(|line| !line.starts_with("127.0.1.1"));
-    kept.map(|line| format!("{line}\n")).collect::<String>() + &format!("127.0.1.1\t{name}\n")
-}
-
-fn networkd(network: &Network) -> String {
-    let how = match network {
-        Network::Dhcp => "DHCP=yes\n".to_owned(),
-        Network::Static(address, gateway) => {
-            let gateway = gateway.as_ref().map(|gateway| format!("Gateway={gateway}\n"));
-            format!("Address={address}\n{}", gateway.unwrap_or_default())
-        }
-    };
-    format!("[Match]\nName=eth0\n\n[Network]\n{how}")
-}
-
-fn interfaces(network: &Network) -> String {
-    let how = match network {
-        Network::Dhcp => "dhcp\n".to_owned(),
-        Network::Static(address, gateway) => {
-            let gateway = gateway.as_ref().map(|gateway| format!("    gateway {gateway}\n"));
-            format!("static\n    address {address}\n{}", gateway.unwrap_or_default())
-        }
-    };
-    format!("auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet {how}")
-}
-
-/// Root's password was last changed on day 0: it must be at the next login.
-fn expired(shadow: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(shadow);
-    let line = |line: &str| {
-        let mut fields: Vec<&str> = line.split(':').collect();
-        if fields.first() == Some(&"root") && fields.len() > 2 {
-            fields[2] = "0";
-        }
-        fields.join(":") + "\n"
-    };
-    text.lines().map(line).collect::<String>().into_bytes()
 }

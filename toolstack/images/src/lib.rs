@@ -9,14 +9,18 @@
 
 mod bundle;
 mod copy;
+mod identity;
 mod inside;
 mod make;
+mod moved;
 mod tools;
 
-pub use bundle::{Bundle, import};
+pub use bundle::{Bundle, export, import};
 pub use copy::{Way, clone};
-pub use inside::{Identity, Inside, Network};
+pub use identity::{Identity, Network};
+pub use inside::Inside;
 pub use make::{FileSystem, Origin, build, check, create, resize};
+pub use moved::take_over;
 
 use anyhow::{Context, Result};
 use std::fs;

@@ -3,6 +3,7 @@
 use crate::tools::{must, piped, program, run, text};
 use crate::{Unfinished, copy, unfinished_name};
 use anyhow::{Context, Result, bail};
+use rustix::process::geteuid;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -98,39 +99,81 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
         .prefix(".image-")
         .tempdir_in(beside.unwrap_or(Path::new(".")))
         .context("making a folder to collect the files in")?;
-    let folder = match origin {
-        Origin::Folder(folder) => folder.clone(),
+    let files = match origin {
+        Origin::Folder(folder) => Files::Folder(folder.clone()),
         Origin::Debian { suite, mirror, include } => {
             progress("fetching and unpacking packages");
-            let root = staging.path().join("root");
-            // What a crash would spoil is made again; the image is written to disk at the end.
-            let mut arguments = vec!["--variant=minbase".to_owned(), "--dpkgopt=force-unsafe-io".to_owned()];
-            if !include.is_empty() {
-                arguments.push(format!("--include={}", include.join(",")));
-            }
-            arguments.extend([suite.clone(), text(&root)?.to_owned()]);
-            arguments.extend(mirror.as_deref().map(source).transpose()?);
-            must(program("mmdebstrap", arguments))?;
-            root
+            debian(suite, mirror.as_deref(), include, staging.path())?
         }
         Origin::Host { left_out } => {
             progress("copying the host");
             let root = staging.path().join("root");
             let ours = [staging.path(), &image.path].map(Path::to_owned);
             copy_host(&root, &[&left_out[..], &ours].concat())?;
-            root
+            Files::Folder(root)
         }
     };
     progress("writing the image");
-    format(&image.path, FileSystem::Ext4, Some(&folder))?;
+    match &files {
+        Files::Folder(folder) => format(&image.path, FileSystem::Ext4, Some(folder))?,
+        Files::Archive(archive) => {
+            let folder = staging.path().join("root");
+            let script = "mkdir \"$2\" && tar -C \"$2\" -xf \"$1\" && exec mkfs.ext4 -q -F -d \"$2\" \"$3\"";
+            let arguments = [
+                "sh",
+                "-ec",
+                script,
+                "sh",
+                text(archive)?,
+                text(&folder)?,
+                text(&image.path)?,
+            ];
+            must(program("fakeroot", arguments))?;
+        }
+    }
     image.finish()
 }
 
-/// Where apt is to look: a folder is one of packages, as it stands, and whoever has it vouches for it.
-fn source(mirror: &str) -> Result<String> {
-    let folder = Path::new(mirror);
+/// What goes into an image.
+enum Files {
+    Folder(PathBuf),
+    /// A tar archive, for those who cannot own the files in it: only fakeroot(1) lets them be root's.
+    Archive(PathBuf),
+}
+
+/// A small Debian, by mmdebstrap.
+fn debian(suite: &str, mirror: Option<&str>, include: &[String], staging: &Path) -> Result<Files> {
+    /// Lays /usr out as it is now, where the packages know that: else one that brings all of Perl does it afterwards.
+    const MERGED: &str = "/usr/share/mmdebstrap/hooks/maybe-merged-usr";
+    // What a crash would spoil is made again; the image is written to disk at the end.
+    let mut arguments = vec!["--variant=minbase".to_owned(), "--dpkgopt=force-unsafe-io".to_owned()];
+    if Path::new(MERGED).is_dir() {
+        arguments.push(format!("--hook-dir={MERGED}"));
+    }
+    if !include.is_empty() {
+        arguments.push(format!("--include={}", include.join(",")));
+    }
+    let files = match geteuid().is_root() {
+        true => Files::Folder(staging.join("root")),
+        false => Files::Archive(staging.join("root.tar")),
+    };
+    let (Files::Folder(path) | Files::Archive(path)) = &files;
+    arguments.extend([suite.to_owned(), text(path)?.to_owned()]);
+    arguments.extend(mirror.map(|mirror| source(mirror, suite)).transpose()?);
+    must(program("mmdebstrap", arguments))?;
+    Ok(files)
+}
+
+/// Where apt is to look: a folder is a whole mirror, or packages with an index, as it stands. Whoever has it vouches for
+/// it.
+fn source(mirror: &str, suite: &str) -> Result<String> {
+    let folder = Path::new(mirror.strip_prefix("file://").unwrap_or(mirror));
     if !folder.is_dir() {
         return Ok(mirror.to_owned());
+    }
+    let path = fs::canonicalize(folder).with_context(|| format!("finding {mirror}"))?;
+    if folder.join("dists").is_dir() {
+        return Ok(format!("deb copy:{} {suite} main", text(&path)?));
     }
     for index in ["Packages", "Release"] {
         if !folder.join(index).exists() {
@@ -140,8 +183,7 @@ fn source(mirror: &str) -> Result<String> {
             );
         }
     }
-    let folder = fs::canonicalize(folder).with_context(|| format!("finding {mirror}"))?;
-    Ok(format!("deb [trusted=yes] copy:{} ./", text(&folder)?))
+    Ok(format!("deb [trusted=yes] copy:{} ./", text(&path)?))
 }
 
 /// All of the host's own file system but what is made at boot, is the host's alone, or is named in `left_out`.
@@ -204,20 +246,15 @@ pub fn resize(target: &Path, size: u64, mut progress: impl FnMut(&str)) -> Resul
     progress("checking the file system");
     // 1: there were mistakes, and they were mended.
     run(program("e2fsck", ["-f", "-p", &path]), |code| code <= 1)?;
-    let set_len = |size: u64| {
-        let file = File::options().write(true).open(&image.path);
-        file.and_then(|file| file.set_len(size))
-            .with_context(|| format!("giving {path} its size"))
-    };
     if size >= now {
         progress("growing");
-        set_len(size)?;
+        set_len(&image.path, size)?;
         must(program("resize2fs", [&path]))?;
     } else {
         progress("shrinking");
         let kib = format!("{}K", size / 1024);
         must(program("resize2fs", [path.as_str(), &kib])).context("its files need more room than that")?;
-        set_len(size / 1024 * 1024)?;
+        set_len(&image.path, size / 1024 * 1024)?;
     }
     progress("checking the file system again");
     check(&image.path)?;
@@ -225,4 +262,11 @@ pub fn resize(target: &Path, size: u64, mut progress: impl FnMut(&str)) -> Resul
         bail!("{} has changed meanwhile: nothing was done to it", target.display());
     }
     image.finish()
+}
+
+/// Gives a file another size.
+pub(crate) fn set_len(path: &Path, size: u64) -> Result<()> {
+    let file = File::options().write(true).open(path);
+    file.and_then(|file| file.set_len(size))
+        .with_context(|| format!("giving {} its size", path.display()))
 }

@@ -1,7 +1,7 @@
 //! Images as the how-tos make them, with e2fsprogs and without a mount.
 
 use ferroxen_images::{
-    FileSystem, Identity, Inside, Network, Origin, Way, build, check, clone, create, import, resize,
+    FileSystem, Identity, Inside, Network, Origin, Way, build, check, clone, create, export, import, resize, take_over,
 };
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -68,6 +68,7 @@ fn a_clone_is_a_machine_of_its_own() {
         )),
         fstab: Some("/dev/sda1 / ext4 defaults 0 1".to_owned()),
         keys: Some("ssh-ed25519 AAAA me\n".to_owned()),
+        password: Some("$6$salt$hash".to_owned()),
         expire_password: true,
     };
     assert!(matches!(
@@ -80,7 +81,7 @@ fn a_clone_is_a_machine_of_its_own() {
     assert_eq!(read(&web, "/root/notes"), "keep me\n");
     assert_eq!(read(&web, "/etc/fstab"), "/dev/sda1 / ext4 defaults 0 1\n");
     assert!(read(&web, "/etc/systemd/network/10-eth0.network").contains("Gateway=192.0.2.1"));
-    assert!(read(&web, "/etc/shadow").starts_with("root:$6$x:0:0:"));
+    assert!(read(&web, "/etc/shadow").starts_with("root:$6$salt$hash:0:0:"));
     assert_eq!(read(&web, "/root/.ssh/authorized_keys"), "ssh-ed25519 AAAA me\n");
     let other = folder.path().join("other.img");
     clone(&template, &other, &Identity::default()).unwrap();
@@ -95,6 +96,109 @@ fn a_clone_is_a_machine_of_its_own() {
     // The template is as it was.
     assert_eq!(read(&template, "/etc/hostname"), "template\n");
     check(&template).unwrap();
+}
+
+#[test]
+fn what_reads_the_network_settings_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = system(folder.path());
+    let unit = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+    let dhcp = Identity {
+        network: Some(Network::Dhcp),
+        ..Default::default()
+    };
+    Inside::of(&image).apply(&dhcp).unwrap();
+    assert!(!Inside::of(&image).has(unit));
+    let networkd = folder.path().join("root/lib/systemd/system/systemd-networkd.service");
+    fs::create_dir_all(networkd.parent().unwrap()).unwrap();
+    fs::write(&networkd, "[Service]\n").unwrap();
+    build(&image, 16 * MIB, &Origin::Folder(folder.path().join("root")), |_| {}).unwrap();
+    Inside::of(&image).apply(&dhcp).unwrap();
+    assert!(Inside::of(&image).has(unit));
+    // Once more: the link is in the place of the old one.
+    Inside::of(&image).apply(&dhcp).unwrap();
+    check(&image).unwrap();
+}
+
+#[test]
+fn a_password_is_what_crypt_makes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = system(folder.path());
+    for wrong in ["secret", "$6$a:b", "$6$a\nb"] {
+        let identity = Identity {
+            password: Some(wrong.to_owned()),
+            ..Default::default()
+        };
+        let error = Inside::of(&image).apply(&identity).unwrap_err().to_string();
+        assert!(error.contains("openssl passwd"), "{error}");
+    }
+    assert!(read(&image, "/etc/shadow").starts_with("root:$6$x:19000:"));
+}
+
+/// A disk as an installer leaves it: a partition with the root, one for swap.
+fn installed(folder: &Path) -> PathBuf {
+    const START: u64 = MIB;
+    let root = folder.join("root");
+    let image = system(folder);
+    fs::write(
+        root.join("etc/fstab"),
+        "/dev/vda1 / ext4 errors=remount-ro 0 1\n/dev/vda2 none swap sw 0 0\n",
+    )
+    .unwrap();
+    build(&image, 16 * MIB, &Origin::Folder(root), |_| {}).unwrap();
+    let mut disk = vec![0; (START + 18 * MIB) as usize];
+    disk[START as usize..][..16 << 20].copy_from_slice(&fs::read(&image).unwrap());
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    for (number, (flag, kind, start, len)) in [(0x80, 0x83, START, 16 * MIB), (0, 0x82, 17 * MIB, MIB)]
+        .into_iter()
+        .enumerate()
+    {
+        let entry = &mut disk[446 + number * 16..][..16];
+        (entry[0], entry[4]) = (flag, kind);
+        entry[8..12].copy_from_slice(&u32::try_from(start / 512).unwrap().to_le_bytes());
+        entry[12..].copy_from_slice(&u32::try_from(len / 512).unwrap().to_le_bytes());
+    }
+    let path = folder.join("disk.raw");
+    fs::write(&path, disk).unwrap();
+    path
+}
+
+#[test]
+fn another_machines_disk_becomes_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = installed(folder.path());
+    let web = folder.path().join("web.img");
+    let put_aside = take_over(&disk, &web, Some(64 * MIB), &Identity::default(), |_| {}).unwrap();
+    assert_eq!(put_aside, ["/dev/vda2 none swap sw 0 0"]);
+    check(&web).unwrap();
+    assert_eq!(fs::metadata(&web).unwrap().len(), 64 * MIB);
+    assert_eq!(
+        read(&web, "/etc/fstab"),
+        "/dev/xvda1 / ext4 errors=remount-ro 0 1\n# not in this image: /dev/vda2 none swap sw 0 0\n"
+    );
+    // It has moved, and is the same machine.
+    for path in ["/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key", "/root/notes"] {
+        assert_eq!(read(&web, path), read(&folder.path().join("template.img"), path));
+    }
+    // As small as it was; not smaller; and what holds no system is no machine.
+    take_over(&disk, &web, None, &Identity::default(), |_| {}).unwrap();
+    assert_eq!(fs::metadata(&web).unwrap().len(), 16 * MIB);
+    assert!(take_over(&disk, &web, Some(MIB), &Identity::default(), |_| {}).is_err());
+    let empty = folder.path().join("empty.img");
+    create(&empty, 16 * MIB, FileSystem::Ext4).unwrap();
+    let error = format!(
+        "{:#}",
+        take_over(&empty, &web, None, &Identity::default(), |_| {}).unwrap_err()
+    );
+    assert!(error.contains("it holds no system"), "{error}");
+    fs::write(&empty, b"QFI\xfb and more").unwrap();
+    let error = format!(
+        "{:#}",
+        take_over(&empty, &web, None, &Identity::default(), |_| {}).unwrap_err()
+    );
+    assert!(error.contains("qemu-img convert"), "{error}");
+    check(&web).unwrap();
+    assert!(!folder.path().join("web.img.new").exists());
 }
 
 #[test]
@@ -193,4 +297,46 @@ fn a_bundle_finds_its_place() {
     // What is there stays.
     let error = import(&archive, &place).unwrap_err().to_string();
     assert!(error.contains("is there already"), "{error}");
+}
+
+#[test]
+fn what_is_exported_can_be_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, swap) = (system(folder.path()), folder.path().join("template.swap"));
+    create(&swap, MIB, FileSystem::Swap).unwrap();
+    let config = folder.path().join("template.cfg");
+    let disks = format!(
+        "disk = [ 'file:{},xvda1,w', 'file:{},xvda2,w' ]\n",
+        image.display(),
+        swap.display()
+    );
+    fs::write(&config, disks).unwrap();
+    let id = read(&image, "/etc/machine-id");
+    for name in ["web.tar", "web.tar.bz2", "web.tgz", "web.tar.xz"] {
+        let (archive, place) = (folder.path().join(name), folder.path().join(format!("from-{name}")));
+        export(&archive, &[image.clone(), swap.clone(), config.clone()]).unwrap();
+        assert!(fs::metadata(&archive).unwrap().blocks() * 512 < 4 * MIB);
+        let bundle = import(&archive, &place).unwrap();
+        let place = place.canonicalize().unwrap();
+        assert_eq!(bundle.images, [place.join("template.img"), place.join("template.swap")]);
+        check(&bundle.images[0]).unwrap();
+        // Another machine, whose password everybody knows.
+        assert_ne!(read(&bundle.images[0], "/etc/machine-id"), id);
+        assert!(read(&bundle.images[0], "/etc/shadow").starts_with("root:$6$x:0:"));
+        let config = fs::read_to_string(&bundle.configs[0]).unwrap();
+        let here = place.display();
+        assert_eq!(
+            config,
+            format!("disk = [ 'file:{here}/template.img,xvda1,w', 'file:{here}/template.swap,xvda2,w' ]\n")
+        );
+    }
+    let archive = folder.path().join("not.tar");
+    for wrong in [
+        vec![config.clone()],
+        vec![image.clone(), image.clone()],
+        vec![image, folder.path().join("notes")],
+    ] {
+        assert!(export(&archive, &wrong).is_err());
+        assert!(!archive.exists() && !folder.path().join("not.tar.new").exists());
+    }
 }

@@ -66,6 +66,20 @@ pub enum Verb {
         #[command(flatten)]
         sure: Sure,
     },
+    /// Make an image of the system on another machine's disk (raw, with partitions or without), which stays that machine
+    #[command(visible_alias = "p2v")]
+    FromDisk {
+        /// The disk or an image of it, which nobody uses
+        disk: PathBuf,
+        file: PathBuf,
+        /// The image's size: MiB, or with a suffix b, k, m, g or t; that of the file system if it is not given
+        #[arg(short, long)]
+        size: Option<Amount>,
+        #[command(flatten)]
+        set: Changes,
+        #[command(flatten)]
+        sure: Sure,
+    },
     /// Copy an image, and make the copy a machine of its own: id, SSH keys, name
     Clone {
         template: PathBuf,
@@ -81,6 +95,15 @@ pub enum Verb {
         /// Where to
         #[arg(default_value = ".")]
         directory: PathBuf,
+    },
+    /// Pack images (*.img), swaps (*.swap) and configurations (*.cfg) into an archive for `import`
+    Export {
+        /// What to make: .tar, .tar.gz, .tar.bz2 or .tar.xz
+        archive: PathBuf,
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        sure: Sure,
     },
     /// Give an image another size, and its file system with it (of one that no guest uses; else see block-resize)
     Resize {
@@ -131,6 +154,9 @@ pub struct Changes {
     /// A file of public keys that may log in as root
     #[arg(long, value_name = "FILE")]
     pub ssh_keys: Option<PathBuf>,
+    /// Root's password, as `openssl passwd -6` prints it
+    #[arg(long, value_name = "HASH")]
+    pub root_password: Option<String>,
     /// Root's password has to be changed at the first login
     #[arg(long)]
     pub expire_password: bool,
@@ -166,6 +192,7 @@ impl Changes {
             network: self.network.clone(),
             fstab: (!self.fstab.is_empty()).then(|| self.fstab.join("\n")),
             keys: keys.transpose()?,
+            password: self.root_password.clone(),
             expire_password: self.expire_password,
         })
     }
@@ -208,6 +235,21 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
             let left_out = exclude.clone();
             build(file, *size, &Origin::Host { left_out }, set, sure)
         }
+        Verb::FromDisk {
+            disk,
+            file,
+            size,
+            set,
+            sure,
+        } => {
+            may_write(file, sure)?;
+            is_at_rest(disk)?;
+            let put_aside = ferroxen_images::take_over(disk, file, size.map(bytes), &set.identity()?, steps())?;
+            for line in put_aside {
+                crate::show(&format!("/etc/fstab had a disk that is not in it: {line}\n"))?;
+            }
+            crate::show(&format!("{}\n", starts_by(file)))
+        }
         Verb::Clone {
             template,
             file,
@@ -228,6 +270,13 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
                 crate::show(&format!("{}\n", path.display()))?;
             }
             Ok(())
+        }
+        Verb::Export { archive, files, sure } => {
+            may_write(archive, sure)?;
+            for file in files {
+                is_at_rest(file)?;
+            }
+            ferroxen_images::export(archive, files)
         }
         Verb::Resize { file, size, sure } => {
             is_at_rest(file)?;
@@ -253,6 +302,17 @@ fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure)
     match inside.has("/etc") {
         true => inside.become_own(&identity),
         false => Ok(()),
+    }
+}
+
+/// What a configuration needs to start it.
+fn starts_by(file: &Path) -> String {
+    match ferroxen_bootloader::find(file, &ferroxen_bootloader::Wish::default()) {
+        Ok(boot) => format!(
+            "as xvda1 it starts its own {} by bootloader = \"pygrub\", extra = \"console=hvc0\"",
+            boot.kernel_path
+        ),
+        Err(error) => format!("as xvda1 it needs a `kernel` of the host's: {error}"),
     }
 }
 

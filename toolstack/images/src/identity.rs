@@ -1,0 +1,195 @@
+//! What tells a machine from its copies, and where Debian keeps it.
+
+use crate::inside::{Edits, PUBLIC};
+use crate::tools::{must, program, text};
+use anyhow::{Context, Result, bail};
+use std::fs;
+
+/// How a guest gets its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// It asks.
+    Dhcp,
+    /// `192.0.2.10/24`, and the gateway.
+    Static(String, Option<String>),
+}
+
+/// What tells a machine from its copies.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Its name.
+    pub hostname: Option<String>,
+    /// Its address.
+    pub network: Option<Network>,
+    /// Lines of `/etc/fstab`.
+    pub fstab: Option<String>,
+    /// Public keys that may log in as root.
+    pub keys: Option<String>,
+    /// Root's password, as crypt(3) and `/etc/shadow` have it.
+    pub password: Option<String>,
+    /// The password that root has must be changed at the first login.
+    pub expire_password: bool,
+}
+
+const PRIVATE: u32 = 0o600;
+/// Kinds of keys by which a machine is known. Nobody takes the second any more.
+const KEYS: [&str; 4] = ["rsa", "dsa", "ecdsa", "ed25519"];
+/// The unit that reads `/etc/systemd/network`; Debian has it, and does not start it.
+const NETWORKD: &str = "/lib/systemd/system/systemd-networkd.service";
+/// What reads `/etc/network/interfaces`, if it is there.
+const IFUPDOWN: &str = "/sbin/ifup";
+/// What is made anew depends on what there is of these, and of the keys.
+const LOOKED_AT: [&str; 13] = [
+    NETWORKD,
+    IFUPDOWN,
+    "/etc",
+    "/etc/hosts",
+    "/etc/network",
+    "/etc/shadow",
+    "/etc/ssh",
+    "/etc/systemd",
+    "/etc/systemd/network",
+    "/etc/systemd/system",
+    "/etc/systemd/system/multi-user.target.wants",
+    "/root",
+    "/root/.ssh",
+];
+
+fn key(kind: &str) -> String {
+    format!("/etc/ssh/ssh_host_{kind}_key")
+}
+
+/// What [`identify`] and [`renew_host_keys`] have to know of an image.
+pub(crate) fn looked_at() -> Vec<String> {
+    let paths = LOOKED_AT.into_iter().map(str::to_owned);
+    paths.chain(KEYS.map(key)).collect()
+}
+
+/// What `identity` sets.
+pub(crate) fn identify(identity: &Identity, edits: &mut Edits) -> Result<()> {
+    if let Some(name) = &identity.hostname {
+        let is_name = !name.is_empty()
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+        if !is_name || name.len() > 63 {
+            bail!("\"{name}\" can be no host name: letters, digits, dots and dashes");
+        }
+        edits.write("/etc/hostname", format!("{name}\n").as_bytes(), PUBLIC);
+        let hosts = hosts(edits.found.get("/etc/hosts"), name);
+        edits.write("/etc/hosts", hosts.as_bytes(), PUBLIC);
+    }
+    if let Some(network) = &identity.network {
+        set_network(network, edits);
+    }
+    if let Some(lines) = &identity.fstab {
+        edits.write("/etc/fstab", format!("{}\n", lines.trim_end()).as_bytes(), PUBLIC);
+    }
+    if let Some(keys) = &identity.keys {
+        edits.write("/root/.ssh/authorized_keys", keys.as_bytes(), PRIVATE);
+        edits.set_field("/root/.ssh", "mode 040700");
+    }
+    if identity.password.is_some() || identity.expire_password {
+        let shadow = edits
+            .found
+            .get("/etc/shadow")
+            .context("there is no /etc/shadow in it")?;
+        let shadow = shadow_of(shadow, identity)?;
+        edits.write("/etc/shadow", &shadow, 0o640);
+        // Group 42 is `shadow`, as on every Debian.
+        edits.set_field("/etc/shadow", "gid 42");
+    }
+    Ok(())
+}
+
+/// Whoever is there to read it: ifupdown, or networkd, which is started from then on.
+fn set_network(network: &Network, edits: &mut Edits) {
+    edits.write(
+        "/etc/systemd/network/10-eth0.network",
+        networkd(network).as_bytes(),
+        PUBLIC,
+    );
+    let has = |path: &str| edits.found.contains_key(path);
+    let (ifupdown, by_networkd) = (has("/etc/network"), has(NETWORKD) && !has(IFUPDOWN));
+    if ifupdown {
+        edits.write("/etc/network/interfaces", interfaces(network).as_bytes(), PUBLIC);
+    }
+    if by_networkd {
+        // What `systemctl enable` does.
+        let wanted = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
+        edits.link(wanted, NETWORKD);
+    }
+}
+
+/// Keys that another machine has, too, prove nothing.
+pub(crate) fn renew_host_keys(edits: &mut Edits) -> Result<()> {
+    for kind in KEYS {
+        let path = key(kind);
+        if !edits.found.contains_key(&path) {
+            continue;
+        }
+        if kind == "dsa" {
+            edits.remove(&path);
+            edits.remove(&format!("{path}.pub"));
+            continue;
+        }
+        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        let new = folder.path().join("key");
+        must(program("ssh-keygen", ["-q", "-N", "", "-t", kind, "-f", text(&new)?]))?;
+        edits.write(&path, &fs::read(&new).context("reading the key")?, PRIVATE);
+        let public = fs::read(new.with_extension("pub")).context("reading the key")?;
+        edits.write(&format!("{path}.pub"), &public, PUBLIC);
+    }
+    Ok(())
+}
+
+/// The host's own name stands for the loopback, as Debian's installer has it.
+fn hosts(old: Option<&Vec<u8>>, name: &str) -> String {
+    let old = old.map_or(b"127.0.0.1\tlocalhost\n".as_slice(), Vec::as_slice);
+    let old = String::from_utf8_lossy(old);
+    let kept = old.lines().filter(|line| !line.starts_with("127.0.1.1"));
+    kept.map(|line| format!("{line}\n")).collect::<String>() + &format!("127.0.1.1\t{name}\n")
+}
+
+/// `eth0` is `enX0` where udev names cards after their places.
+fn networkd(network: &Network) -> String {
+    let how = match network {
+        Network::Dhcp => "DHCP=yes\n".to_owned(),
+        Network::Static(address, gateway) => {
+            let gateway = gateway.as_ref().map(|gateway| format!("Gateway={gateway}\n"));
+            format!("Address={address}\n{}", gateway.unwrap_or_default())
+        }
+    };
+    format!("[Match]\nName=eth0 enX0\n\n[Network]\n{how}")
+}
+
+fn interfaces(network: &Network) -> String {
+    let how = match network {
+        Network::Dhcp => "dhcp\n".to_owned(),
+        Network::Static(address, gateway) => {
+            let gateway = gateway.as_ref().map(|gateway| format!("    gateway {gateway}\n"));
+            format!("static\n    address {address}\n{}", gateway.unwrap_or_default())
+        }
+    };
+    format!("auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet {how}")
+}
+
+/// Root's line with its new password, which was last changed on day 0 if it must be changed at the next login.
+fn shadow_of(shadow: &[u8], identity: &Identity) -> Result<Vec<u8>> {
+    let password = identity.password.as_deref();
+    if let Some(hash) = password
+        && (!hash.starts_with('$') || hash.contains(|c: char| c == ':' || !c.is_ascii_graphic()))
+    {
+        bail!("root's password has to be what crypt(3) makes of it: `openssl passwd -6` asks for one and prints that");
+    }
+    let text = String::from_utf8_lossy(shadow);
+    let line = |line: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        if fields.first() == Some(&"root") && fields.len() > 2 {
+            fields[1] = password.unwrap_or(fields[1]);
+            fields[2] = if identity.expire_password { "0" } else { fields[2] };
+        }
+        fields.join(":") + "\n"
+    };
+    Ok(text.lines().map(line).collect::<String>().into_bytes())
+}
