@@ -175,6 +175,21 @@ impl Dom0 {
         }
     }
 
+    /// Talks to `name` at its console: waits for what comes first in each pair, if that is anything, and types what comes
+    /// second.
+    pub fn at_console(&mut self, name: &str, dialogue: &[(&str, &str)], patience: Duration) -> Result<()> {
+        let mut at = self.machine().transcript().len();
+        self.type_line(&format!("xl console {name}"))?;
+        for (wanted, line) in dialogue {
+            if !wanted.is_empty() {
+                let seen = self.wait_while_held(wanted, at, patience);
+                at = seen.with_context(|| format!("waiting for {wanted:?} on the console of {name}"))?;
+            }
+            self.type_line(line)?;
+        }
+        self.leave_console()
+    }
+
     /// Runs `command` at the prompt of guest `name`, and returns what it printed.
     pub fn in_guest(&mut self, name: &str, command: &str, patience: Duration) -> Result<String> {
         let from = self.machine().transcript().len();

@@ -126,8 +126,12 @@ pub struct Parts {
     pub debian_dom0: Option<DebianDom0>,
     /// A Domain 0 with a newer kernel.
     pub newer_dom0: Option<NewerDom0>,
+    /// A disk with images that our tools have made.
+    pub built: Option<PathBuf>,
     /// A further disk: Domain 0's root.
     pub root: Option<PathBuf>,
+    /// A further disk.
+    pub further: Option<PathBuf>,
     /// Empty disks, of so many MiB.
     pub empty_disks: Vec<u64>,
     /// A disk (the one after the guests') that other machines have as well; writes stay.
@@ -199,6 +203,15 @@ impl Parts {
         Ok(Self {
             kernel: newer.kernel,
             ramdisk: newer.ramdisk,
+            ..self.clone()
+        })
+    }
+
+    /// The same machine with a further disk (vdb) that has the images which our tools have made, and nothing else.
+    pub fn with_built(&self) -> Result<Self> {
+        let built = self.built.clone().context("there are no images that were built")?;
+        Ok(Self {
+            further: Some(built),
             ..self.clone()
         })
     }
@@ -313,7 +326,7 @@ impl Parts {
             qemu.args(["-device", "virtio-blk-pci,drive=shared,share-rw=on"]);
         }
         let empty = (0..self.empty_disks.len()).map(|number| self.empty_disk(number));
-        for (number, file) in self.root.iter().cloned().chain(empty).enumerate() {
+        for (number, file) in self.root.iter().chain(&self.further).cloned().chain(empty).enumerate() {
             let file = drive(&format!("if=none,id=further{number},snapshot=on"), &file);
             qemu.arg("-drive").arg(file);
             qemu.arg("-device").arg(format!("virtio-blk-pci,drive=further{number}"));

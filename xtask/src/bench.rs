@@ -116,6 +116,8 @@ impl Bench {
             debian_ramdisk: None,
             debian_dom0: None,
             newer_dom0: None,
+            built: None,
+            further: None,
             root: None,
             empty_disks: Vec::new(),
             shared_disk: None,

@@ -3,6 +3,7 @@
 //! The recipes are in `dom0/`. What comes out lies in `target/images`, each file made again only when
 //! something that went into it has changed.
 
+mod built;
 mod debian;
 mod file_system;
 mod inputs;
@@ -54,7 +55,9 @@ struct Recipe {
     tiny_guest: Packages,
     #[serde(rename = "debian-dom0")]
     debian_dom0: Packages,
-    mirror: Packages,
+    #[serde(rename = "built-guest")]
+    built_guest: Packages,
+    essential: Packages,
 }
 
 #[derive(Deserialize, Hash, Clone)]
@@ -155,7 +158,7 @@ pub fn make_debian_dom0() -> Result<DebianDom0> {
     fs::create_dir_all(dir())?;
     let kernel = Kernel::fetch("amd64")?;
     let parts = &recipe.debian_dom0;
-    let disk = debian::dom0(parts, &recipe.mirror)?;
+    let disk = debian::dom0(parts)?;
     let packages = packages::resolve(&recipe.tiny_guest.packages, &recipe.tiny_guest.skip)?;
     let modules = [&recipe.dom0.modules[..], &recipe.dom0.on_demand, &parts.on_demand].concat();
     let programs = our_programs(&recipe)?;
@@ -185,6 +188,23 @@ pub fn make_debian_dom0() -> Result<DebianDom0> {
     Ok(DebianDom0 { ramdisk, disk })
 }
 
+/// Makes a disk with images that our own `xl` has made on this machine: of packages, and of another machine's disk.
+pub fn make_built() -> Result<PathBuf> {
+    let recipe = Recipe::read()?;
+    fs::create_dir_all(dir())?;
+    let kernel = Kernel::fetch("amd64")?;
+    let xl = built_program(&places::made().join("toolstack"), "xl");
+    our_programs(&recipe)?;
+    let built = built::of_packages(&xl, &recipe.built_guest, &recipe.essential)?;
+    let installed = [
+        ("disk", debian::guest(&recipe.debian_guest)?),
+        ("vmlinuz", kernel.bzimage.clone()),
+        ("initrd.img", debian_guest_initrd(&recipe, &kernel)?),
+    ];
+    let moved = built::of_another_machine(&xl, installed)?;
+    disk_of("built.img", "built", &[("built.img", &built), ("moved.img", &moved)])
+}
+
 /// Makes Domain 0's image around the newest kernel that Debian offers for this release.
 pub fn make_newer_dom0() -> Result<NewerDom0> {
     let recipe = Recipe::read()?;
@@ -205,7 +225,7 @@ pub fn make_bare(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result
     let kernel = Kernel::fetch("amd64")?;
     progress("our own guest kernels");
     let (conform, fuzz) = (own_guest("conform")?, own_guest("fuzz")?);
-    let guests = disk_of("own-guests.img", &[("conform", &conform), ("fuzz", &fuzz)])?;
+    let guests = disk_of("own-guests.img", "guests", &[("conform", &conform), ("fuzz", &fuzz)])?;
     progress("the Domain 0 image");
     let dom0 = dom0(&recipe, &kernel, toolstack)?;
     Ok(Images { kernel, dom0, guests })
@@ -337,11 +357,15 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     }
     run(&mut cargo).context("building the toolstack")?;
     let read = |program: &Program| {
-        let path = target.join(PROGRAMS_TARGET).join("release").join(&program.binary);
+        let path = built_program(&target, &program.binary);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         Ok((program.to.clone(), bytes))
     };
     recipe.program.iter().map(read).collect()
+}
+
+fn built_program(target: &Path, binary: &str) -> PathBuf {
+    target.join(PROGRAMS_TARGET).join("release").join(binary)
 }
 
 /// A guest kernel of ours.
@@ -406,12 +430,13 @@ fn ramdisk(name: &str, parts: &Packages, kernel: &Kernel, overlay: &Path) -> Res
 
 /// The disk that Domain 0 mounts on /srv: kernels, ramdisks and disks of guests.
 fn guests_disk(files: &[(&str, &Path)]) -> Result<PathBuf> {
-    disk_of("guests.img", files)
+    disk_of("guests.img", "guests", files)
 }
 
-fn disk_of(image: &str, files: &[(&str, &Path)]) -> Result<PathBuf> {
+/// By the label "guests" Domain 0 knows its own.
+fn disk_of(image: &str, label: &str, files: &[(&str, &Path)]) -> Result<PathBuf> {
     let format = Format {
-        label: "guests",
+        label,
         mib: GUESTS_DISK_MIB,
     };
     let mut inputs = Inputs::new(&file_system::CODE);

@@ -270,6 +270,7 @@ struct Extras {
     debian_ramdisk: Option<PathBuf>,
     debian_dom0: Option<DebianDom0>,
     newer_dom0: Option<NewerDom0>,
+    built: Option<PathBuf>,
 }
 
 impl Extras {
@@ -286,6 +287,9 @@ impl Extras {
         if any_of(&["server"]) {
             extras.debian_dom0 = Some(images::make_debian_dom0()?);
         }
+        if any_of(&["disk", "stress"]) {
+            extras.built = Some(images::make_built()?);
+        }
         if any_of(&["newer-kernel"]) {
             extras.newer_dom0 = Some(images::make_newer_dom0()?);
         }
@@ -297,6 +301,7 @@ impl Extras {
         parts.debian_ramdisk.clone_from(&self.debian_ramdisk);
         parts.debian_dom0.clone_from(&self.debian_dom0);
         parts.newer_dom0.clone_from(&self.newer_dom0);
+        parts.built.clone_from(&self.built);
     }
 }
 

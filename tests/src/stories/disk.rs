@@ -1,7 +1,9 @@
-//! A whole Debian on a file, configured as the old how-tos do: a lone partition `sda1`, `root` with a flag, `extra`.
+//! A whole Debian on a file that our `xl image build` has made of packages, configured as the old how-tos do: a lone
+//! partition `sda1`, `root` with a flag, `extra`.
 
 use anyhow::{Context, Result, ensure};
 
+use crate::built;
 use crate::dom0::{Dom0, PATIENCE};
 use crate::guest::DEBIAN_PATIENCE;
 use crate::machine::Parts;
@@ -10,21 +12,37 @@ const CONFIG: &str = "name = \"centos.4-4\"
 kernel = \"/srv/guests/vmlinuz\"
 ramdisk = \"/srv/guests/initrd.img\"
 memory = 256
-disk = [ 'file:/srv/guests/demo.img,sda1,w' ]
+disk = [ 'file:/mnt/guests/built.img,sda1,w' ]
+vif = [ '' ]
 root = \"/dev/sda1 ro\"
 extra = \"4\"
 on_reboot = \"restart\"
 ";
 const NAME: &str = "centos.4-4";
-const PROMPT: &str = "root@guest:~#";
+const LOGIN: &str = "centos login:";
+const PROMPT: &str = "root@centos:~#";
+/// What root's password is changed to.
+const NEW_PASSWORD: &str = "second-Login2";
 /// The number of `sda1`: SCSI's major number 8, first disk, first partition.
 const SDA1: &str = "2049";
 
 pub(super) fn survives_reboot(parts: &Parts) -> Result<()> {
-    let mut dom0 = Dom0::boot(parts)?;
+    let mut dom0 = Dom0::boot(&parts.with_built()?)?;
+    dom0.run("mount /dev/vdb /mnt")?;
     dom0.create("old", CONFIG)?;
-    dom0.watch_guest(NAME, PROMPT, DEBIAN_PATIENCE)?;
+    dom0.watch_guest(NAME, LOGIN, DEBIAN_PATIENCE)?;
+    let forced = [
+        ("", "root"),
+        ("Password:", built::PASSWORD),
+        ("Current password:", built::PASSWORD),
+        ("New password:", NEW_PASSWORD),
+        ("Retype new password:", NEW_PASSWORD),
+        (PROMPT, ""),
+    ];
+    dom0.at_console(NAME, &forced, PATIENCE)
+        .context("the first login, which has to change the password")?;
     is_configured(&mut dom0)?;
+    is_as_it_was_built(&mut dom0)?;
     // Written by the guest's own shutdown, if it has one.
     let unit = "systemd-run -q --unit=bye -p RemainAfterExit=yes -p 'ExecStop=/bin/sh -c \"echo bye >/root/bye\"' true";
     dom0.in_guest(NAME, unit, PATIENCE)?;
@@ -41,7 +59,9 @@ pub(super) fn survives_reboot(parts: &Parts) -> Result<()> {
     );
     dom0.run_within(&renewed, DEBIAN_PATIENCE)
         .context("no new domain after the reboot")?;
-    dom0.watch_guest(NAME, PROMPT, DEBIAN_PATIENCE)?;
+    dom0.watch_guest(NAME, LOGIN, DEBIAN_PATIENCE)?;
+    let again = [("", "root"), ("Password:", NEW_PASSWORD), (PROMPT, "")];
+    dom0.at_console(NAME, &again, PATIENCE)?;
     let now = self::uuid(&mut dom0)?;
     ensure!(now == uuid, "the domain was {uuid} before the reboot and is {now}");
     let after = dom0.in_guest(NAME, "cat /root/bye; sha256sum /root/data", PATIENCE)?;
@@ -78,6 +98,25 @@ fn is_configured(dom0: &mut Dom0) -> Result<()> {
         let state = dom0.run(&format!("xenstore-read {end}/state"))?;
         ensure!(state == "4", "{end} is in state {state}, not connected");
     }
+    Ok(())
+}
+
+/// Name, root, address, keys and password are those that `xl image build` was given, and nobody had to do anything.
+fn is_as_it_was_built(dom0: &mut Dom0) -> Result<()> {
+    let own = dom0.in_guest(
+        NAME,
+        "hostname; findmnt -no OPTIONS / | cut -d, -f1; stat -c %a /root/.ssh/authorized_keys; \
+         systemctl is-active systemd-networkd ssh",
+        PATIENCE,
+    )?;
+    let own: Vec<&str> = own.lines().map(str::trim).collect();
+    ensure!(
+        own == [built::NAME, "rw", "600", "active", "active"],
+        "the built system says {own:?}"
+    );
+    let address = built::ADDRESS.split('/').next().unwrap_or_default();
+    let sshd = dom0.run(&format!("nc {address} 22 </dev/null"))?;
+    ensure!(sshd.contains("SSH-2.0-OpenSSH"), "at its port 22 there is {sshd:?}");
     Ok(())
 }
 

@@ -8,21 +8,41 @@ use crate::dom0::{Dom0, PATIENCE};
 use crate::guest::{DEBIAN_PATIENCE, Tiny, micro};
 use crate::machine::Parts;
 
+/// A Debian that was another machine's, with partitions: now an image that starts its own kernel.
+const MOVED: &str = "name = \"moved\"
+bootloader = \"pygrub\"
+memory = 256
+disk = [ 'file:/mnt/guests/moved.img,xvda1,w' ]
+vif = [ '' ]
+extra = \"root=/dev/xvda1 console=hvc0\"
+on_crash = \"destroy\"
+";
+
 pub(super) fn stress_for_a_minute(parts: &Parts) -> Result<()> {
     const STRESS: Duration = Duration::from_secs(240);
     /// How often it is moved meanwhile.
     const MOVES: u32 = 2;
-    let mut dom0 = Dom0::boot(parts)?;
-    dom0.run("xl create /etc/xen/demo.cfg")?;
-    dom0.watch_guest("demo", "root@guest:~#", DEBIAN_PATIENCE)?;
+    let mut dom0 = Dom0::boot(&parts.with_built()?)?;
+    dom0.run("mount /dev/vdb /mnt")?;
+    dom0.create("moved", MOVED)?;
+    dom0.watch_guest("moved", "root@guest:~#", DEBIAN_PATIENCE)?;
+    let root = dom0.in_guest(
+        "moved",
+        "findmnt -no OPTIONS / | cut -d, -f1; grep -c vda2 /etc/fstab",
+        PATIENCE,
+    )?;
+    ensure!(
+        root.split_whitespace().eq(["rw", "1"]),
+        "the root of the machine that moved is {root:?}"
+    );
     let load = "stress-ng --cpu 1 --vm 1 --vm-bytes 48M --verify --fork 1 --pipe 1 --timeout 60s --metrics-brief";
-    dom0.in_guest("demo", &format!("{load} >/tmp/said 2>&1 & true"), PATIENCE)?;
+    dom0.in_guest("moved", &format!("{load} >/tmp/said 2>&1 & true"), PATIENCE)?;
     for _ in 0..MOVES {
-        let said = dom0.run_within("xl migrate demo localhost 2>&1", STRESS)?;
+        let said = dom0.run_within("xl migrate moved localhost 2>&1", STRESS)?;
         ensure!(said.contains("Migration successful."), "moving it: {said}");
     }
     let ended = dom0.in_guest(
-        "demo",
+        "moved",
         "wait %1 || cat /tmp/said; grep -c 'successful run' /tmp/said",
         STRESS,
     )?;
@@ -32,9 +52,9 @@ pub(super) fn stress_for_a_minute(parts: &Parts) -> Result<()> {
         "what it wrote was not what it found: {ended}"
     );
     let faults = "dmesg | grep -cE 'BUG|Oops|general protection|segfault|soft lockup' || true";
-    let faults = dom0.in_guest("demo", faults, PATIENCE)?;
+    let faults = dom0.in_guest("moved", faults, PATIENCE)?;
     ensure!(faults == "0", "the guest's kernel complains {faults} times");
-    dom0.destroy("demo")?;
+    dom0.destroy("moved")?;
     dom0.power_off(PATIENCE)
 }
 
