@@ -2,6 +2,7 @@
 
 mod disks;
 mod images;
+mod shared;
 
 use anyhow::{Result, ensure};
 
@@ -19,6 +20,7 @@ pub(super) fn serves(parts: &Parts) -> Result<()> {
     daemons_are_kept(&mut dom0)?;
     logs_are_rotated(&mut dom0)?;
     disks::are_served(&mut dom0)?;
+    shared::folders_and_screens(&mut dom0)?;
     images::are_machines_of_their_own(&mut dom0)?;
     images::survive_interruption(&mut dom0)?;
     domains_go_with_the_host(&mut dom0)?;

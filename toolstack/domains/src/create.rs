@@ -5,7 +5,7 @@ use crate::hyper::Affinity;
 use crate::image::Claimant;
 use crate::nodes;
 use crate::pv::{self, Built, Channels};
-use crate::{Toolstack, block, boot, grants, network, restore, rights};
+use crate::{Toolstack, block, boot, device_model, grants, network, restore, rights};
 use ferroxen_abi::domctl::{self, SchedCredit};
 use ferroxen_abi::memory::{E820Entry, E820Type};
 use ferroxen_abi::sysctl::physcap;
@@ -14,6 +14,8 @@ use ferroxen_xlconfig::{CpuList, DomainConfig, DomainType, TscMode};
 use std::io::Read;
 use uuid::Uuid;
 
+/// The number is another domain's.
+const EEXIST: i32 = 17;
 /// What the hypervisor lets a domain have beyond its memory, as libxl does (KiB).
 pub(crate) const SLACK_KIB: u64 = 1024;
 
@@ -50,6 +52,7 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<Vec<DomId>> {
     for (index, vif) in (0..).zip(&config.vifs) {
         network::check(tools, vif, index)?;
     }
+    device_model::check(tools, config).map_err(|error| error.in_step(what()))?;
     Ok(others)
 }
 
@@ -122,6 +125,7 @@ fn bring_up(
     for (index, vif) in (0..).zip(&config.vifs) {
         network::attach(tools, domid, &uuid, vif, index)?;
     }
+    device_model::start(tools, domid, &config)?;
     tools
         .interrupt
         .check()
@@ -188,10 +192,20 @@ fn make(tools: &Toolstack, config: &DomainConfig, uuid: &Uuid) -> Result<DomId> 
         },
         ..Default::default()
     };
-    tools
-        .hypervisor
-        .create_domain(&request)
-        .doing(|| format!("making a domain for \"{}\"", config.name))
+    let wanted = config.domid.and_then(DomId::new);
+    let doing = || match wanted {
+        None => format!("making a domain for \"{}\"", config.name),
+        Some(domid) => format!(
+            "making domain {} for \"{}\", as it was where it was saved",
+            domid.raw(),
+            config.name
+        ),
+    };
+    let made = tools.hypervisor.create_domain(&request, wanted).doing(doing);
+    made.map_err(|error| match error.errno() {
+        Some(EEXIST) => error.way_out("another domain has that number: save without -D, or let that one go"),
+        _ => error,
+    })
 }
 
 fn limits(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {

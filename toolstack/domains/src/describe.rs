@@ -7,7 +7,7 @@
 use crate::network;
 use ferroxen_xlconfig::{
     Action, Bootloader, CpuList, CpuidRules, Disk, DiskAccess, DiskBackend, DiskFormat, DomainConfig, DomainType,
-    Loaded, TscMode, Value as Written, Vif, VifType,
+    Loaded, Screen, Share, TscMode, Value as Written, Vif, VifType,
 };
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
@@ -48,6 +48,13 @@ pub fn config(loaded: &Loaded) -> Value {
         let nics = (0..).zip(&config.vifs).map(|(index, vif)| nic(index, vif));
         whole.put("nics", nics.collect::<Value>());
     }
+    if let Some(of_config) = &config.screen {
+        whole.put("vfbs", json!([screen(of_config)]));
+        whole.put("vkbs", json!([{"devid": 0}]));
+    }
+    if !config.shares.is_empty() {
+        whole.put("p9s", config.shares.iter().map(share).collect::<Value>());
+    }
     for (key, action) in [
         ("on_poweroff", config.on_poweroff),
         ("on_reboot", config.on_reboot),
@@ -79,6 +86,7 @@ fn general(loaded: &Loaded) -> Value {
     let mut info = Record::default();
     info.put("type", kind(config.kind));
     info.put("name", config.name.clone());
+    info.put_some("domid", config.domid);
     info.put_some("uuid", config.uuid.map(|uuid| uuid.to_string()));
     info.put_some("pool_name", config.pool.clone());
     info.put("run_hotplug_scripts", truth(true));
@@ -296,6 +304,31 @@ pub fn nic(index: u32, vif: &Vif) -> Value {
     info.put_some("rate_interval_usecs", vif.rate.map(|rate| rate.interval_us));
     info.put_some("gatewaydev", vif.gatewaydev.clone());
     Value::Object(info.0)
+}
+
+/// `libxl_device_vfb`
+fn screen(screen: &Screen) -> Value {
+    let mut vnc = Record::default();
+    vnc.put_some("enable", screen.vnc.map(truth));
+    vnc.put_some("listen", screen.listen.map(|address| address.to_string()));
+    vnc.put_some("passwd", screen.password.clone());
+    vnc.put_some("display", screen.display.filter(|number| *number != 0));
+    vnc.put_some("findunused", screen.unused.map(truth));
+    let mut info = Record::default();
+    info.put("devid", 0);
+    info.put("vnc", Value::Object(vnc.0));
+    info.put("sdl", json!({}));
+    info.put_some("keymap", screen.keymap.clone());
+    Value::Object(info.0)
+}
+
+/// `libxl_device_p9`
+fn share(share: &Share) -> Value {
+    json!({
+        "tag": share.tag,
+        "path": share.path.display().to_string(),
+        "security_model": "none",
+    })
 }
 
 /// What a card without an address and a bridge has got.

@@ -3,7 +3,7 @@
 use crate::error::{Doing, Error, Result};
 use crate::hotplug::Script;
 use crate::patience::Patience;
-use crate::{Toolstack, block, nbd, network, nodes};
+use crate::{Toolstack, block, device_model, nbd, network, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Result as StoreResult, Store};
 use ferroxen_xlconfig::{Disk, Vif};
@@ -190,6 +190,7 @@ impl Toolstack {
     pub(crate) fn take_devices(&self, domid: DomId) -> Result<()> {
         let doing = || format!("taking away the devices of domain {}", domid.raw());
         let devices = self.devices(domid).doing(doing)?;
+        device_model::end(self, domid, &devices).map_err(|error| error.in_step(doing()))?;
         self.begin_end_elsewhere(&devices);
         self.remove_fronts(&devices).doing(doing)?;
         self.wait_end_elsewhere(&devices);

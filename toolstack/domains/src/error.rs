@@ -114,6 +114,7 @@ fn rustix_name(number: i32) -> Option<&'static str> {
         12 => "ENOMEM",
         14 => "EFAULT",
         16 => "EBUSY",
+        17 => "EEXIST",
         22 => "EINVAL",
         38 => "ENOSYS",
         95 => "EOPNOTSUPP",

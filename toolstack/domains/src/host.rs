@@ -4,8 +4,10 @@ use crate::hotplug;
 use crate::nbd;
 use crate::netlink::{LinkChange, Links, News};
 use crate::patience::Patience;
+use crate::qemu::{self, Viewed};
 use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
+use ferroxen_xlconfig::Screen;
 use std::fmt::Debug;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +33,21 @@ pub trait Host: Debug + Sync {
 
     /// Ends that for whatever disks of a domain it is still done.
     fn end_nbds_of(&self, domid: DomId) -> io::Result<()>;
+
+    /// Whether there is a QEMU that knows Xen.
+    fn has_device_model(&self) -> bool;
+
+    /// Starts QEMU for a domain, by what the domain's nodes say; tells where its screen can be seen.
+    fn start_device_model(
+        &self,
+        domid: DomId,
+        name: &str,
+        screen: Option<&Screen>,
+        patience: Patience<'_>,
+    ) -> io::Result<Option<Viewed>>;
+
+    /// Ends it.
+    fn end_device_model(&self, domid: DomId) -> io::Result<()>;
 
     /// Lets an image (if a size is given) and the loop device over it grow.
     fn grow(&self, image: &Path, size: Option<u64>, device: &Path) -> io::Result<()>;
@@ -88,6 +105,24 @@ impl Host for Linux {
 
     fn end_nbds_of(&self, domid: DomId) -> io::Result<()> {
         nbd::end_servers_of(domid)
+    }
+
+    fn has_device_model(&self) -> bool {
+        qemu::program().is_some()
+    }
+
+    fn start_device_model(
+        &self,
+        domid: DomId,
+        name: &str,
+        screen: Option<&Screen>,
+        patience: Patience<'_>,
+    ) -> io::Result<Option<Viewed>> {
+        qemu::start(domid, name, screen, patience)
+    }
+
+    fn end_device_model(&self, domid: DomId) -> io::Result<()> {
+        qemu::end(domid)
     }
 
     fn detach_nbd(&self, device: &Path) -> io::Result<()> {

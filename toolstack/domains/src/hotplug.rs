@@ -146,7 +146,7 @@ fn log() -> io::Result<(File, File)> {
 }
 
 /// Waits for a program's end; one that takes too long is ended.
-fn wait(mut child: Child, patience: Patience<'_>) -> io::Result<ExitStatus> {
+pub(crate) fn wait(mut child: Child, patience: Patience<'_>) -> io::Result<ExitStatus> {
     let ended = i32::try_from(child.id())
         .ok()
         .and_then(Pid::from_raw)

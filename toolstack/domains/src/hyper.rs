@@ -86,7 +86,7 @@ pub const FRAME_TYPES: usize = 1024;
 /// The control calls.
 pub trait Hypervisor: Contents + Debug {
     /// Makes an empty, paused domain without vcpus' contexts or memory.
-    fn create_domain(&self, request: &domctl::Createdomain) -> io::Result<DomId>;
+    fn create_domain(&self, request: &domctl::Createdomain, wanted: Option<DomId>) -> io::Result<DomId>;
 
     /// Ends a domain and gives back all it holds. May take a while: it is asked again until it is done.
     fn destroy_domain(&self, domid: DomId) -> io::Result<()>;

@@ -37,7 +37,10 @@ impl Keep {
     /// Keeps the settings, for us, and what they mean, for libxl's tools; gives where the settings are.
     pub fn save(&self, domid: DomId, loaded: &Loaded) -> Result<PathBuf> {
         let uuid = loaded.config.uuid.unwrap_or_default();
-        let meaning = describe::pretty(&describe::config(loaded));
+        let mut kept = loaded.clone();
+        // That was for its making.
+        kept.config.domid = None;
+        let meaning = describe::pretty(&describe::config(&kept));
         self.write(self.path(domid, &uuid, "libxl-json"), &meaning)?;
         self.write(self.path(domid, &uuid, "xl"), &loaded.text())
     }

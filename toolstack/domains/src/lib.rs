@@ -4,7 +4,8 @@
 //! - `boot`: the kernel that it is started with
 //! - `rights`: what of the host it may use
 //! - [`layout`], [`pv`]: a PV domain's memory and how it is filled; [`nodes`]: its xenstore nodes
-//! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices
+//! - [`device`], `block`, `image`, `mounts`, `network`, `hotplug`, `backend`: its devices; `device_model`, [`qemu`]: those
+//!   that QEMU serves; `servers`: programs that outlive us
 //! - [`control`]: what is asked of a running domain; [`monitor`]: what happens when it stops
 //! - [`devd`]: other domains' devices, in a driver domain
 //! - [`dump`]: its memory in a file, for whoever wants to know what happened; [`draft`]: such a file in the making
@@ -27,6 +28,7 @@ pub mod describe;
 mod destroy;
 pub mod devd;
 pub mod device;
+mod device_model;
 pub mod draft;
 pub mod dump;
 mod error;
@@ -48,12 +50,14 @@ pub mod nodes;
 pub mod patience;
 pub mod progress;
 pub mod pv;
+pub mod qemu;
 pub mod recall;
 #[cfg(test)]
 mod rehearsal;
 pub mod restore;
 mod rights;
 pub mod save;
+mod servers;
 mod suspend;
 pub mod xen;
 

@@ -3,17 +3,17 @@
 //! The server, `qemu-nbd`, goes into the background once its device can be used. It ends, and has written everything,
 //! when the device is let go. The kernel's `/sys/block/nbdN/pid` says which devices have a server.
 //!
-//! A server outlives us, even if we are killed before we could note its device anywhere. So it carries the disk that it is
-//! for in its environment, and whoever ends the domain, or attaches that disk again, finds it by that.
+//! A server outlives us, even if we are killed before we could note its device anywhere: whoever ends the domain, or
+//! attaches that disk again, finds it by the disk that it carries in its environment.
 
 use crate::patience::Patience;
+use crate::servers::{self, LAST_WORDS};
 use ferroxen_words::DomId;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// Where all devices are named, used or not.
 const BLOCK: &str = "/sys/block";
@@ -21,8 +21,6 @@ const BLOCK: &str = "/sys/block";
 pub(crate) const PREFIX: &str = "/dev/nbd";
 /// What a server has in its environment: the domain and the number of the disk.
 const OWNER: &str = "XEN_DISK";
-/// How long a server may take to write what it still has.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// The name of a disk, by which its server can be found.
 pub(crate) fn owner(domid: DomId, id: u32) -> String {
@@ -89,44 +87,10 @@ fn owner_prefix(domid: DomId) -> String {
 /// Ends the servers whose owners are meant, also those that have not connected their devices yet.
 fn end_servers(is_meant: impl Fn(&str) -> bool) -> io::Result<()> {
     // Without the module there is none.
-    if !Path::new(BLOCK).join("nbd0").exists() {
-        return Ok(());
+    match Path::new(BLOCK).join("nbd0").exists() {
+        true => servers::end(OWNER, is_meant),
+        false => Ok(()),
     }
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else {
-            continue;
-        };
-        // Held before it is looked at, so that the number stays its own. It may end at any moment, which is as good.
-        let Ok(server) = pidfd_open(pid, PidfdFlags::empty()) else {
-            continue;
-        };
-        let is_server = fs::read(entry.path().join("comm")).is_ok_and(|name| name.trim_ascii() == b"qemu-nbd");
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if !is_server || !owner_in(&environment).is_some_and(&is_meant) {
-            continue;
-        }
-        match pidfd_send_signal(&server, Signal::TERM) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if !Patience::stubborn(LAST_WORDS).ready(&server)? {
-            return Err(ErrorKind::TimedOut.into());
-        }
-    }
-    Ok(())
-}
-
-/// Reads the owner in a server's environment.
-fn owner_in(environment: &[u8]) -> Option<&str> {
-    let of_owner = |variable: &'_ [u8]| variable.starts_with(OWNER.as_bytes());
-    let variable = environment
-        .split(|byte| *byte == 0)
-        .find(|variable| of_owner(variable))?;
-    std::str::from_utf8(variable)
-        .ok()?
-        .strip_prefix(OWNER)?
-        .strip_prefix('=')
 }
 
 /// `/dev/nbd0` and so on, in the order of their numbers.
@@ -187,9 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_tells_whose_disk_it_serves() {
-        assert_eq!(owner_in(b"HOME=/\0XEN_DISK=5/51712\0LC_ALL=C\0"), Some("5/51712"));
-        assert_eq!(owner_in(b"HOME=/\0LC_ALL=C\0"), None);
+    fn a_server_is_found_by_its_domain() {
         let domid = |number| DomId::new(number).expect("is small");
         assert!(owner(domid(5), 51712).starts_with(&owner_prefix(domid(5))));
         assert!(!owner(domid(51), 51712).starts_with(&owner_prefix(domid(5))));

@@ -22,6 +22,10 @@ pub fn config(json: &str) -> Result<(Loaded, Vec<String>)> {
             ("b_info", Value::Object(info)) => found.build(info),
             ("disks", Value::Array(disks)) => found.devices("disk", disks, disk),
             ("nics", Value::Array(nics)) => found.devices("vif", nics, nic),
+            ("vfbs", Value::Array(screens)) => found.devices("vfb", screens, screen),
+            // One comes with each screen.
+            ("vkbs", Value::Array(_)) => {}
+            ("p9s", Value::Array(shares)) => found.devices("p9", shares, share),
             (key, Value::String(_)) if ACTIONS.contains(&key) => {}
             _ => found.strange(key, value),
         }
@@ -32,14 +36,16 @@ pub fn config(json: &str) -> Result<(Loaded, Vec<String>)> {
         let action = action.replace("restart_rename", "rename_restart").replace('_', "-");
         found.set(key, Setting::Text(action));
     }
-    let loaded =
+    let mut loaded =
         from_values("the saved configuration", found.settings).map_err(|problem| wrong(problem.to_string()))?;
+    loaded.config.domid = found.domid;
     Ok((loaded, found.strange))
 }
 
 #[derive(Default)]
 struct Found {
     settings: Vec<(String, Setting)>,
+    domid: Option<u16>,
     strange: Vec<String>,
 }
 
@@ -69,6 +75,13 @@ impl Found {
                 ("name" | "uuid" | "type", Some(value)) => self.set(key, value),
                 ("pool_name", Some(value)) => self.set("pool", value),
                 ("run_hotplug_scripts", _) => {}
+                // Zero is none, and so are those that no domain can have.
+                ("domid", _) => {
+                    self.domid = value
+                        .as_u64()
+                        .and_then(|domid| u16::try_from(domid).ok())
+                        .filter(|domid| *domid != 0)
+                }
                 _ => self.strange(key, value),
             }
         }
@@ -217,6 +230,28 @@ fn nic(device: &Value) -> String {
         parts.push(format!("rate={bytes_per_second}B/s@{interval}us"));
     }
     parts.join(",")
+}
+
+fn screen(device: &Value) -> String {
+    let vnc = device.get("vnc").unwrap_or(&Value::Null);
+    let flag = |key: &str| Some(u32::from(is_set(vnc, key)).to_string()).filter(|_| vnc.get(key).is_some());
+    let parts = [
+        ("vnc", flag("enable")),
+        ("vnclisten", word(vnc, "listen")),
+        ("vncdisplay", word(vnc, "display")),
+        ("vncunused", flag("findunused")),
+        ("vncpasswd", word(vnc, "passwd")),
+        ("keymap", word(device, "keymap")),
+    ];
+    let written = parts
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+    written.collect::<Vec<_>>().join(",")
+}
+
+fn share(device: &Value) -> String {
+    let parts = ["tag", "path", "security_model"].map(|key| Some(format!("{key}={}", word(device, key)?)));
+    parts.into_iter().flatten().collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

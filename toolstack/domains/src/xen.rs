@@ -83,8 +83,10 @@ impl Xen {
 }
 
 impl Hypervisor for Xen {
-    fn create_domain(&self, request: &domctl::Createdomain) -> io::Result<DomId> {
-        let mut op = Domctl::with(DomctlCmd::CREATEDOMAIN, RawDomId(0), request);
+    fn create_domain(&self, request: &domctl::Createdomain, wanted: Option<DomId>) -> io::Result<DomId> {
+        // Zero: whichever is free.
+        let wanted = wanted.map_or(RawDomId(0), DomId::to_abi);
+        let mut op = Domctl::with(DomctlCmd::CREATEDOMAIN, wanted, request);
         self.privcmd.domctl(&mut op)?;
         DomId::new(op.domain.0).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }

@@ -102,7 +102,6 @@ pub const ABSENT: &[Absent] = &[
     absent("pci-assignable-add", PCI),
     absent("pci-assignable-remove", PCI),
     absent("pci-assignable-list", PCI),
-    absent("vncviewer", "a PV domain has no screen; `xl console` shows its console"),
     absent("button-press", HVM),
     absent("sched-rtds", "the scheduler is credit2"),
     absent("trigger", HVM),
@@ -111,9 +110,15 @@ pub const ABSENT: &[Absent] = &[
     absent("vtpm-attach", "virtual TPMs are not supported"),
     absent("vtpm-list", "virtual TPMs are not supported"),
     absent("vtpm-detach", "virtual TPMs are not supported"),
-    absent("vkb-attach", "virtual keyboards are not supported"),
-    absent("vkb-list", "virtual keyboards are not supported"),
-    absent("vkb-detach", "virtual keyboards are not supported"),
+    absent(
+        "vkb-attach",
+        "a keyboard comes with a screen: `vfb` in the configuration",
+    ),
+    absent("vkb-list", "a keyboard comes with a screen: `vfb` in the configuration"),
+    absent(
+        "vkb-detach",
+        "a keyboard comes with a screen: `vfb` in the configuration",
+    ),
     absent("vdispl-attach", "virtual displays are not supported"),
     absent("vdispl-list", "virtual displays are not supported"),
     absent("vdispl-detach", "virtual displays are not supported"),
@@ -137,5 +142,4 @@ pub const ABSENT: &[Absent] = &[
     absent("usbdev-attach", USB),
     absent("usbdev-detach", USB),
     absent("usb-list", USB),
-    absent("qemu-monitor-command", HVM),
 ];

@@ -3,7 +3,7 @@
 use crate::json::Format;
 use crate::{
     cdrom, console, create, devd, devices, domids, dump, help, host, image, lifecycle, list, migrate, network, pools,
-    save, sched, time, tune,
+    save, sched, screen, time, tune,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -66,6 +66,8 @@ pub enum Command {
     MigrateReceive(migrate::Receive),
     /// Attach to domain's console
     Console(console::Console),
+    /// Attach to domain's VNC server.
+    Vncviewer(screen::VncViewer),
     /// Set the maximum amount reservation for a domain
     MemMax(tune::Memory),
     /// Set the current memory usage for a domain
@@ -147,6 +149,9 @@ pub enum Command {
     CpupoolMigrate(pools::CpupoolMigrate),
     /// Splits up the machine into one CPU pool per NUMA node
     CpupoolNumaSplit,
+    /// Issue a qemu monitor command to the device model of a domain
+    #[command(name = "qemu-monitor-command")]
+    QemuMonitor(screen::MonitorCommand),
     /// List the commands, or explain one
     Help(help::Help),
 }

@@ -1,6 +1,6 @@
 //! `xl create`, and the process that stays with a domain.
 
-use crate::{console, json, progress};
+use crate::{console, json, progress, screen};
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_consoled::interrupts;
@@ -63,7 +63,7 @@ pub struct Create {
     /// Say more
     #[arg(short = 'd')]
     debug: bool,
-    /// Connect to the VNC display after the domain is created (a PV domain has none)
+    /// Connect to the VNC display after the domain is created
     #[arg(short = 'V', long = "vncviewer")]
     vncviewer: bool,
     /// Pass the VNC password to the viewer
@@ -120,9 +120,6 @@ fn file_and_settings(words: &[String], defconfig: Option<&PathBuf>) -> Result<(P
 
 /// `xl create`
 pub fn run(args: &Create, dry: bool) -> anyhow::Result<ExitCode> {
-    if args.vncviewer || args.vncviewer_autopass {
-        bail!("a PV domain has no VNC display: use -c for its console");
-    }
     let (file, settings) = match file_and_settings(&args.words, args.defconfig.as_ref()) {
         Ok(found) => found,
         Err(code) => return Ok(code),
@@ -221,6 +218,7 @@ fn make(args: &Create, mut loaded: Loaded) -> anyhow::Result<()> {
         quiet: args.quiet,
         alone: args.exit,
         foreground: args.foreground,
+        viewer: Viewer::wanted(args.vncviewer, args.vncviewer_autopass),
     };
     start.finish(&tools, domid, &loaded, stop)
 }
@@ -238,6 +236,21 @@ pub struct Start {
     pub alone: bool,
     /// We stay with it, and not another process.
     pub foreground: bool,
+    /// Its screen is shown.
+    pub viewer: Option<Viewer>,
+}
+
+/// How a domain's screen is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Viewer {
+    autopass: bool,
+}
+
+impl Viewer {
+    /// By `-V` and `-A`, of which the second is enough.
+    pub fn wanted(viewer: bool, autopass: bool) -> Option<Viewer> {
+        (viewer || autopass).then_some(Viewer { autopass })
+    }
 }
 
 impl Start {
@@ -265,13 +278,19 @@ impl Start {
         if !self.alone && !self.foreground {
             stay_in_background(domid, loaded, &stop)?;
         }
-        let (name, paused, quiet) = (name(loaded).to_owned(), self.paused, self.quiet);
+        let (name, paused, quiet, viewer) = (name(loaded).to_owned(), self.paused, self.quiet, self.viewer);
         let is_started = is_started.clone();
         let start = move |tools: &Toolstack| -> anyhow::Result<()> {
             if !paused {
                 tools.unpause(domid)?;
             }
             is_started.set(true);
+            if let Some(viewer) = viewer
+                && let Err(error) = screen::view(tools, domid, viewer.autopass)
+            {
+                // The domain can do without.
+                eprintln!("warning: {name} is not shown: {error:#}");
+            }
             if !quiet {
                 crate::show(&format!("Started domain {name} (domid {})\n", domid.raw()))?;
             }

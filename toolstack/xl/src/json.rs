@@ -56,8 +56,12 @@ pub fn nic(vif: &Vif) -> String {
 }
 
 /// One running domain's configuration.
-pub fn running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> String {
-    pretty(&of_running(tools, info, domid))
+pub fn running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId, kept: Option<u16>) -> String {
+    let mut value = of_running(tools, info, domid);
+    if let Some(domid) = kept {
+        value["c_info"]["domid"] = domid.into();
+    }
+    pretty(&value)
 }
 
 /// From what was kept at its creation; else the little that the hypervisor knows.

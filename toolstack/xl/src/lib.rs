@@ -25,6 +25,7 @@ mod pools;
 mod progress;
 mod save;
 mod sched;
+mod screen;
 mod time;
 mod tune;
 mod vcpus;
@@ -130,6 +131,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rename(args) => lifecycle::rename(&tools()?, &args)?,
         Command::DumpCore(args) => dump::run(&args)?,
         Command::Sysrq(args) => lifecycle::sysrq(&tools()?, &args)?,
+        Command::Vncviewer(args) => screen::vncviewer(&tools()?, &args)?,
+        Command::QemuMonitor(args) => screen::monitor_command(&tools()?, &args)?,
         Command::MemSet(args) => tune::set_memory(&tools()?, &args)?,
         Command::MemMax(args) => tune::set_max_memory(&tools()?, &args)?,
         Command::VcpuSet(args) => tune::set_vcpus(&tools()?, &args)?,

@@ -43,6 +43,9 @@ pub struct Migrate {
     /// On the new host, do not wait in the background for the death of the domain
     #[arg(short = 'e')]
     pub exit: bool,
+    /// Let the domain keep its number on the new host
+    #[arg(short = 'D')]
+    pub keeps_domid: bool,
     /// A configuration to send instead of the domain's own
     #[arg(short = 'C', value_name = "config")]
     pub config: Option<PathBuf>,
@@ -169,7 +172,10 @@ pub fn send(args: &Migrate) -> anyhow::Result<()> {
         .until(Interrupt::from_pipe(stop))
         .showing(progress::for_people("migrate"));
     let domid = crate::domain(&tools, &args.domain)?;
-    let head = save::head(&tools, domid, args.config.as_deref())?;
+    if args.keeps_domid && args.host == "localhost" && args.ssh.is_none() {
+        bail!("-D: here, the domain that goes has the number until the other one runs");
+    }
+    let head = save::head(&tools, domid, args.config.as_deref(), args.keeps_domid)?;
     if save::recalled(&head)?.config.stays {
         bail!("{} may not be moved: its configuration says nomigrate = 1", args.domain);
     }

@@ -1,6 +1,6 @@
 //! `xl save` and `xl restore`.
 
-use crate::create::{Start, load};
+use crate::create::{Start, Viewer, load};
 use crate::{json, progress};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -35,6 +35,9 @@ pub struct Save {
     /// Leave the domain paused after creating the snapshot
     #[arg(short = 'p', conflicts_with = "checkpoint")]
     pub pause: bool,
+    /// Let the domain have its number again when it is restored
+    #[arg(short = 'D')]
+    pub keeps_domid: bool,
 }
 
 #[derive(Debug, Args)]
@@ -58,7 +61,7 @@ pub struct Restore {
     /// Say more
     #[arg(short = 'd')]
     debug: bool,
-    /// Connect to the VNC display after the domain is restored (a PV domain has none)
+    /// Connect to the VNC display after the domain is restored
     #[arg(short = 'V', long = "vncviewer")]
     vncviewer: bool,
     /// Pass the VNC password to the viewer
@@ -73,7 +76,7 @@ pub fn save(args: &Save) -> anyhow::Result<()> {
         .until(Interrupt::from_pipe(stop))
         .showing(progress::for_people("save"));
     let domid = crate::domain(&tools, &args.domain)?;
-    let head = head(&tools, domid, args.config.as_deref())?;
+    let head = head(&tools, domid, args.config.as_deref(), args.keeps_domid)?;
     let draft = Draft::open(&args.file).with_context(|| format!("cannot write {}", args.file.display()))?;
     eprintln!(
         "Saving to {} new xl format (info 0x3/0x0/{})",
@@ -97,13 +100,15 @@ pub fn save(args: &Save) -> anyhow::Result<()> {
 }
 
 /// What stands in front of the image: the configuration that a file gives, or the domain's own.
-pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>) -> anyhow::Result<Head> {
+pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>, keeps_domid: bool) -> anyhow::Result<Head> {
     let info = tools.hypervisor.domain(domid)?.context("the domain has gone")?;
     let uuid = uuid::Uuid::from_bytes(info.handle);
+    let kept = keeps_domid.then_some(domid.raw());
     let config = match file {
         Some(file) => {
             let mut loaded = load(file, &[])?;
             loaded.become_domain(uuid, &tools.name(domid));
+            loaded.config.domid = kept;
             json::configs(&[loaded])
         }
         None => {
@@ -113,7 +118,7 @@ pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>) -> anyhow::Res
                     domid.raw()
                 );
             }
-            json::running(tools, &info, domid)
+            json::running(tools, &info, domid, kept)
         }
     };
     Ok(Head { config })
@@ -138,9 +143,6 @@ pub fn stream(tools: &Toolstack, domid: DomId, head: &Head, to: &mut dyn Write) 
 
 /// `xl restore`
 pub fn restore(args: &Restore) -> anyhow::Result<()> {
-    if args.vncviewer || args.vncviewer_autopass {
-        bail!("a PV domain has no VNC display: use -c for its console");
-    }
     let (config, path) = match args.files.as_slice() {
         [path] => (None, path),
         [config, path] => (Some(config), path),
@@ -171,6 +173,7 @@ pub fn restore(args: &Restore) -> anyhow::Result<()> {
         quiet: true,
         alone: args.exit,
         foreground: args.foreground,
+        viewer: Viewer::wanted(args.vncviewer, args.vncviewer_autopass),
     };
     start.finish(&tools, domid, &loaded, stop)
 }

@@ -20,7 +20,7 @@ use Fate::{HardwareOnly, Idle, Missing, Old, Used};
 const ARM: &str = "it is for Arm";
 const ABOUT_PCI: &str = "it is about `pci`";
 const XSM: &str = "the hypervisor has no security modules (XSM), nor has Debian's Xen";
-const QEMU: &str = "its backend is QEMU's, which is not run for PV domains";
+const QEMU: &str = "its backend is QEMU's, which is run for `p9` and `vfb` alone";
 
 /// In alphabetical order within each group.
 const KEYS: &[(&str, Fate)] = &[
@@ -57,6 +57,7 @@ const KEYS: &[(&str, Fate)] = &[
     ("on_reboot", Used),
     ("on_soft_reset", Used),
     ("on_watchdog", Used),
+    ("p9", Used),
     ("passthrough", Used),
     ("pool", Used),
     ("ramdisk", Used),
@@ -66,6 +67,7 @@ const KEYS: &[(&str, Fate)] = &[
     ("type", Used),
     ("uuid", Used),
     ("vcpus", Used),
+    ("vfb", Used),
     ("vif", Used),
     ("xend_suspend_evtchn_compat", Used),
     // What makes no difference.
@@ -92,7 +94,6 @@ const KEYS: &[(&str, Fate)] = &[
     ("vuart", Idle(ARM)),
     // What a PV domain could have elsewhere.
     ("channel", Missing(QEMU)),
-    ("p9", Missing(QEMU)),
     ("pci", Missing("no PCI device can be passed to a domain")),
     (
         "pvcalls",
@@ -101,8 +102,7 @@ const KEYS: &[(&str, Fate)] = &[
     ("usbctrl", Missing(QEMU)),
     ("usbdev", Missing(QEMU)),
     ("vdispl", Missing("no backend for displays is there")),
-    ("vfb", Missing(QEMU)),
-    ("vkb", Missing(QEMU)),
+    ("vkb", Missing("a keyboard comes with a screen: write `vfb`")),
     (
         "vmtrace_buf_kb",
         Missing("the hypervisor does not trace guests' instructions"),

@@ -5,6 +5,7 @@ use crate::cpus::{CpuList, parse_cpu_list};
 use crate::disk::{self, Disk, DiskBackend, DiskFormat, SpecError};
 use crate::keys::{self, Fate};
 use crate::passing::{self, IoMemory, Ports};
+use crate::qemu::{self, Screen, Share};
 use crate::source::{Notice, Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
 use crate::vif::{self, Vif};
@@ -93,6 +94,8 @@ pub struct DomainConfig {
     pub kind: DomainType,
     /// Given, or made up at creation.
     pub uuid: Option<Uuid>,
+    /// The number that it has to have, because it had that where it was saved; no file has a setting for it.
+    pub domid: Option<u16>,
     /// The kernel's file.
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk's file.
@@ -121,6 +124,10 @@ pub struct DomainConfig {
     pub disks: Vec<Disk>,
     /// Network cards, in order.
     pub vifs: Vec<Vif>,
+    /// Folders of the host that it sees.
+    pub shares: Vec<Share>,
+    /// A screen, with keyboard and pointer.
+    pub screen: Option<Screen>,
     /// What to do after a shut-down.
     pub on_poweroff: Action,
     /// What to do after a reboot.
@@ -227,6 +234,7 @@ pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<N
         name,
         kind,
         uuid: all.note(uuid(&mut reader)),
+        domid: None,
         kernel,
         ramdisk,
         cmdline,
@@ -241,6 +249,8 @@ pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<N
         pool: all.note(reader.text("pool")),
         disks: all.note(disks(&mut reader)),
         vifs: all.note(reader.specs("vif", vif::parse)),
+        shares: all.note(shares(&mut reader)),
+        screen: all.note(screen(&mut reader)),
         on_poweroff: all.note(action(&mut reader, "on_poweroff", Action::Destroy)),
         on_reboot: all.note(action(&mut reader, "on_reboot", Action::Restart)),
         on_watchdog: all.note(action(&mut reader, "on_watchdog", Action::Destroy)),
@@ -456,6 +466,29 @@ fn disks(reader: &mut Reader) -> Result<Vec<Disk>, Problem> {
         }
     }
     Ok(disks)
+}
+
+fn shares(reader: &mut Reader) -> Result<Vec<Share>, Problem> {
+    let place = reader.place("p9");
+    let shares = reader.specs("p9", qemu::share)?;
+    for (at, share) in shares.iter().enumerate() {
+        if shares[..at].iter().any(|other| other.tag == share.tag) {
+            return Err(Problem::at(
+                place,
+                format!("two folders have the tag \"{}\"", share.tag),
+            ));
+        }
+    }
+    Ok(shares)
+}
+
+fn screen(reader: &mut Reader) -> Result<Option<Screen>, Problem> {
+    let place = reader.place("vfb");
+    let screens = reader.specs("vfb", qemu::screen)?;
+    match screens.len() {
+        0 | 1 => Ok(screens.into_iter().next()),
+        _ => Err(Problem::at(place, "a domain has one screen")),
+    }
 }
 
 /// One string of words, or a list of strings of bits.

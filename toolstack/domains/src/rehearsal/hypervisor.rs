@@ -49,10 +49,13 @@ fn info(domid: u16, frames: u64, flags: u32) -> Getdomaininfo {
 }
 
 impl Hypervisor for Rehearsed {
-    fn create_domain(&self, _request: &domctl::Createdomain) -> io::Result<DomId> {
+    fn create_domain(&self, _request: &domctl::Createdomain, wanted: Option<DomId>) -> io::Result<DomId> {
         let mut state = self.0.call("create_domain")?;
         state.next_domid += 1;
-        let domid = state.next_domid;
+        let domid = wanted.map_or(state.next_domid, DomId::raw);
+        if state.domains.contains_key(&domid) {
+            return Err(io::Error::from_raw_os_error(17));
+        }
         state.domains.insert(domid, 0);
         Ok(DomId::new(domid).expect("few domains"))
     }

@@ -4,9 +4,11 @@ use super::Stage;
 use crate::host::Host;
 use crate::netlink::LinkChange;
 use crate::patience::Patience;
+use crate::qemu::Viewed;
 use ferroxen_loopdev::Access;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Client, Store as _};
+use ferroxen_xlconfig::Screen;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -72,6 +74,38 @@ impl Host for Rehearsed {
         let of_domain = format!("{}/", domid.raw());
         let mut state = self.stage.call("end_nbds_of")?;
         state.servers.retain(|_, owner| !owner.starts_with(&of_domain));
+        Ok(())
+    }
+
+    fn has_device_model(&self) -> bool {
+        true
+    }
+
+    fn start_device_model(
+        &self,
+        domid: DomId,
+        _name: &str,
+        screen: Option<&Screen>,
+        _patience: Patience<'_>,
+    ) -> io::Result<Option<Viewed>> {
+        // Failing, it may have come so far that it has to be ended.
+        self.stage.state().device_models.insert(domid.raw());
+        drop(self.stage.call("start_device_model")?);
+        let devices = format!("{}/backend", self.home);
+        for kind in self.store.directory_opt(&devices).map_err(io::Error::other)? {
+            if matches!(kind.as_str(), "9pfs" | "vfb" | "vkbd") {
+                let state = format!("{devices}/{kind}/{}/0/state", domid.raw());
+                self.store.write(&state, "2").map_err(io::Error::other)?;
+            }
+        }
+        Ok(screen.map(|_| Viewed {
+            listen: "127.0.0.1".to_owned(),
+            port: 5900,
+        }))
+    }
+
+    fn end_device_model(&self, domid: DomId) -> io::Result<()> {
+        self.stage.call("end_device_model")?.device_models.remove(&domid.raw());
         Ok(())
     }
 

@@ -55,6 +55,8 @@ struct State {
     loops: BTreeSet<PathBuf>,
     /// The nbd devices, and whose disks they are for.
     servers: BTreeMap<PathBuf, String>,
+    /// Domains that have a QEMU.
+    device_models: BTreeSet<u16>,
     links: BTreeMap<String, u32>,
     introduced: BTreeSet<u16>,
     /// Devices that a script has connected and not disconnected.
@@ -190,6 +192,7 @@ impl Scene {
              ioports = ['2f8-2ff']\niomem = ['fed00,1']\nirqs = [3]\n\
              disk = ['file:{dir}/disk.img,xvda,w', 'file:{dir}/other.img,xvdb,r',\
              'tap:qcow2:{dir}/third.qcow2,xvdd,w', 'script=block-drbd,vdev=xvdc,access=rw,target=r0']\n\
+             p9 = ['tag=data,path={dir},security_model=none']\nvfb = ['vnc=1']\n\
              vif = ['', 'vifname=cable,mtu=1400', 'script=vif-route,ip=192.0.2.7,mac=00:16:3e:00:00:07']\n"
         ))
     }
@@ -225,6 +228,7 @@ impl Scene {
                 .iter()
                 .map(|path| format!("{path} is connected")),
         );
+        litter.extend(state.device_models.iter().map(|domid| format!("QEMU of {domid}")));
         litter.extend(state.introduced.iter().map(|domid| format!("{domid} introduced")));
         drop(state);
         // Empty directories of backends, and the bridge, stay for the next one.
@@ -259,7 +263,10 @@ fn a_domain_is_made_and_goes_without_a_trace() {
     let domid = scene.create(&scene.full_config()).expect("nothing goes wrong");
     let state = scene.stage.state();
     assert_eq!((state.domains.len(), state.claims.len()), (1, 0));
-    assert_eq!((state.loops.len(), state.servers.len()), (2, 1));
+    assert_eq!(
+        (state.loops.len(), state.servers.len(), state.device_models.len()),
+        (2, 1, 1)
+    );
     assert!(state.links.contains_key("cable") && !state.links.contains_key("vif1.1"));
     drop(state);
     assert_eq!(scene.stage.state().connected_by_script.len(), 2);
@@ -268,8 +275,23 @@ fn a_domain_is_made_and_goes_without_a_trace() {
     assert_eq!(scene.litter(), Vec::<String>::new());
 }
 
+#[test]
+fn a_domain_that_was_saved_may_keep_its_number() {
+    let scene = Scene::new();
+    let mut config = scene.config("");
+    config.config.domid = Some(7);
+    assert_eq!(scene.create(&config).map(DomId::raw).ok(), Some(7));
+    let mut other = scene.config("");
+    (other.config.name, other.config.uuid, other.config.domid) = ("other".to_owned(), None, Some(7));
+    let error = scene.create(&other).expect_err("it is taken");
+    assert_eq!(error.errno(), Some(17), "{error}");
+    // What is kept of it says nothing of that: built anew, it may have any.
+    let (kept, _) = crate::recall::config(&crate::describe::pretty(&crate::describe::config(&config))).expect("is one");
+    assert_eq!(kept.config.domid, Some(7));
+}
+
 /// Whatever making a domain asks of the hypervisor and of Linux.
-const STEPS: [&str; 27] = [
+const STEPS: [&str; 28] = [
     "create_domain",
     "set_max_vcpus",
     "set_affinity",
@@ -297,6 +319,7 @@ const STEPS: [&str; 27] = [
     "wait_link",
     "change_link",
     "run_script",
+    "start_device_model",
 ];
 
 #[test]
