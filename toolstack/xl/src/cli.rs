@@ -5,17 +5,23 @@ use crate::{
     cdrom, console, create, devd, devices, domids, dump, help, host, image, lifecycle, list, migrate, network, pools,
     save, sched, screen, time, tune,
 };
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Manages domains on Ferroxen and on Xen.
 #[derive(Debug, Parser)]
-#[command(
-    name = "xl",
-    disable_help_subcommand = true,
-    override_usage = "xl [-vfNtT] <subcommand> [args]",
-    version
-)]
+#[command(name = "xl", disable_help_subcommand = true, override_usage = USAGE, version)]
 pub struct Cli {
+    #[command(flatten)]
+    pub general: General,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const USAGE: &str = "xl [-vfNtT] <subcommand> [args]";
+
+/// What stands before a command.
+#[derive(Debug, Args)]
+pub struct General {
     /// Say more
     #[arg(short, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -31,129 +37,156 @@ pub struct Cli {
     /// Accepted for the sake of stock xl, whose messages it dates
     #[arg(short = 'T')]
     timestamps: bool,
-    #[command(subcommand)]
-    pub command: Option<Command>,
 }
 
-/// In stock xl's order.
-#[derive(Debug, Subcommand)]
-pub enum Command {
+/// Defines the commands by their names, and for each that takes anything how to define that alone.
+macro_rules! commands {
+    ($($(#[$about:meta])* $name:literal $variant:ident $(($args:ty))?,)*) => {
+        /// In stock xl's order.
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $($(#[$about])* #[command(name = $name)] $variant $(($args))?,)*
+        }
+
+        const DEFINITIONS: &[(&str, fn(clap::Command) -> clap::Command)] =
+            &[$($(($name, <$args as Args>::augment_args),)?)*];
+    };
+}
+
+commands! {
     /// Create a domain from config file <filename>
-    Create(create::Create),
+    "create" Create(create::Create),
     /// Check configuration files: the resulting domains, or what is wrong with them
-    Validate(create::Validate),
+    "validate" Validate(create::Validate),
     /// Update a running domain's saved configuration, used when rebuilding the domain after reboot
-    ConfigUpdate(create::ConfigUpdate),
+    "config-update" ConfigUpdate(create::ConfigUpdate),
     /// List information about all/some domains
-    List(list::List),
+    "list" List(list::List),
     /// Terminate a domain immediately
-    Destroy(lifecycle::Destroy),
+    "destroy" Destroy(lifecycle::Destroy),
     /// Issue a shutdown signal to a domain
-    Shutdown(lifecycle::Ending),
+    "shutdown" Shutdown(lifecycle::Ending),
     /// Issue a reboot signal to a domain
-    Reboot(lifecycle::Ending),
+    "reboot" Reboot(lifecycle::Ending),
     /// Pause execution of a domain
-    Pause(One),
+    "pause" Pause(One),
     /// Unpause a paused domain
-    Unpause(One),
+    "unpause" Unpause(One),
     /// Save a domain state to restore later
-    Save(save::Save),
+    "save" Save(save::Save),
     /// Migrate a domain to another host
-    Migrate(migrate::Migrate),
+    "migrate" Migrate(migrate::Migrate),
     /// Restore a domain from a saved state
-    Restore(save::Restore),
+    "restore" Restore(save::Restore),
     /// Take a domain that another host migrates here (what `migrate` runs there)
-    MigrateReceive(migrate::Receive),
+    "migrate-receive" MigrateReceive(migrate::Receive),
     /// Attach to domain's console
-    Console(console::Console),
+    "console" Console(console::Console),
     /// Attach to domain's VNC server.
-    Vncviewer(screen::VncViewer),
+    "vncviewer" Vncviewer(screen::VncViewer),
     /// Set the maximum amount reservation for a domain
-    MemMax(tune::Memory),
+    "mem-max" MemMax(tune::Memory),
     /// Set the current memory usage for a domain
-    MemSet(tune::Memory),
+    "mem-set" MemSet(tune::Memory),
     /// List the VCPUs for all/some domains
-    VcpuList(Any),
+    "vcpu-list" VcpuList(Any),
     /// Set which CPUs a VCPU can use
-    VcpuPin(tune::VcpuPin),
+    "vcpu-pin" VcpuPin(tune::VcpuPin),
     /// Set the number of active VCPUs allowed for the domain
-    VcpuSet(tune::VcpuSet),
+    "vcpu-set" VcpuSet(tune::VcpuSet),
     /// List guest domains, excluding dom0, stubdoms, etc.
-    VmList(list::Whole),
+    "vm-list" VmList(list::Whole),
     /// Core dump a domain
-    DumpCore(dump::DumpCore),
+    "dump-core" DumpCore(dump::DumpCore),
     /// Get information about Xen host
-    Info(host::Info),
+    "info" Info(host::Info),
     /// Get information about page sharing
-    Sharing(list::Sharing),
+    "sharing" Sharing(list::Sharing),
     /// Get/set credit scheduler parameters
-    SchedCredit(sched::SchedCredit),
+    "sched-credit" SchedCredit(sched::SchedCredit),
     /// Get/set credit2 scheduler parameters
-    #[command(name = "sched-credit2")]
-    SchedCredit2(sched::SchedCredit),
+    "sched-credit2" SchedCredit2(sched::SchedCredit),
     /// Convert a domain name to domain id
-    Domid(domids::Domid),
+    "domid" Domid(domids::Domid),
     /// Convert a domain id to domain name
-    Domname(domids::Domname),
+    "domname" Domname(domids::Domname),
     /// Rename a domain
-    Rename(lifecycle::Rename),
+    "rename" Rename(lifecycle::Rename),
     /// Send a sysrq to a domain
-    Sysrq(lifecycle::Sysrq),
+    "sysrq" Sysrq(lifecycle::Sysrq),
     /// Send debug keys to Xen
-    DebugKeys(host::DebugKeys),
+    "debug-keys" DebugKeys(host::DebugKeys),
     /// Read and/or clear dmesg buffer
-    Dmesg(host::Dmesg),
+    "dmesg" Dmesg(host::Dmesg),
     /// Monitor a host and the domains in real time
-    Top,
+    "top" Top,
     /// Daemon that listens for devices and launches backends
-    Devd(devd::Devd),
+    "devd" Devd(devd::Devd),
     /// Create a new virtual network device
-    NetworkAttach(devices::NetworkAttach),
+    "network-attach" NetworkAttach(devices::NetworkAttach),
     /// List virtual network interfaces for a domain
-    NetworkList(Some_),
+    "network-list" NetworkList(Some_),
     /// Destroy a domain's virtual network device
-    NetworkDetach(devices::NetworkDetach),
+    "network-detach" NetworkDetach(devices::NetworkDetach),
     /// Create a new virtual block device
-    BlockAttach(devices::BlockAttach),
+    "block-attach" BlockAttach(devices::BlockAttach),
     /// List virtual block devices for a domain
-    BlockList(Some_),
+    "block-list" BlockList(Some_),
     /// Destroy a domain's virtual block device
-    BlockDetach(devices::BlockDetach),
+    "block-detach" BlockDetach(devices::BlockDetach),
     /// Insert a cdrom into a guest's cd drive
-    CdInsert(cdrom::CdInsert),
+    "cd-insert" CdInsert(cdrom::CdInsert),
     /// Eject a cdrom from a guest's cd drive
-    CdEject(cdrom::CdEject),
+    "cd-eject" CdEject(cdrom::CdEject),
     /// Make, fill, copy, grow and check disk images
-    Image(image::Image),
+    "image" Image(image::Image),
     /// Set up the host's network by the script that xend's configuration names
-    NetworkScript(network::NetworkScript),
+    "network-script" NetworkScript(network::NetworkScript),
     /// Let a virtual block device grow while its domain uses it
-    BlockResize(devices::BlockResize),
+    "block-resize" BlockResize(devices::BlockResize),
     /// Print uptime for all/some domains
-    Uptime(time::Uptime),
+    "uptime" Uptime(time::Uptime),
     /// List outstanding claim information about all domains
-    Claims(list::Whole),
+    "claims" Claims(list::Whole),
     /// Create a new CPU pool
-    CpupoolCreate(pools::CpupoolCreate),
+    "cpupool-create" CpupoolCreate(pools::CpupoolCreate),
     /// List CPU pools on host
-    CpupoolList(pools::CpupoolList),
+    "cpupool-list" CpupoolList(pools::CpupoolList),
     /// Deactivates a CPU pool
-    CpupoolDestroy(pools::OnePool),
+    "cpupool-destroy" CpupoolDestroy(pools::OnePool),
     /// Renames a CPU pool
-    CpupoolRename(pools::CpupoolRename),
+    "cpupool-rename" CpupoolRename(pools::CpupoolRename),
     /// Adds a CPU to a CPU pool
-    CpupoolCpuAdd(pools::CpupoolCpus),
+    "cpupool-cpu-add" CpupoolCpuAdd(pools::CpupoolCpus),
     /// Removes a CPU from a CPU pool
-    CpupoolCpuRemove(pools::CpupoolCpus),
+    "cpupool-cpu-remove" CpupoolCpuRemove(pools::CpupoolCpus),
     /// Moves a domain into a CPU pool
-    CpupoolMigrate(pools::CpupoolMigrate),
+    "cpupool-migrate" CpupoolMigrate(pools::CpupoolMigrate),
     /// Splits up the machine into one CPU pool per NUMA node
-    CpupoolNumaSplit,
+    "cpupool-numa-split" CpupoolNumaSplit,
     /// Issue a qemu monitor command to the device model of a domain
-    #[command(name = "qemu-monitor-command")]
-    QemuMonitor(screen::MonitorCommand),
+    "qemu-monitor-command" QemuMonitor(screen::MonitorCommand),
     /// List the commands, or explain one
-    Help(help::Help),
+    "help" Help(help::Help),
+}
+
+/// Understands a command line.
+///
+/// One without a mistake needs what its own command takes to be defined, and no other's: there are sixty, and their
+/// definitions are most of what a short command would do.
+pub fn parse(words: &[String]) -> Result<Cli, clap::Error> {
+    parse_known(words).map_or_else(|| Cli::try_parse_from(words), Ok)
+}
+
+fn parse_known(words: &[String]) -> Option<Cli> {
+    let named = words.iter().skip(1).find(|word| !word.starts_with('-'))?;
+    let (name, define) = DEFINITIONS.iter().find(|(name, _)| name == named)?;
+    let xl = General::augment_args(clap::Command::new("xl")).subcommand(define(clap::Command::new(*name)));
+    let matches = xl.try_get_matches_from(words).ok()?;
+    Some(Cli {
+        general: General::from_arg_matches(&matches).ok()?,
+        command: Some(Command::from_arg_matches(&matches).ok()?),
+    })
 }
 
 /// One domain.
@@ -196,6 +229,44 @@ mod tests {
     #[test]
     fn the_definitions_agree_with_each_other() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_line_without_a_mistake_means_the_same_either_way() {
+        let lines = [
+            "xl create -p web.cfg memory=512",
+            "xl -vN create web.cfg",
+            "xl list",
+            "xl list -l --json web",
+            "xl destroy web",
+            "xl sched-credit2 -d web -w 512",
+            "xl vcpu-list",
+        ];
+        for line in lines {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let (short, whole) = (parse_known(&words), Cli::try_parse_from(&words));
+            assert_eq!(
+                format!("{:?}", short.unwrap()),
+                format!("{:?}", whole.unwrap()),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn mistakes_and_help_are_answered_with_all_commands_in_view() {
+        for line in [
+            "xl",
+            "xl lits",
+            "xl list --nonsense",
+            "xl list --help",
+            "xl --version",
+            "xl destroy",
+            "xl -Q list",
+        ] {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert!(parse_known(&words).is_none(), "{line}");
+        }
     }
 
     #[test]

@@ -35,7 +35,6 @@ pub use cli::command;
 pub use help::{NOT_HERE, OLD_ONES, absent};
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::ErrorKind;
 use cli::{Cli, Command};
 use ferroxen_domains::Toolstack;
@@ -48,7 +47,7 @@ pub fn main() -> ExitCode {
     let words: Vec<String> = std::env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let cli = match Cli::try_parse_from(&words) {
+    let cli = match cli::parse(&words) {
         Ok(cli) => cli,
         Err(error) => return misunderstood(&words, &error),
     };
@@ -74,7 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         show(&help::overview())?;
         return Ok(ExitCode::from(1));
     };
-    let dry = cli.dry_run;
+    let dry = cli.general.dry_run;
     match command {
         Command::Help(args) => return Ok(help::run(&args)),
         Command::Create(args) => return create::run(&args, dry),
