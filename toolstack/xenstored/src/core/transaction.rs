@@ -68,7 +68,9 @@ impl Transaction {
     /// Reads a node, remembering that it was looked at.
     pub fn read(&mut self, path: &str, aspect: Aspect, who: Actor, limits: &Limits) -> Result<Arc<Node>, ErrorCode> {
         self.depend(path, Aspect::Itself);
-        self.depend(path, aspect);
+        if aspect != Aspect::Itself {
+            self.depend(path, aspect);
+        }
         self.check_size(who, limits)?;
         self.view.read(path, who).cloned()
     }

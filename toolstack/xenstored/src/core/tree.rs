@@ -10,6 +10,7 @@
 use super::limits::{Limits, exceeds};
 use ferroxen_xenstore_wire::{ErrorCode, Permission, Rights, path};
 use imbl::OrdMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Who acts: a domain, and the one it may act for.
@@ -107,6 +108,12 @@ impl Node {
     /// The children with their names, in order.
     pub fn children(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.children.iter().map(|(name, node)| (&**name, &**node))
+    }
+
+    /// Those whose names come after `name`.
+    pub fn children_after<'a>(&'a self, name: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
+        let behind = self.children.range::<_, str>((Bound::Excluded(name), Bound::Unbounded));
+        behind.map(|(name, node)| (&**name, &**node))
     }
 
     /// The child of that name.
@@ -249,26 +256,22 @@ impl Tree {
 
     /// The deepest node on the way to a path, and its path.
     fn nearest<'a>(&self, path: &'a str) -> (&'a str, &Arc<Node>) {
-        let mut at = path;
-        loop {
-            match (self.get(at), path::parent(at)) {
-                (Some(node), _) => return (at, node),
-                (None, Some(parent)) => at = parent,
-                (None, None) => return ("/", &self.root),
-            }
+        let (mut node, mut len) = (&self.root, 0);
+        for name in path::components(path) {
+            let Some(child) = node.children.get(name) else { break };
+            // Before each component there is one slash.
+            (node, len) = (child, len + 1 + name.len());
         }
+        (path.get(..len).filter(|path| !path.is_empty()).unwrap_or("/"), node)
     }
 
     /// The first path on the way to `path` that does not exist, and its parent, which does.
     pub fn first_missing<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
-        let mut missing = None;
-        let mut at = path;
-        while self.get(at).is_none() {
-            let parent = path::parent(at)?;
-            missing = Some((at, parent));
-            at = parent;
-        }
-        missing
+        let (nearest, _) = self.nearest(path);
+        let below = path.strip_prefix(nearest)?.trim_start_matches('/');
+        let name = path::components(below).next()?;
+        let missing = path.len() - below.len() + name.len();
+        Some((path.get(..missing)?, nearest))
     }
 
     /// Does one change for `who`, or says why not and leaves everything as it was. `None`: nothing to do.
