@@ -6,6 +6,7 @@ use crate::{Toolstack, nodes};
 use ferroxen_abi::domctl::{Getdomaininfo, INVALID_MAX_VCPU_ID, dominf};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Changes, Store};
+use std::collections::BTreeMap;
 use std::io;
 
 /// The path whose events tell of domains that stop or go.
@@ -192,9 +193,14 @@ impl Toolstack {
 
     /// The names of domains, in their order, or what stands for one where there is none.
     pub fn names(&self, domids: &[DomId]) -> Vec<String> {
-        let found = nodes::names(&self.store, domids).unwrap_or_default();
-        let mut found = found.into_iter();
-        let name = |_| found.next().flatten().unwrap_or_else(|| "(null)".to_owned());
+        let found: BTreeMap<_, _> = nodes::all_named(&self.store).unwrap_or_default().into_iter().collect();
+        let name = |domid| {
+            found
+                .get(domid)
+                .cloned()
+                .flatten()
+                .unwrap_or_else(|| "(null)".to_owned())
+        };
         domids.iter().map(name).collect()
     }
 

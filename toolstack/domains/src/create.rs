@@ -37,9 +37,9 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<Vec<DomId>> {
         return Err(Error::new(what(), format!("`{setting}` cannot be had: {why}"))
             .way_out(format!("take `{setting}` out of its configuration")));
     }
-    let others = nodes::all(&tools.store).doing(what)?;
-    if let Some(taken) = nodes::named(&tools.store, &others, &config.name).doing(what)? {
-        return Err(name_taken(config, taken));
+    let others = nodes::all_named(&tools.store).doing(what)?;
+    if let Some((taken, _)) = others.iter().find(|(_, name)| name.as_ref() == Some(&config.name)) {
+        return Err(name_taken(config, *taken));
     }
     let vm = config.uuid.map(|uuid| nodes::vm(&uuid));
     let claimant = Claimant {
@@ -53,7 +53,7 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<Vec<DomId>> {
         network::check(tools, vif, index)?;
     }
     device_model::check(tools, config).map_err(|error| error.in_step(what()))?;
-    Ok(others)
+    Ok(others.into_iter().map(|(domid, _)| domid).collect())
 }
 
 fn name_taken(config: &DomainConfig, taken: DomId) -> Error {

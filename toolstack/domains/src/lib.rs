@@ -174,6 +174,8 @@ impl Toolstack {
         if let Ok(number) = word.parse() {
             return Ok(DomId::new(number));
         }
-        nodes::find(&self.store, word).doing(|| format!("looking for domain \"{word}\""))
+        let all = nodes::all_named(&self.store).doing(|| format!("looking for domain \"{word}\""))?;
+        let found = all.into_iter().find(|(_, name)| name.as_deref() == Some(word));
+        Ok(found.map(|(domid, _)| domid))
     }
 }

@@ -307,6 +307,18 @@ pub fn find(store: &impl Store, wanted: &str) -> StoreResult<Option<DomId>> {
     named(store, &all(store)?, wanted)
 }
 
+/// All domains that have a directory, each with its name if it has one.
+pub fn all_named(store: &Client) -> StoreResult<Vec<(DomId, Option<String>)>> {
+    if let Some(values) = store.values(DOMAINS, "name")? {
+        let domid = |id: &str| DomId::new(id.parse().ok()?);
+        let named = |(id, name): (String, _)| Some((domid(&id)?, name));
+        return Ok(values.into_iter().filter_map(named).collect());
+    }
+    let all = all(store)?;
+    let names = names(store, &all)?;
+    Ok(all.into_iter().zip(names).collect())
+}
+
 /// The one of these domains that has a name.
 pub fn named(store: &impl Store, domids: &[DomId], wanted: &str) -> StoreResult<Option<DomId>> {
     let names = names(store, domids)?;

@@ -308,6 +308,32 @@ impl Client {
         Ok(String::from_utf8_lossy(payload.strip_suffix(&[0]).unwrap_or(&payload)).into_owned())
     }
 
+    /// What each child of `directory` has at `below`, in as few answers as they fit into; `None` from a xenstored that
+    /// tells of one at a time only, as Xen's own do.
+    pub fn values(&self, directory: &str, below: &str) -> Result<Option<Vec<(String, Option<String>)>>> {
+        let mut found: Vec<(String, Option<String>)> = vec![];
+        loop {
+            let after = found.last().map_or("", |(name, _)| name);
+            let request = format!("values\0{directory}\0{below}\0{after}\0");
+            let answer = match self.ask(MessageType::CONTROL, directory, 0, &[request.as_bytes()]) {
+                Err(error) if error.code().is_some() => return Ok(None),
+                other => other?,
+            };
+            let before = found.len();
+            let mut words = strings(&answer).map(|word| String::from_utf8_lossy(word));
+            while let Some(name) = words.next() {
+                if name.is_empty() {
+                    return Ok(Some(found));
+                }
+                let value = words.next().ok_or_else(|| nonsense("a value", &answer))?;
+                found.push((name.into_owned(), value.strip_prefix('+').map(str::to_owned)));
+            }
+            if found.len() == before {
+                return Err(nonsense("children and what they have", &answer));
+            }
+        }
+    }
+
     fn about_domain(&self, kind: MessageType, domid: u16) -> Result<Vec<u8>> {
         self.ask(kind, &path::domain_path(domid), 0, &[format!("{domid}\0").as_bytes()])
     }

@@ -82,7 +82,7 @@ enum Command {
         #[command(flatten)]
         rest: Paths,
     },
-    /// Give xenstored an order: check, help, live-update, log, logfile, memreport, print, quota
+    /// Give xenstored an order: check, help, live-update, log, logfile, memreport, print, quota, values
     Control {
         /// The order and its words; `live-update [-c OPTIONS] [-F] [-t SECONDS] PROGRAM`
         #[arg(required = true, allow_hyphen_values = true, trailing_var_arg = true)]

@@ -1,10 +1,10 @@
 //! CONTROL: questions and orders for the daemon itself, from Domain 0 only.
 
 use super::store::{Successor, World, Xenstore};
-use ferroxen_xenstore_wire::{ErrorCode, strings};
+use ferroxen_xenstore_wire::{ErrorCode, PAYLOAD_MAX, path, strings};
 use std::fmt::Write;
 
-const COMMANDS: &str = "check help live-update log logfile memreport print quota";
+const COMMANDS: &str = "check help live-update log logfile memreport print quota values";
 
 impl Xenstore {
     pub(super) fn control(&mut self, payload: &[u8], world: &mut dyn World) -> Result<Vec<u8>, ErrorCode> {
@@ -12,6 +12,9 @@ impl Xenstore {
             .map(std::str::from_utf8)
             .collect::<Result<_, _>>()
             .map_err(|_| ErrorCode::EINVAL)?;
+        if let ["values", directory, below, after] = words.as_slice() {
+            return self.values(directory, below, after);
+        }
         let text = match words.as_slice() {
             ["help"] => format!("Supported commands:\n{}\n", COMMANDS.replace(' ', "\n")),
             ["check"] => match self.audit() {
@@ -85,6 +88,33 @@ impl Xenstore {
             },
             _ => return Err(ErrorCode::EINVAL),
         })
+    }
+
+    /// What each child of `directory` has at `below`: its name, then `+` with the value, or `-`; an empty name after the
+    /// last one. What does not fit is for whoever asks again, for those after the last name that it got.
+    ///
+    /// So the names of all domains are one question, and not as many as there are domains.
+    fn values(&self, directory: &str, below: &str, after: &str) -> Result<Vec<u8>, ErrorCode> {
+        let node = self.tree.get(directory).ok_or(ErrorCode::ENOENT)?;
+        let mut answer = Vec::new();
+        for (name, child) in node.children_after(after) {
+            let node = path::components(below).try_fold(child, |node, name| node.child(name));
+            let (sign, value) = node.map_or((b'-', &[][..]), |node| (b'+', &*node.value));
+            if value.contains(&0) {
+                return Err(ErrorCode::EINVAL);
+            }
+            let before = answer.len();
+            for part in [name.as_bytes(), &[0, sign], value, &[0]] {
+                answer.extend_from_slice(part);
+            }
+            // The end's mark has to fit, too.
+            if answer.len() >= PAYLOAD_MAX {
+                answer.truncate(before);
+                return if before == 0 { Err(ErrorCode::E2BIG) } else { Ok(answer) };
+            }
+        }
+        answer.push(0);
+        Ok(answer)
     }
 
     fn report(&self) -> String {

@@ -473,6 +473,44 @@ fn limits_can_be_seen_and_set() {
 }
 
 #[test]
+fn what_all_children_have_at_one_place_is_one_question() {
+    let mut bench = Bench::new();
+    for (at, value) in [("1/name", "web"), ("2/other", ""), ("3/name", "")] {
+        bench
+            .ask(bench.dom0, T::WRITE, 0, &format!("/list/{at}\0{value}"))
+            .unwrap();
+    }
+    let mut ask = |words: &str| bench.ask(bench.dom0, T::CONTROL, 0, words);
+    assert_eq!(ask("values\0/list\0name\0\0").unwrap(), "1\0+web\x002\0-\x003\0+\0\0");
+    assert_eq!(ask("values\0/list\0name\x002\0").unwrap(), "3\0+\0\0");
+    assert_eq!(ask("values\0/nothing\0name\0\0"), Err("ENOENT".into()));
+    let guest = bench.guest(3);
+    assert_eq!(
+        bench.ask(guest, T::CONTROL, 0, "values\0/list\0name\0\0"),
+        Err("EACCES".into())
+    );
+    let long = "x".repeat(900);
+    for at in 0..9 {
+        bench
+            .ask(bench.dom0, T::WRITE, 0, &format!("/long/{at}/name\0{long}"))
+            .unwrap();
+    }
+    let (mut after, mut found) = (String::new(), 0);
+    loop {
+        let part = bench
+            .ask(bench.dom0, T::CONTROL, 0, &format!("values\0/long\0name\0{after}\0"))
+            .unwrap();
+        let words: Vec<&str> = part.split_terminator('\0').collect();
+        found += words.len() / 2;
+        if words.last() == Some(&"") {
+            break;
+        }
+        after = words[words.len() - 2].to_owned();
+    }
+    assert_eq!(found, 9);
+}
+
+#[test]
 fn every_limit_on_what_a_guest_has_holds() {
     let mut bench = Bench::with(Limits {
         nodes: 4,
