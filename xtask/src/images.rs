@@ -334,9 +334,11 @@ fn common(tree: &mut Tree) -> Result<()> {
 }
 
 /// How our programs for Domain 0 are linked: whole and at fixed addresses. A command of the toolstack is short, and the
-/// dynamic linker's relocations, which touch most of a program's pages, would be a good part of what it takes.
+/// dynamic linker's relocations, which touch most of a program's pages, would be a good part of what it takes. For the
+/// same reason functions that run once at the start, and those that hardly ever run, stand apart from the others.
 const LINKED_WHOLE: &str = "target.x86_64-unknown-linux-gnu.rustflags=\
-                            ['-Ctarget-feature=+crt-static','-Crelocation-model=static']";
+                            ['-Ctarget-feature=+crt-static','-Crelocation-model=static',\
+                            '-Clink-arg=-Wl,-z,keep-text-section-prefix']";
 const PROGRAMS_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Where our `xl` is, and where beside Debian's.
