@@ -100,7 +100,9 @@ pub struct Toolstack {
 impl Toolstack {
     /// Connects to the hypervisor and to xenstore.
     pub fn open() -> Result<Toolstack> {
-        Toolstack::over(Client::connect().doing(|| "reaching xenstore".to_owned())?)
+        let store = Client::connect().doing(|| "reaching xenstore".to_owned())?;
+        nodes::ensure_dom0(&store)?;
+        Toolstack::over(store)
     }
 
     /// The same for whoever stays: through the kernel, whose ring outlives a xenstored that is replaced.
@@ -113,7 +115,6 @@ impl Toolstack {
 
     fn over(store: Client) -> Result<Toolstack> {
         let hypervisor = xen::Xen::open()?;
-        nodes::ensure_dom0(&store)?;
         let conf = ferroxen_xlconfig::load_xl_conf(Path::new(XL_CONF));
         let (conf, conf_notices) =
             conf.map_err(|problem| Error::new(format!("reading {XL_CONF}"), problem.to_string()))?;

@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
-use uuid::Uuid;
 
 /// xl's code for "no domain was made", and for "there is no file".
 const NOT_CREATED: u8 = 3;
@@ -326,7 +325,9 @@ fn stay_in_background(domid: DomId, loaded: &Loaded, stop: &OwnedFd) -> anyhow::
     let (mut ready, theirs) = UnixStream::pair().context("making sockets")?;
     let doing = || "starting the process that stays with the domain";
     let stdio = [theirs.as_fd(), log.as_fd(), log.as_fd()];
-    start_copy(stdio, (domid, loaded.config.uuid.unwrap_or_default()), stay).with_context(doing)?;
+    // The copy's own, for as long as it stays.
+    let configuration: &'static Loaded = Box::leak(Box::new(loaded.clone()));
+    start_copy(stdio, (domid, configuration), stay).with_context(doing)?;
     drop(theirs);
     let interrupt = Interrupt::from_pipe(stop.try_clone()?);
     let patience = Patience::until_interrupted(&interrupt, Some(MONITOR_PATIENCE));
@@ -338,8 +339,8 @@ fn stay_in_background(domid: DomId, loaded: &Loaded, stop: &OwnedFd) -> anyhow::
 }
 
 /// What the copy does: its exit code.
-fn stay((domid, uuid): (DomId, Uuid)) -> u8 {
-    match supervise(domid, &uuid) {
+fn stay((domid, loaded): (DomId, &Loaded)) -> u8 {
+    match supervise(domid, loaded) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("xl: {error:#}");
@@ -348,16 +349,12 @@ fn stay((domid, uuid): (DomId, Uuid)) -> u8 {
     }
 }
 
-fn supervise(domid: DomId, uuid: &Uuid) -> anyhow::Result<()> {
+fn supervise(domid: DomId, loaded: &Loaded) -> anyhow::Result<()> {
     let tools = Toolstack::open_to_stay()?;
-    let loaded = tools
-        .keep
-        .load(domid, uuid)
-        .with_context(|| format!("no configuration is kept for domain {}", domid.raw()))?;
     tell_creator();
     let log = |line: String| println!("{line}");
-    log(format!("waiting for domain {} (\"{}\")", domid.raw(), name(&loaded)));
-    keeper::supervise(&tools, domid, &loaded, log)?;
+    log(format!("waiting for domain {} (\"{}\")", domid.raw(), name(loaded)));
+    keeper::supervise(&tools, domid, loaded, log)?;
     Ok(())
 }
 
