@@ -87,8 +87,21 @@ pub fn domain_path(domid: u16) -> String {
 }
 
 /// The components of an absolute path; none for `/`.
-pub fn components(path: &str) -> impl DoubleEndedIterator<Item = &str> {
-    path.split('/').filter(|part| !part.is_empty())
+///
+/// They are short: going through the bytes one by one is quicker than any search that sets out for long texts.
+pub fn components(path: &str) -> impl Iterator<Item = &str> {
+    let mut rest = path;
+    core::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len());
+            let name = rest.get(..end)?;
+            rest = rest.get(end + 1..).unwrap_or("");
+            if !name.is_empty() {
+                return Some(name);
+            }
+        }
+        None
+    })
 }
 
 /// The parent of an absolute path; `None` for `/`.
@@ -115,6 +128,7 @@ pub fn depth_below(path: &str, ancestor: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     #[test]
     fn ordinary_paths_pass() {
@@ -138,6 +152,15 @@ mod tests {
             Err(BadPath::TooLong)
         );
         assert_eq!(check(&[b'a'; REL_PATH_MAX + 1]), Err(BadPath::TooLong));
+    }
+
+    #[test]
+    fn components_are_what_stands_between_slashes() {
+        let of = |path| components(path).collect::<Vec<_>>();
+        assert_eq!(of("/"), [""; 0]);
+        assert_eq!(of("/a"), ["a"]);
+        assert_eq!(of("/local/domain/7"), ["local", "domain", "7"]);
+        assert_eq!(of("a//b/"), ["a", "b"]);
     }
 
     #[test]

@@ -93,14 +93,25 @@ impl Watches {
     /// Watches at `path` or above it that cover it.
     pub fn covering(&self, path: &str) -> Vec<WatchId> {
         let mut found = vec![];
-        let (mut at, mut levels) = (Some(path), 0);
-        while let Some(watched) = at {
-            let here = self.by_path.get(watched).into_iter().flatten().copied();
-            found.extend(here.filter(|id| self.all.get(id).is_some_and(|watch| watch.covers(levels))));
-            at = path::parent(watched);
-            levels += 1;
+        let depth = path::components(path).count();
+        let parents = path.match_indices('/').skip(1).filter_map(|(end, _)| path.get(..end));
+        let itself = (path != "/").then_some(path);
+        // From the root down, as long as anything is watched there or further down.
+        for (level, at) in std::iter::once("/").chain(parents).chain(itself).enumerate() {
+            let from_here = (Bound::Included(at), Bound::Unbounded);
+            match self.by_path.range::<str, _>(from_here).next() {
+                Some((watched, ids)) if **watched == *at => found.push((depth - level, ids)),
+                Some((watched, _)) if watched.starts_with(at) => {}
+                _ => break,
+            }
         }
-        found
+        // The nearest first.
+        let all = found
+            .into_iter()
+            .rev()
+            .flat_map(|(levels, ids)| ids.iter().map(move |id| (levels, *id)));
+        let covers = |(levels, id): &(usize, WatchId)| self.all.get(id).is_some_and(|watch| watch.covers(*levels));
+        all.filter(covers).map(|(_, id)| id).collect()
     }
 
     /// Watches on exactly this path or name.
@@ -179,6 +190,11 @@ mod tests {
         assert_eq!(watches.covering("/a/b/c"), [all]);
         assert_eq!(watches.covering("/ab"), []);
         assert_eq!(watches.covering("/"), [root]);
+        // Of those beside and above, none hides the one at the path itself.
+        watches.add(watch("/a-b", None));
+        let deep = watches.add(watch("/a/b/c/d", None));
+        assert_eq!(watches.covering("/a/b/c/d"), [deep, all]);
+        assert_eq!(watches.covering("/a/b/c/d/e"), [deep, all]);
     }
 
     #[test]
