@@ -184,11 +184,17 @@ impl Layout {
     /// The page tables' contents, given each frame's machine frame. Page tables themselves are mapped read-only.
     pub fn fill_tables(&self, p2m: &[u64]) -> Vec<Table> {
         let mfn = |pfn: u64| usize::try_from(pfn).ok().and_then(|pfn| p2m.get(pfn).copied());
+        let stretches = self.stretches();
         self.order
             .iter()
             .zip(self.tables.clone())
             .map(|((level, base), pfn)| {
-                let entries = (0..512).map(|slot| self.entry(*level, *base, slot, &mfn)).collect();
+                let entries = match level {
+                    1 => (0..512)
+                        .map(|slot| self.leaf(base + slot * PAGE, &stretches, &mfn))
+                        .collect(),
+                    _ => (0..512).map(|slot| self.entry(*level, *base, slot, &mfn)).collect(),
+                };
                 Table { pfn, entries }
             })
             .collect()
@@ -196,14 +202,18 @@ impl Layout {
 
     fn entry(&self, level: u32, base: u64, slot: u64, mfn: &impl Fn(u64) -> Option<u64>) -> u64 {
         let address = base + slot * span(level - 1);
-        if level > 1 {
-            let below = self.order.iter().position(|(l, b)| (*l, *b) == (level - 1, address));
-            let flags = if level == 4 { TOP_FLAGS } else { TABLE_FLAGS };
-            return below
-                .and_then(|at| mfn(self.tables.start + at as u64))
-                .map_or(0, |mfn| (mfn * PAGE) | flags);
-        }
-        let Some(pfn) = self.frame_at(address) else { return 0 };
+        let below = self.order.iter().position(|(l, b)| (*l, *b) == (level - 1, address));
+        let flags = if level == 4 { TOP_FLAGS } else { TABLE_FLAGS };
+        below
+            .and_then(|at| mfn(self.tables.start + at as u64))
+            .map_or(0, |mfn| (mfn * PAGE) | flags)
+    }
+
+    /// The entry for a page at a 48-bit address (see [`low48`]).
+    fn leaf(&self, address: u64, stretches: &[Stretch; 2], mfn: &impl Fn(u64) -> Option<u64>) -> u64 {
+        let Some(pfn) = stretches.iter().find_map(|stretch| stretch.frame_at(address)) else {
+            return 0;
+        };
         let flags = if self.tables.contains(&pfn) {
             PAGE_FLAGS & !WRITABLE
         } else {
@@ -212,14 +222,34 @@ impl Layout {
         mfn(pfn).map_or(0, |mfn| (mfn * PAGE) | flags)
     }
 
-    /// The frame mapped at a 48-bit address (see [`low48`]).
+    /// What is mapped: from `virt_base` on, and the P2M where that is apart.
+    fn stretches(&self) -> [Stretch; 2] {
+        let stretch = |vaddr: u64, bytes: u64, first| {
+            let addresses = low48(vaddr)..low48(vaddr) + bytes;
+            Stretch { addresses, first }
+        };
+        let mapped = (self.mapped.end - self.mapped.start).min(self.frames * PAGE);
+        let apart = match self.p2m_is_apart {
+            true => (self.p2m.end - self.p2m.start) * PAGE,
+            false => 0,
+        };
+        [
+            stretch(self.mapped.start, mapped, 0),
+            stretch(self.p2m_vaddr, apart, self.p2m.start),
+        ]
+    }
+}
+
+/// Addresses that are mapped to frames in a row.
+struct Stretch {
+    addresses: Range<u64>,
+    first: u64,
+}
+
+impl Stretch {
     fn frame_at(&self, address: u64) -> Option<u64> {
-        let mapped = low48(self.mapped.start)..low48(self.mapped.start) + (self.mapped.end - self.mapped.start);
-        if mapped.contains(&address) {
-            return Some((address - mapped.start) / PAGE).filter(|pfn| *pfn < self.frames);
-        }
-        let apart = low48(self.p2m_vaddr)..low48(self.p2m_vaddr) + (self.p2m.end - self.p2m.start) * PAGE;
-        (self.p2m_is_apart && apart.contains(&address)).then(|| self.p2m.start + (address - apart.start) / PAGE)
+        let is_here = self.addresses.contains(&address);
+        is_here.then(|| self.first + (address - self.addresses.start) / PAGE)
     }
 }
 
