@@ -163,7 +163,8 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "server",
         claim: "Domain 0 is a Debian with systemd: autostart, killed daemons, logs, LVM, partitions, qcow2, a backup and its \
-                drill, a shared folder, a screen, images that are cloned, and grown with a kill in the middle",
+                drill, a shared folder, a screen, images that are cloned by shared blocks and by overlays, and grown with a \
+                kill in the middle",
         rows: &[
             "M011", "M102", "M103", "M104", "M106", "M112", "M114", "M115", "M117", "M163", "M171", "M173",
         ],

@@ -22,6 +22,7 @@ pub(super) fn serves(parts: &Parts) -> Result<()> {
     disks::are_served(&mut dom0)?;
     shared::folders_and_screens(&mut dom0)?;
     images::are_machines_of_their_own(&mut dom0)?;
+    images::stand_on_their_template(&mut dom0)?;
     images::survive_interruption(&mut dom0)?;
     domains_go_with_the_host(&mut dom0)?;
     dom0.power_off(PATIENCE)

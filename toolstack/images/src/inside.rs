@@ -116,13 +116,18 @@ impl Inside {
 
     /// Makes it a machine of its own: another id, other keys, and what `identity` says.
     pub fn become_own(&self, identity: &Identity) -> Result<()> {
+        self.make(&self.own(identity)?)
+    }
+
+    /// What makes it a machine of its own.
+    pub(crate) fn own(&self, identity: &Identity) -> Result<Edits> {
         let mut edits = Edits::new(self.look_around()?);
         let id = format!("{}\n", ferroxen_uuids::fresh().simple());
         edits.write("/etc/machine-id", id.as_bytes(), PUBLIC);
         edits.remove("/var/lib/dbus/machine-id");
         renew_host_keys(&mut edits)?;
         identify(identity, &mut edits)?;
-        self.make(&edits)
+        Ok(edits)
     }
 
     /// Sets what is given.
@@ -161,7 +166,7 @@ impl Inside {
     }
 
     /// Makes changes, and sees whether they are there.
-    fn make(&self, edits: &Edits) -> Result<()> {
+    pub(crate) fn make(&self, edits: &Edits) -> Result<()> {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
         self.debugfs(&folder, &edits.script(&folder)?, &["-w"])
             .with_context(|| format!("changing {}", self.image.display()))?;

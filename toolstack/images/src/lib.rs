@@ -13,6 +13,8 @@ mod identity;
 mod inside;
 mod make;
 mod moved;
+mod overlay;
+mod qcow2;
 mod tools;
 
 pub use bundle::{Bundle, export, import};
@@ -21,6 +23,7 @@ pub use identity::{Identity, Network};
 pub use inside::Inside;
 pub use make::{FileSystem, Origin, build, check, create, resize};
 pub use moved::take_over;
+pub use overlay::overlay;
 
 use anyhow::{Context, Result};
 use std::fs;

@@ -1,7 +1,8 @@
 //! Images as the how-tos make them, with e2fsprogs and without a mount.
 
 use ferroxen_images::{
-    FileSystem, Identity, Inside, Network, Origin, Way, build, check, clone, create, export, import, resize, take_over,
+    FileSystem, Identity, Inside, Network, Origin, Way, build, check, clone, create, export, import, overlay, resize,
+    take_over,
 };
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -96,6 +97,66 @@ fn a_clone_is_a_machine_of_its_own() {
     // The template is as it was.
     assert_eq!(read(&template, "/etc/hostname"), "template\n");
     check(&template).unwrap();
+}
+
+/// What an image of QEMU's that stands on `below` reads as: by the format's own tables, as QEMU goes through them.
+fn flattened(overlay: &Path, below: &Path) -> Vec<u8> {
+    const CLUSTER: usize = 1 << 16;
+    let bytes = fs::read(overlay).unwrap();
+    let long = |at: usize| u64::from_be_bytes(bytes[at..][..8].try_into().unwrap());
+    let place = |at: usize| usize::try_from(long(at) & 0x00ff_ffff_ffff_fe00).unwrap();
+    assert_eq!(&bytes[..8], b"QFI\xfb\0\0\0\x03");
+    let (name, len) = (long(8) as usize, (long(16) >> 32) as usize);
+    assert_eq!(Path::new(str::from_utf8(&bytes[name..][..len]).unwrap()), below);
+    let mut flat = fs::read(below).unwrap();
+    assert_eq!(long(24), flat.len() as u64);
+    for (number, cluster) in flat.chunks_mut(CLUSTER).enumerate() {
+        let table = place(place(40) + number / 8192 * 8);
+        let data = if table == 0 {
+            0
+        } else {
+            place(table + number % 8192 * 8)
+        };
+        if data != 0 {
+            cluster.copy_from_slice(&bytes[data..][..cluster.len()]);
+            // Its reference is counted.
+            let counts = place(place(48));
+            assert_eq!(&bytes[counts + data / CLUSTER * 2..][..2], [0, 1]);
+        }
+    }
+    flat
+}
+
+#[test]
+fn an_overlay_is_a_machine_of_its_own_and_takes_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = system(folder.path()).canonicalize().unwrap();
+    resize(&template, 80 * MIB, |_| {}).unwrap();
+    let before = fs::read(&template).unwrap();
+    let mut ids = vec![read(&template, "/etc/machine-id")];
+    for name in ["one", "two"] {
+        let clone = folder.path().join(format!("{name}.qcow2"));
+        let identity = Identity {
+            hostname: Some(name.to_owned()),
+            fstab: Some("/dev/xvda1 / ext4 defaults 0 1".to_owned()),
+            ..Default::default()
+        };
+        overlay(&template, &clone, &identity).unwrap();
+        assert!(fs::metadata(&clone).unwrap().len() < 4 * MIB);
+        let flat = folder.path().join("flat.img");
+        fs::write(&flat, flattened(&clone, &template)).unwrap();
+        check(&flat).unwrap();
+        assert_eq!(read(&flat, "/etc/hostname"), format!("{name}\n"));
+        assert_eq!(read(&flat, "/etc/fstab"), "/dev/xvda1 / ext4 defaults 0 1\n");
+        assert_eq!(read(&flat, "/root/notes"), "keep me\n");
+        ids.push(read(&flat, "/etc/machine-id"));
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    // The template is as it was, and is to stay so.
+    assert!(fs::read(&template).unwrap() == before);
+    assert!(fs::metadata(&template).unwrap().permissions().readonly());
 }
 
 #[test]

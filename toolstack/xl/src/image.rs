@@ -84,6 +84,10 @@ pub enum Verb {
     Clone {
         template: PathBuf,
         file: PathBuf,
+        /// Make an image of QEMU's (qcow2) that stands on the template, which may not change any more: it takes no time, on
+        /// any file system
+        #[arg(long)]
+        overlay: bool,
         #[command(flatten)]
         set: Changes,
         #[command(flatten)]
@@ -253,6 +257,23 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
         Verb::Clone {
             template,
             file,
+            overlay: true,
+            set,
+            sure,
+        } => {
+            may_write(file, sure)?;
+            is_at_rest(template)?;
+            ferroxen_images::overlay(template, file, &set.identity()?)?;
+            crate::show(&format!(
+                "{0} stands on {1}, which must stay as it is: its disk is \"format=qcow2,vdev=xvda1,access=rw,target={0}\"\n",
+                std::path::absolute(file)?.display(),
+                template.display()
+            ))
+        }
+        Verb::Clone {
+            template,
+            file,
+            overlay: false,
             set,
             sure,
         } => {
@@ -279,7 +300,7 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
             ferroxen_images::export(archive, files)
         }
         Verb::Resize { file, size, sure } => {
-            is_at_rest(file)?;
+            may_change(file)?;
             let now = std::fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?;
             if bytes(*size) < now.len() && !sure.yes {
                 ask(&format!("{} gets smaller", file.display()))?;
@@ -288,7 +309,7 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
         }
         Verb::Check { file } => crate::show(&ferroxen_images::check(file)?),
         Verb::Set { file, set } => {
-            is_at_rest(file)?;
+            may_change(file)?;
             Inside::of(file).apply(&set.identity()?)
         }
     }
@@ -338,9 +359,21 @@ fn file_system(format: Format) -> FileSystem {
 
 /// Nothing is written over without a word.
 fn may_write(file: &Path, sure: &Sure) -> anyhow::Result<()> {
-    is_at_rest(file)?;
+    may_change(file)?;
     match file.exists() && !sure.yes {
         true => ask(&format!("{} is there already", file.display())),
+        false => Ok(()),
+    }
+}
+
+/// What others stand on is not written to.
+fn may_change(file: &Path) -> anyhow::Result<()> {
+    is_at_rest(file)?;
+    match std::fs::metadata(file).is_ok_and(|meta| meta.permissions().readonly()) {
+        true => bail!(
+            "{0} may not be written to: clones may stand on it (if none does, `chmod u+w {0}`)",
+            file.display()
+        ),
         false => Ok(()),
     }
 }

@@ -42,6 +42,33 @@ pub(super) fn are_machines_of_their_own(dom0: &mut Dom0) -> Result<()> {
     dom0.destroy("two")
 }
 
+/// On a file system that shares no blocks: an image that stands on the template, which may not change from then on.
+pub(super) fn stand_on_their_template(dom0: &mut Dom0) -> Result<()> {
+    dom0.run(
+        "cp --sparse=always /clones/template.img /vmimages/below.img && cd /vmimages && \
+         xl image clone --overlay below.img stands.qcow2 --hostname stands | grep vdev=xvda1 && \
+         qemu-img check -q stands.qcow2 && [ $(stat -c %s stands.qcow2) -lt 4000000 ]",
+    )?;
+    let refused = dom0.run("! xl image set /vmimages/below.img --hostname other 2>&1")?;
+    ensure!(
+        refused.contains("clones may stand on it"),
+        "changing the template says: {refused}"
+    );
+    let disk = "disk = [ 'format=qcow2,vdev=xvda1,access=rw,target=/vmimages/stands.qcow2' ]\n";
+    dom0.write_config("stands", &(micro("stands", "idle") + disk))?;
+    dom0.run("xl create -q -p /tmp/stands.cfg")?;
+    let inside = dom0.run(
+        "device=/dev/$(basename $(dirname $(ls /sys/block/nbd*/pid))); e2fsck -f -n $device >/dev/null 2>&1 && \
+         debugfs -R 'cat /etc/hostname' $device 2>/dev/null && \
+         for i in $device /vmimages/below.img; do debugfs -R 'cat /etc/machine-id' $i 2>/dev/null; done | sort -u | wc -l",
+    )?;
+    ensure!(
+        inside == "stands\n2",
+        "in the image that stands on another there is {inside:?}"
+    );
+    dom0.destroy("stands")
+}
+
 /// Whoever is killed in the middle leaves the old image as it was, with a word on what to do, and the next one succeeds.
 pub(super) fn survive_interruption(dom0: &mut Dom0) -> Result<()> {
     let killed = "cd /clones; before=$(sha256sum <template.img); xl image resize template.img 200m >/dev/null 2>&1 & \
