@@ -36,10 +36,13 @@ const PRIVATE: u32 = 0o600;
 const KEYS: [&str; 4] = ["rsa", "dsa", "ecdsa", "ed25519"];
 /// The unit that reads `/etc/systemd/network`; Debian has it, and does not start it.
 const NETWORKD: &str = "/lib/systemd/system/systemd-networkd.service";
+/// What names cards after their places.
+const UDEV: &str = "/lib/udev/rules.d";
 /// What reads `/etc/network/interfaces`, if it is there.
 const IFUPDOWN: &str = "/sbin/ifup";
 /// What is made anew depends on what there is of these, and of the keys.
-const LOOKED_AT: [&str; 13] = [
+const LOOKED_AT: [&str; 14] = [
+    UDEV,
     NETWORKD,
     IFUPDOWN,
     "/etc",
@@ -110,11 +113,12 @@ fn set_network(network: &Network, edits: &mut Edits) {
         PUBLIC,
     );
     let has = |path: &str| edits.found.contains_key(path);
-    let (ifupdown, by_networkd) = (has("/etc/network"), has(NETWORKD) && !has(IFUPDOWN));
-    if ifupdown {
-        edits.write("/etc/network/interfaces", interfaces(network).as_bytes(), PUBLIC);
+    let is_by_networkd = has(NETWORKD) && !has(IFUPDOWN);
+    if has("/etc/network") {
+        let lines = interfaces(network, has(UDEV));
+        edits.write("/etc/network/interfaces", lines.as_bytes(), PUBLIC);
     }
-    if by_networkd {
+    if is_by_networkd {
         // What `systemctl enable` does.
         let wanted = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
         edits.link(wanted, NETWORKD);
@@ -163,7 +167,13 @@ fn networkd(network: &Network) -> String {
     format!("[Match]\nName=eth0 enX0\n\n[Network]\n{how}")
 }
 
-fn interfaces(network: &Network) -> String {
+/// ifupdown takes no two names for one card: both have their settings, and whichever comes is brought up. Without udev none
+/// does, and the card is called as the kernel calls it.
+fn interfaces(network: &Network, is_named_by_udev: bool) -> String {
+    let (start, names): (_, &[&str]) = match is_named_by_udev {
+        true => ("allow-hotplug", &["eth0", "enX0"]),
+        false => ("auto", &["eth0"]),
+    };
     let how = match network {
         Network::Dhcp => "dhcp\n".to_owned(),
         Network::Static(address, gateway) => {
@@ -171,7 +181,10 @@ fn interfaces(network: &Network) -> String {
             format!("static\n    address {address}\n{}", gateway.unwrap_or_default())
         }
     };
-    format!("auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet {how}")
+    let cards = names
+        .iter()
+        .map(|name| format!("\n{start} {name}\niface {name} inet {how}"));
+    format!("auto lo\niface lo inet loopback\n{}", cards.collect::<String>())
 }
 
 /// Root's line with its new password, which was last changed on day 0 if it must be changed at the next login.
@@ -192,4 +205,26 @@ fn shadow_of(shadow: &[u8], identity: &Identity) -> Result<Vec<u8>> {
         fields.join(":") + "\n"
     };
     Ok(text.lines().map(line).collect::<String>().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ifupdown_brings_the_card_up_under_either_name() {
+        let network = Network::Static("192.0.2.10/24".to_owned(), Some("192.0.2.1".to_owned()));
+        let settings = "inet static\n    address 192.0.2.10/24\n    gateway 192.0.2.1\n";
+        assert_eq!(
+            interfaces(&network, true),
+            format!(
+                "auto lo\niface lo inet loopback\n\nallow-hotplug eth0\niface eth0 {settings}\n\
+                 allow-hotplug enX0\niface enX0 {settings}"
+            )
+        );
+        assert_eq!(
+            interfaces(&Network::Dhcp, false),
+            "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet dhcp\n"
+        );
+    }
 }
