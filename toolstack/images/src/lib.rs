@@ -9,6 +9,7 @@
 
 mod bundle;
 mod copy;
+mod fstab;
 mod identity;
 mod inside;
 mod make;

@@ -1,5 +1,6 @@
 //! New images, and those that are to have another size.
 
+use crate::fstab::{Names, fitted};
 use crate::tools::{must, piped, program, run, text};
 use crate::{Unfinished, copy, unfinished_name};
 use anyhow::{Context, Result, bail};
@@ -205,6 +206,11 @@ fn copy_host(root: &Path, left_out: &[PathBuf]) -> Result<()> {
     );
     // 1: a file, such as a log, has changed while it was read.
     piped(pack, |code| code <= 1, unpack)?;
+    let fstab = root.join("etc/fstab");
+    if fstab.exists() {
+        let fit = |old: String| fs::write(&fstab, fitted(&old, Names::New).0 + "\n");
+        fs::read_to_string(&fstab).and_then(fit).context("fitting /etc/fstab")?;
+    }
     for empty in EMPTY {
         let path = root.join(empty);
         let mode = if empty == "tmp" { 0o1777 } else { 0o755 };

@@ -3,6 +3,7 @@
 //! The file system is taken over as it stands, block by block: what is in it, its UUID and its label stay, so nothing
 //! is mounted and no file loses an attribute. Only `/etc/fstab` is fitted, since the disks have other names now.
 
+use crate::fstab::{Names, fitted};
 use crate::tools::{must, program, run, text};
 use crate::{Identity, Inside, Unfinished, copy, make};
 use anyhow::{Context, Result, bail};
@@ -11,8 +12,6 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// What the image is to be called in the guest.
-const ROOT: &str = "/dev/xvda1";
 /// The images of QEMU's own format begin so.
 const QCOW: &[u8] = b"QFI\xfb";
 
@@ -56,7 +55,7 @@ pub fn take_over(
     }
     let inside = Inside::of(&image.path);
     let old = inside.read("/etc/fstab")?.unwrap_or_default();
-    let (fstab, put_aside) = fitted(&String::from_utf8_lossy(&old));
+    let (fstab, put_aside) = fitted(&String::from_utf8_lossy(&old), Names::Kept);
     let identity = Identity {
         fstab: identity.fstab.clone().or(Some(fstab)),
         ..identity.clone()
@@ -70,54 +69,4 @@ fn magic(disk: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(disk)?.take(QCOW.len() as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// `/etc/fstab` for a machine that has its root and no other disk, and the lines that it has no more.
-fn fitted(old: &str) -> (String, Vec<String>) {
-    let mut put_aside = Vec::new();
-    let lines: Vec<String> = old
-        .lines()
-        .map(|line| {
-            let mut fields = line.split_whitespace();
-            let (device, place) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-            let is_disk = device.starts_with("/dev/") || device.contains("UUID=") || device.contains("LABEL=");
-            // Its own names it still has: those of the file system, not those of the partition.
-            let stays = device.starts_with("UUID=") || device.starts_with("LABEL=");
-            match (device.starts_with('#') || !is_disk, place) {
-                (true, _) => line.to_owned(),
-                (false, "/") if stays => line.to_owned(),
-                (false, "/") => line.replacen(device, ROOT, 1),
-                (false, _) => {
-                    put_aside.push(line.to_owned());
-                    format!("# not in this image: {line}")
-                }
-            }
-        })
-        .collect();
-    (lines.join("\n"), put_aside)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_root_stays_and_other_disks_are_put_aside() {
-        let old = "# made by the installer\nproc /proc proc defaults 0 0\n\
-                   UUID=9b1e / ext4 errors=remount-ro 0 1\nUUID=77aa none swap sw 0 0\n\
-                   /dev/sr0 /media/cdrom0 udf user,noauto 0 0\n/swapfile none swap sw 0 0\n";
-        let (new, put_aside) = fitted(old);
-        assert_eq!(
-            new,
-            "# made by the installer\nproc /proc proc defaults 0 0\nUUID=9b1e / ext4 errors=remount-ro 0 1\n\
-             # not in this image: UUID=77aa none swap sw 0 0\n\
-             # not in this image: /dev/sr0 /media/cdrom0 udf user,noauto 0 0\n/swapfile none swap sw 0 0"
-        );
-        assert_eq!(put_aside.len(), 2);
-        for root in ["/dev/vda1", "PARTUUID=12-01", "/dev/mapper/vg-root"] {
-            let (new, put_aside) = fitted(&format!("{root} / ext4 defaults 0 1\n"));
-            assert_eq!(new, "/dev/xvda1 / ext4 defaults 0 1");
-            assert!(put_aside.is_empty());
-        }
-    }
 }

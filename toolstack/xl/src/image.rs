@@ -237,7 +237,8 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
             sure,
         } => {
             let left_out = exclude.clone();
-            build(file, *size, &Origin::Host { left_out }, set, sure)
+            build(file, *size, &Origin::Host { left_out }, set, sure)?;
+            crate::show(&format!("{}\n", starts_by(file)))
         }
         Verb::FromDisk {
             disk,
@@ -330,7 +331,7 @@ fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure)
 fn starts_by(file: &Path) -> String {
     match ferroxen_bootloader::find(file, &ferroxen_bootloader::Wish::default()) {
         Ok(boot) => format!(
-            "as xvda1 it starts its own {} by bootloader = \"pygrub\", extra = \"console=hvc0\"",
+            "as xvda1 it starts its own {} by bootloader = \"pygrub\", extra = \"root=/dev/xvda1 console=hvc0\"",
             boot.kernel_path
         ),
         Err(error) => format!("as xvda1 it needs a `kernel` of the host's: {error}"),
