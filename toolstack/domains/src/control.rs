@@ -260,11 +260,7 @@ impl Toolstack {
         let doing = || format!("setting the vcpus of domain {} to {count}", domid.raw());
         let info = self.hypervisor.domain(domid).doing(doing)?;
         let info = info.ok_or_else(|| Error::new(doing(), "there is no such domain"))?;
-        let most = if info.max_vcpu_id == INVALID_MAX_VCPU_ID {
-            0
-        } else {
-            info.max_vcpu_id + 1
-        };
+        let most = vcpus_of(&info);
         if count == 0 || count > most {
             return Err(
                 Error::new(doing(), format!("it can have 1 to {most}")).way_out("start it with a larger `maxvcpus`")
@@ -277,5 +273,22 @@ impl Toolstack {
             changes.write(&format!("{home}/cpu/{vcpu}/availability"), word);
         }
         self.store.transaction(|tx| tx.apply(&changes)).doing(doing)
+    }
+
+    /// Lists the vcpus that the domain has been told to use.
+    pub fn available_vcpus(&self, domid: DomId, info: &Getdomaininfo) -> Vec<u32> {
+        let is_online = |vcpu: &u32| {
+            let path = format!("{}/cpu/{vcpu}/availability", nodes::domain(domid));
+            self.store.read(&path).is_ok_and(|word| word == b"online")
+        };
+        (0..vcpus_of(info)).filter(is_online).collect()
+    }
+}
+
+/// How many vcpus a domain can have.
+fn vcpus_of(info: &Getdomaininfo) -> u32 {
+    match info.max_vcpu_id {
+        INVALID_MAX_VCPU_ID => 0,
+        highest => highest + 1,
     }
 }

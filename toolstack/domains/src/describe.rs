@@ -5,6 +5,7 @@
 //! the same as stock xl's, byte for byte (tests/stock holds what that one printed).
 
 use crate::network;
+use ferroxen_words::DomId;
 use ferroxen_xlconfig::{
     Action, Bootloader, CpuList, CpuidRules, Disk, DiskAccess, DiskBackend, DiskFormat, DomainConfig, DomainType,
     Loaded, Screen, Share, TscMode, Value as Written, Vif, VifType,
@@ -331,17 +332,44 @@ fn share(share: &Share) -> Value {
     })
 }
 
-/// What a card without an address and a bridge has got.
-pub fn settle_nics(config: &mut Value, uuid: &Uuid, vifs: &[Vif]) {
-    let Some(nics) = config.get_mut("nics").and_then(Value::as_array_mut) else {
-        return;
-    };
-    for ((index, vif), nic) in (0..).zip(vifs).zip(nics) {
+/// What a domain has got that its configuration leaves open, as libxl tells it of one that is there.
+pub fn settle(value: &mut Value, uuid: &Uuid, config: &DomainConfig) {
+    let build = &mut value["b_info"];
+    put_after(build, "target_memkb", "video_memkb", 0);
+    if let Some(arch) = build["arch_x86"].as_object_mut() {
+        arch.entry("msr_relaxed").or_insert_with(|| truth(false).into());
+    }
+    for disk in value
+        .get_mut("disks")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        disk["colo_restore_enable"] = truth(false).into();
+    }
+    let nics = value
+        .get_mut("nics")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten();
+    for ((index, vif), nic) in (0..).zip(&config.vifs).zip(nics) {
         let id = vif.devid.unwrap_or(index);
         nic["mac"] = network::mac_of(vif, uuid, id).to_string().into();
         nic["bridge"] = vif.bridge.as_deref().unwrap_or(network::DEFAULT_BRIDGE).into();
         nic["nictype"] = "vif".into();
     }
+}
+
+/// Adds a domain's number, which is not saved with it.
+pub fn number(value: &mut Value, domid: DomId) {
+    put_after(&mut value["c_info"], "name", "domid", domid.raw());
+}
+
+/// Puts `key` where libxl has it: behind `before`, or last without that.
+fn put_after(record: &mut Value, before: &str, key: &str, value: impl Into<Value>) {
+    let Some(record) = record.as_object_mut() else { return };
+    let at = record.keys().position(|key| key == before);
+    record.shift_insert(at.map_or(record.len(), |at| at + 1), key.to_owned(), value.into());
 }
 
 /// As libxl's JSON library writes it: four spaces, and an empty line in what is empty.
@@ -454,5 +482,16 @@ mod tests {
                     cpuid = 'host,cx16=0,sse3=k,avx2=1,tm=x'\n";
         let loaded = ferroxen_xlconfig::parse(Source::new("web.cfg", text), &[]);
         insta::assert_snapshot!(pretty(&config(&loaded.unwrap_or_else(|problem| panic!("{problem}")))));
+    }
+
+    #[test]
+    fn of_a_domain_that_is_there_libxl_tells_more() {
+        let text = "name = 'web'\nmemory = 64\ndisk = ['/web.img,raw,xvda,rw']\nvif = ['mac=00:16:3e:00:00:01']\n";
+        let loaded = ferroxen_xlconfig::parse(Source::new("web.cfg", text), &[]);
+        let loaded = loaded.unwrap_or_else(|problem| panic!("{problem}"));
+        let mut value = config(&loaded);
+        settle(&mut value, &Uuid::nil(), &loaded.config);
+        number(&mut value, DomId::new(7).unwrap());
+        insta::assert_snapshot!(pretty(&value));
     }
 }

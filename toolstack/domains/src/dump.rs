@@ -395,8 +395,8 @@ fn head(lengths: [usize; SECTIONS.len()]) -> (Vec<u8>, u64) {
         offset += len;
     }
     let header = ElfHeader {
-        // 64 bits, little-endian, version 1.
-        ident: [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        // 64 bits, little-endian, version 1; of the ABI too, as in Xen's cores.
+        ident: [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0],
         // ET_CORE
         kind: 4,
         // EM_X86_64
@@ -428,7 +428,7 @@ mod tests {
     /// Frame 7 has gone when it is looked at; frame 5 is empty.
     fn written() -> (Vec<u8>, u64) {
         use std::os::unix::fs::MetadataExt;
-        let path = std::env::temp_dir().join(format!("core-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("core-{}-{:?}", std::process::id(), std::thread::current().id()));
         let core = Core {
             about: VersionInfo {
                 major: 4,

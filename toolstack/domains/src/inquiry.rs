@@ -2,11 +2,14 @@
 
 use crate::hyper::Hypervisor;
 use crate::xen::Xen;
-use ferroxen_abi::domctl::{self, XenctlBitmap};
+use ferroxen_abi::domctl::{self, DomctlCmd, Trigger, XenctlBitmap};
+use ferroxen_abi::hypfs::HypfsCmd;
 use ferroxen_abi::memory::MemoryCmd;
 use ferroxen_abi::sysctl::{self, SysctlCmd};
 use ferroxen_abi::version::{CompileInfo, VersionCmd};
+use ferroxen_words::DomId;
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::io;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -247,6 +250,24 @@ impl Xen {
         };
         let _: sysctl::DebugKeys = self.ask_host(SysctlCmd::DEBUG_KEYS, &request)?;
         Ok(())
+    }
+
+    /// Gives a parameter of the hypervisor's command line another value.
+    pub fn set_parameter(&self, name: &str, value: &str) -> io::Result<()> {
+        let path = CString::new(format!("/params/{name}"))?;
+        let value = CString::new(value)?;
+        self.privcmd
+            .hypfs_op(HypfsCmd::WRITE_CONTENTS.0, &path, &value)
+            .map(drop)
+    }
+
+    /// Sends a vcpu an NMI, as a button on the machine would.
+    pub fn send_nmi(&self, domid: DomId, vcpu: u32) -> io::Result<()> {
+        let trigger = domctl::Sendtrigger {
+            trigger: Trigger::NMI,
+            vcpu,
+        };
+        self.tell(DomctlCmd::SENDTRIGGER, domid, &trigger)
     }
 
     /// All that the hypervisor says of itself.

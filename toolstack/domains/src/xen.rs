@@ -54,7 +54,7 @@ impl Xen {
         self.privcmd.domctl(&mut Domctl::new(cmd, domid.to_abi())).map(drop)
     }
 
-    fn tell<T: IntoBytes + Immutable>(&self, cmd: DomctlCmd, domid: DomId, payload: &T) -> io::Result<()> {
+    pub(crate) fn tell<T: IntoBytes + Immutable>(&self, cmd: DomctlCmd, domid: DomId, payload: &T) -> io::Result<()> {
         self.privcmd
             .domctl(&mut Domctl::with(cmd, domid.to_abi(), payload))
             .map(drop)

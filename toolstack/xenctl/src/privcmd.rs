@@ -9,6 +9,7 @@ use crate::pages::{Access, ForeignPages};
 use crate::sys::Mapping;
 use crate::{shapes, sys};
 use ferroxen_words::{DomId, Gfn, PAGE_SIZE, Port, RawDomId};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -164,6 +165,17 @@ impl Privcmd {
         self.bounce(arg, |address| {
             self.hypercall(nr::SCHED_OP, [u64::from(command), address, 0, 0, 0])
         })
+    }
+
+    /// `hypfs_op(command, path, its length, contents, their length)`; both texts with their zero byte.
+    pub fn hypfs_op(&self, command: u32, path: &CStr, contents: &CStr) -> io::Result<i64> {
+        let (path, contents) = (path.to_bytes_with_nul(), contents.to_bytes_with_nul());
+        let (at, from) = (self.buffer_of(path)?, self.buffer_of(contents)?);
+        let lengths = [path, contents].map(|text| text.len() as u64);
+        self.hypercall(
+            nr::HYPFS_OP,
+            [u64::from(command), at.handle(), lengths[0], from.handle(), lengths[1]],
+        )
     }
 
     /// `hvm_op(command, arg)`

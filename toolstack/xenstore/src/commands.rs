@@ -75,10 +75,6 @@ pub fn run(command: &Command, out: &mut impl Write) -> Result<ExitCode, Failure>
         }
         Command::Rm { tidy, rest } => {
             for path in &rest.paths {
-                if !client.exists(path)? {
-                    eprintln!("xenstore-rm: could not remove path {path}: it does not exist");
-                    return Ok(ExitCode::FAILURE);
-                }
                 client.transaction(|tx| remove(tx, path, *tidy))?;
             }
         }
@@ -190,6 +186,9 @@ fn live_update(client: &Client, words: &[String], out: &mut impl Write) -> Resul
     }
 }
 
+/// Where permissions stand, behind a line of dots.
+const PERMISSIONS_AT: usize = 60;
+
 fn ls(client: &Client, options: &Ls, path: &str, depth: usize, out: &mut impl Write) -> Result<(), Failure> {
     for name in client.directory(path)? {
         let child = join(path, &name);
@@ -208,7 +207,8 @@ fn ls(client: &Client, options: &Ls, path: &str, depth: usize, out: &mut impl Wr
         if options.permissions {
             let entries = client.permissions(&child)?;
             let entries: Vec<String> = entries.iter().map(Permission::to_string).collect();
-            line.push_str(&format!("   ({})", entries.join(",")));
+            let dots = (line.len() + 1..PERMISSIONS_AT).map(|column| if column % 2 == 0 { '.' } else { ' ' });
+            line = format!("{line} {}  ({})", dots.collect::<String>(), entries.join(","));
         }
         writeln!(out, "{line}")?;
         ls(client, options, &child, depth + 1, out)?;

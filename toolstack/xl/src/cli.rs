@@ -112,10 +112,14 @@ commands! {
     "domname" Domname(domids::Domname),
     /// Rename a domain
     "rename" Rename(lifecycle::Rename),
+    /// Send a trigger to a domain
+    "trigger" Trigger(lifecycle::Trigger),
     /// Send a sysrq to a domain
     "sysrq" Sysrq(lifecycle::Sysrq),
     /// Send debug keys to Xen
     "debug-keys" DebugKeys(host::DebugKeys),
+    /// Set hypervisor parameters
+    "set-parameters" SetParameters(host::SetParameters),
     /// Read and/or clear dmesg buffer
     "dmesg" Dmesg(host::Dmesg),
     /// Monitor a host and the domains in real time

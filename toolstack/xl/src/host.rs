@@ -1,4 +1,4 @@
-//! The host: `xl info`, `xl dmesg`, `xl debug-keys`, `xl top`. None of these needs xenstore.
+//! The host: `xl info`, `xl dmesg`, `xl debug-keys`, `xl set-parameters`, `xl top`. None of these needs xenstore.
 
 use crate::json::Format;
 use anyhow::{Context, bail};
@@ -41,6 +41,13 @@ pub struct DebugKeys {
     /// Keys, as on the serial console
     #[arg(value_name = "Keys")]
     pub keys: String,
+}
+
+#[derive(Debug, Args)]
+pub struct SetParameters {
+    /// Options as on the hypervisor's command line, such as guest_loglvl=all
+    #[arg(value_name = "Params", required = true)]
+    pub parameters: Vec<String>,
 }
 
 /// `xl info`
@@ -210,6 +217,26 @@ pub fn debug_keys(args: &DebugKeys) -> anyhow::Result<()> {
     Xen::open()?.debug_keys(&args.keys).context("sending debug keys")
 }
 
+/// `xl set-parameters`
+pub fn set_parameters(args: &SetParameters) -> anyhow::Result<()> {
+    let xen = Xen::open()?;
+    for word in args.parameters.iter().flat_map(|words| words.split_whitespace()) {
+        let (name, value) = parameter(word);
+        xen.set_parameter(name, value)
+            .with_context(|| format!("setting {word}"))?;
+    }
+    Ok(())
+}
+
+/// Name and value of an option; one without is switched on, or off behind `no-`.
+fn parameter(word: &str) -> (&str, &str) {
+    match (word.split_once('='), word.strip_prefix("no-")) {
+        (Some(both), _) => both,
+        (None, Some(name)) => (name, "0"),
+        (None, None) => (word, "1"),
+    }
+}
+
 /// `xl top`: Xen's own program takes our place.
 pub fn top() -> anyhow::Result<()> {
     const PLACES: [&str; 4] = [
@@ -229,6 +256,15 @@ pub fn top() -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_without_a_value_is_a_switch() {
+        let words = ["loglvl=all", "no-pcid", "pcid", "empty="];
+        assert_eq!(
+            words.map(parameter),
+            [("loglvl", "all"), ("pcid", "0"), ("pcid", "1"), ("empty", "")]
+        );
+    }
 
     #[test]
     fn the_page_has_stock_xls_layout() {

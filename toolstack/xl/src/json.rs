@@ -28,13 +28,16 @@ pub fn print(rows: Vec<Value>) -> anyhow::Result<()> {
 
 /// `xl list -l`
 pub fn domains(tools: &Toolstack, infos: &[Getdomaininfo]) -> String {
-    let domains = infos
-        .iter()
-        .filter_map(|info| {
-            Some(json!({"domid": info.domain.0, "config": of_running(tools, info, DomId::new(info.domain.0)?)}))
-        })
-        .collect();
-    pretty(&Value::Array(domains))
+    let numbered = |info: &Getdomaininfo| {
+        let domid = DomId::new(info.domain.0)?;
+        let mut config = of_running(tools, info, domid);
+        // Stock xl knows nothing of how Domain 0 came about.
+        if domid != DomId::DOM0 {
+            describe::number(&mut config, domid);
+        }
+        Some(json!({"domid": domid.raw(), "config": config}))
+    };
+    pretty(&infos.iter().filter_map(numbered).collect())
 }
 
 /// `xl create -n`: one domain, or a list of several.
@@ -71,7 +74,7 @@ fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     let mut value = match tools.keep.load(domid, &uuid) {
         Some(loaded) => {
             let mut value = describe::config(&loaded);
-            describe::settle_nics(&mut value, &uuid, &loaded.config.vifs);
+            describe::settle(&mut value, &uuid, &loaded.config);
             value
         }
         None => json!({
@@ -92,6 +95,9 @@ fn of_running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId) -> Value {
     }
     // As it is now, not as it was asked for.
     build["target_memkb"] = info.tot_pages.saturating_mul(4).into();
+    if !build["avail_vcpus"].is_null() {
+        build["avail_vcpus"] = tools.available_vcpus(domid, info).into();
+    }
     if let (Ok(credit), Ok(scheduler)) = (tools.hypervisor.sched_credit(domid), tools.hypervisor.scheduler()) {
         let scheduler = crate::host::scheduler_name(scheduler);
         build["sched_params"] = json!({"sched": scheduler, "weight": credit.weight, "cap": credit.cap});

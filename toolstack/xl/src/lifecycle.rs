@@ -1,9 +1,10 @@
 //! `xl destroy`, `xl shutdown`, `xl reboot`, and what else is asked of a running domain.
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ferroxen_domains::control::{End, Request};
 use ferroxen_domains::patience::{Interrupt, Patience};
+use ferroxen_domains::xen::Xen;
 use ferroxen_domains::{Toolstack, nodes};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store;
@@ -53,6 +54,30 @@ pub struct Sysrq {
     /// The key, such as `s` for a sync
     #[arg(value_name = "letter")]
     pub letter: char,
+}
+
+#[derive(Debug, Args)]
+pub struct Trigger {
+    /// A domain, by name or number
+    #[arg(value_name = "Domain")]
+    pub domain: String,
+    /// Which
+    #[arg(value_name = "nmi|reset|init|power|sleep|s3resume")]
+    pub trigger: Button,
+    /// The vcpu that an NMI is for
+    #[arg(value_name = "VCPU", default_value_t = 0)]
+    pub vcpu: u32,
+}
+
+/// What a machine has buttons for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Button {
+    Nmi,
+    Reset,
+    Init,
+    Power,
+    Sleep,
+    S3resume,
 }
 
 /// `xl destroy`
@@ -166,4 +191,17 @@ pub fn rename(tools: &Toolstack, args: &Rename) -> anyhow::Result<()> {
 pub fn sysrq(tools: &Toolstack, args: &Sysrq) -> anyhow::Result<()> {
     tools.sysrq(crate::domain(tools, &args.domain)?, args.letter)?;
     Ok(())
+}
+
+/// `xl trigger`
+pub fn trigger(tools: &Toolstack, args: &Trigger) -> anyhow::Result<()> {
+    let domid = crate::domain(tools, &args.domain)?;
+    match args.trigger {
+        Button::Nmi => Xen::open()?
+            .send_nmi(domid, args.vcpu)
+            .with_context(|| format!("sending an NMI to vcpu {} of \"{}\"", args.vcpu, args.domain)),
+        Button::Power => bail!("a PV domain has no power button: `xl shutdown` asks it to power off"),
+        Button::Reset => bail!("a PV domain has no reset button: `xl reboot` asks it to start anew"),
+        Button::Init | Button::Sleep | Button::S3resume => bail!("a PV domain has only an NMI button"),
+    }
 }
