@@ -3,8 +3,8 @@
 //! Both run the script of `tests/compat` in the same machine, with the same Domain 0. What each command printed and how
 //! it ended must be alike, after what tells of the run itself (addresses, times, memory left over) has been masked; a
 //! line in which ours differs is a failure, unless `tests/compat/differences.toml` has it with a reason. With `--ours`
-//! the tools are ours: what they say on either hypervisor must be alike, and what Debian's tools can do, they must be
-//! able to do.
+//! the tools are ours: what they say on either hypervisor must be alike; and on Debian's they must do what Debian's tools
+//! did when they were recorded, print what those printed, and refuse what those refused, in their own words.
 
 mod differences;
 mod masks;
@@ -25,7 +25,7 @@ use crate::images::{self, Toolstack};
 use crate::places;
 use crate::steps::Steps;
 use crate::tree::Tree;
-use differences::{Comparison, Differences};
+use differences::{Between, Comparison, Differences};
 use masks::Masks;
 use script::{Answer, Command, Compared, Script};
 
@@ -65,6 +65,9 @@ const CPUS: u32 = 2;
 const CPU_OF_LIBVIRT: &str = "kvm64";
 const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=1G loglvl=info guest_loglvl=none";
 
+/// Configurations of xm as people wrote them, which our own parser is tested with.
+const OLD_CONFIGURATIONS: &str = "toolstack/xlconfig/tests/old";
+
 /// Returns the folder of the script and all that belongs to it.
 fn folder() -> PathBuf {
     places::root().join("tests/compat")
@@ -78,7 +81,6 @@ pub fn compat(selection: &Selection) -> Result<()> {
         Toolstack::Libvirt => "libvirt",
     };
     let script = Script::read(&folder().join(script))?.chosen(&selection.chapters, toolstack)?;
-    let mut differences = Differences::read(&folder().join("differences.toml"), toolstack)?;
     let masks = Masks::read(&folder().join("masks.toml"))?;
     let recorded = folder().join("recorded").join(word(toolstack));
     let machine = |stock| parts(toolstack, stock, selection.yes, &script);
@@ -93,7 +95,23 @@ pub fn compat(selection: &Selection) -> Result<()> {
         Oracle::Kept => (kept(toolstack, true, &script)?, kept(toolstack, false, &script)?),
         Oracle::Both => run_on_both(&machine(true)?, &machine(false)?, &script)?,
     };
-    judge(&script, &mut differences, &masks, &stock, &ours)
+    if toolstack != Toolstack::Ours {
+        return judge(Between::Hypervisors, &script, &masks, &stock, &ours);
+    }
+    let debians = recorded_of_debians_tools(&selection.chapters)?;
+    let hypervisors = judge(Between::HypervisorsBelowOurTools, &script, &masks, &stock, &ours);
+    judge(Between::Tools, &script, &masks, &debians, &stock).and(hypervisors)
+}
+
+/// What Debian's tools answered on Debian's hypervisor to the commands that there are with ours.
+fn recorded_of_debians_tools(chapters: &[String]) -> Result<Vec<Answer>> {
+    let whole = Script::read(&folder().join("script"))?.chosen(chapters, Toolstack::Debian)?;
+    let answers = recording::read(&folder().join("recorded").join(word(Toolstack::Debian)), &whole)?;
+    let both = whole.commands.iter().zip(answers);
+    Ok(both
+        .filter(|(command, _)| command.is_with_our_tools())
+        .map(|(_, answer)| answer)
+        .collect())
 }
 
 fn run_on_stock(parts: &Parts, script: &Script) -> Result<Vec<Answer>> {
@@ -169,14 +187,8 @@ fn parts(toolstack: Toolstack, stock: bool, yes: bool, script: &Script) -> Resul
 /// Lays the script over a ramdisk: one archive after the other, as Linux unpacks them.
 fn with_script(ramdisk: &Path, script: &Script) -> Result<PathBuf> {
     let mut tree = Tree::default();
-    for entry in fs::read_dir(folder())? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            continue;
-        }
-        let name = entry.file_name().to_string_lossy().into_owned();
-        tree.file(&format!("compat/{name}"), 0o755, fs::read(entry.path())?);
-    }
+    add_files(&mut tree, "compat", &folder())?;
+    add_files(&mut tree, "compat/old", &places::root().join(OLD_CONFIGURATIONS))?;
     let lines: String = script
         .commands
         .iter()
@@ -189,6 +201,18 @@ fn with_script(ramdisk: &Path, script: &Script) -> Result<PathBuf> {
     let with = images::dir().join(format!("compat-{name}"));
     fs::write(&with, bytes).with_context(|| format!("writing {}", with.display()))?;
     Ok(with)
+}
+
+/// Puts the files that lie in `from` under `to`.
+fn add_files(tree: &mut Tree, to: &str, from: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            tree.file(&format!("{to}/{name}"), 0o755, fs::read(entry.path())?);
+        }
+    }
+    Ok(())
 }
 
 /// Boots a machine, runs the script there, and returns an answer for each command.
@@ -224,26 +248,28 @@ fn keep(host: &str, script: &Script, answers: &[Answer]) -> Result<()> {
 }
 
 /// Prints a line per command, and what differs; fails if something does that is not listed.
-fn judge(
-    script: &Script,
-    differences: &mut Differences,
-    masks: &Masks,
-    stock: &[Answer],
-    ours: &[Answer],
-) -> Result<()> {
+///
+/// `theirs` is what Debian's answered, be it hypervisor or tools.
+fn judge(between: Between, script: &Script, masks: &Masks, theirs: &[Answer], ours: &[Answer]) -> Result<()> {
+    let mut differences = Differences::read(&folder().join("differences.toml"), between)?;
+    println!("\n{}", title(between));
     let (mut chapter, mut wrong, mut listed) = ("", 0, 0);
-    for ((command, stock), ours) in script.commands.iter().zip(stock).zip(ours) {
+    for ((command, theirs), ours) in script.commands.iter().zip(theirs).zip(ours) {
         if command.chapter != chapter {
             chapter = &command.chapter;
             println!("\n{chapter}");
         }
-        let comparison = compare(command, differences, masks, stock, ours);
+        let seen = |answer| match between {
+            Between::Tools => what_was_done(command, masks, answer),
+            Between::Hypervisors | Between::HypervisorsBelowOurTools => what_was_said(command, masks, answer),
+        };
+        let comparison = differences.judge(&command.text, &seen(theirs), &seen(ours));
         let word = match &comparison {
             Comparison::Same => "same",
             Comparison::Listed(_) => "listed",
             Comparison::Differs(_) => "DIFFERS",
         };
-        println!("  {word:8}{:4}{:4}  {}", stock.status, ours.status, command.text);
+        println!("  {word:8}{:4}{:4}  {}", theirs.status, ours.status, command.text);
         match comparison {
             Comparison::Same => {}
             Comparison::Listed(reasons) => {
@@ -265,10 +291,7 @@ fn judge(
     for difference in &stale {
         println!("listed, but not there any more: {difference}");
     }
-    ensure!(
-        wrong == 0,
-        "{wrong} of {count} commands see another hypervisor than Xen"
-    );
+    ensure!(wrong == 0, "{wrong} of {count} commands are answered otherwise");
     ensure!(
         stale.is_empty(),
         "tests/compat/differences.toml lists what no longer differs"
@@ -276,16 +299,25 @@ fn judge(
     Ok(())
 }
 
-fn compare(
-    command: &Command,
-    differences: &mut Differences,
-    masks: &Masks,
-    stock: &Answer,
-    ours: &Answer,
-) -> Comparison {
-    let seen = |answer: &Answer| match command.compared {
+fn title(between: Between) -> &'static str {
+    match between {
+        Between::Hypervisors => "Debian's Xen and ours, as Debian's tools see them",
+        Between::HypervisorsBelowOurTools => "Debian's Xen and ours, as our tools see them",
+        Between::Tools => "Debian's tools and ours, on Debian's Xen",
+    }
+}
+
+fn what_was_said(command: &Command, masks: &Masks, answer: &Answer) -> Vec<String> {
+    match command.compared {
         Compared::Everything => masks.masked(&command.text, &answer.lines()),
         Compared::Status => vec![answer.last_line()],
-    };
-    differences.judge(&command.text, &seen(stock), &seen(ours))
+    }
+}
+
+/// Everything of a success; of a refusal, that it is one: the words for it are each toolstack's own.
+fn what_was_done(command: &Command, masks: &Masks, answer: &Answer) -> Vec<String> {
+    match answer.status {
+        0 => what_was_said(command, masks, answer),
+        _ => vec!["refused".to_owned()],
+    }
 }

@@ -8,7 +8,6 @@ use serde::Deserialize;
 use similar::{ChangeTag, TextDiff};
 
 use super::script::Command;
-use crate::images::Toolstack;
 use crate::places;
 
 /// Lines that may differ.
@@ -21,15 +20,31 @@ struct Difference {
     stock: Option<String>,
     /// The lines that only ours has; likewise.
     ours: Option<String>,
-    /// Seen with our tools, not with Debian's.
-    #[serde(default)]
-    our_tools: bool,
+    /// In which comparisons it is seen.
+    #[serde(default = "hypervisors")]
+    between: Vec<Between>,
     /// Why that is so.
     reason: String,
     #[serde(skip)]
     patterns: Patterns,
     #[serde(skip)]
     is_used: bool,
+}
+
+/// What two answers are compared for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Between {
+    /// Debian's hypervisor and ours, as Debian's tools see them.
+    Hypervisors,
+    /// The same, as our tools see them.
+    HypervisorsBelowOurTools,
+    /// Debian's tools and ours, on Debian's hypervisor.
+    Tools,
+}
+
+fn hypervisors() -> Vec<Between> {
+    vec![Between::Hypervisors]
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +81,7 @@ impl Difference {
     }
 }
 
-/// The list, as far as it is about one toolstack.
+/// The list, as far as it is about one comparison.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Differences {
@@ -86,15 +101,14 @@ pub enum Comparison {
 }
 
 impl Differences {
-    /// Reads what the list says of `toolstack`.
-    pub fn read(path: &Path, toolstack: Toolstack) -> Result<Self> {
+    /// Reads what the list says of differences `between` two.
+    pub fn read(path: &Path, between: Between) -> Result<Self> {
         let all: Self = places::read_toml(path)?;
-        all.of(toolstack).with_context(|| format!("in {}", path.display()))
+        all.only(between).with_context(|| format!("in {}", path.display()))
     }
 
-    fn of(mut self, toolstack: Toolstack) -> Result<Self> {
-        self.difference
-            .retain(|known| known.our_tools == (toolstack == Toolstack::Ours));
+    fn only(mut self, between: Between) -> Result<Self> {
+        self.difference.retain(|known| known.between.contains(&between));
         self.difference.iter_mut().try_for_each(Difference::compile)?;
         Ok(self)
     }
@@ -157,8 +171,8 @@ mod tests {
 
     const LIST: &str = "[[difference]]\ncommand = 'xl a.*'\nstock = 'x: \\d'\nours = 'x: none'\nreason = 'r'\n";
 
-    fn list(text: &str, toolstack: Toolstack) -> Differences {
-        toml::from_str::<Differences>(text).unwrap().of(toolstack).unwrap()
+    fn list(text: &str, between: Between) -> Differences {
+        toml::from_str::<Differences>(text).unwrap().only(between).unwrap()
     }
 
     fn lines(text: &str) -> Vec<String> {
@@ -167,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_listed_line_may_differ_and_no_other() {
-        let mut differences = list(LIST, Toolstack::Debian);
+        let mut differences = list(LIST, Between::Hypervisors);
         let (stock, ours) = (lines("x: 1\ny\nstatus 0"), lines("x: none\ny\nstatus 0"));
         assert_eq!(
             differences.judge("xl ab", &stock, &ours),
@@ -179,15 +193,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_of_our_tools_is_nothing_of_debians() {
-        let text = format!("{LIST}our_tools = true\n");
-        let count = |toolstack| list(&text, toolstack).difference.len();
-        assert_eq!((count(Toolstack::Debian), count(Toolstack::Ours)), (0, 1));
+    fn what_is_listed_of_the_tools_is_nothing_of_the_hypervisors() {
+        let text = format!("{LIST}between = ['tools']\n");
+        let count = |between| list(&text, between).difference.len();
+        assert_eq!((count(Between::Hypervisors), count(Between::Tools)), (0, 1));
     }
 
     #[test]
     fn what_no_longer_differs_is_named() {
-        let mut differences = list(LIST, Toolstack::Debian);
+        let mut differences = list(LIST, Between::Hypervisors);
         let command = Command {
             chapter: String::new(),
             text: "xl a".to_owned(),

@@ -27,6 +27,14 @@ pub struct Command {
     pub compared: Compared,
 }
 
+impl Command {
+    /// Whether there is such a command without Debian's tools.
+    pub fn is_with_our_tools(&self) -> bool {
+        let program = self.text.split([' ', '-']).next().unwrap_or_default();
+        OURS.contains(&program) || !(program.starts_with("xen") || DEBIANS.contains(&program))
+    }
+}
+
 /// The commands, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
@@ -36,6 +44,8 @@ pub struct Script {
 
 /// The tools that there are of ours; the shell, and what reads the answers, both Domain 0s have.
 const OURS: [&str; 3] = ["xl", "xm", "xenstore"];
+/// What Debian's packages have beside them that does not begin with `xen`.
+const DEBIANS: [&str; 6] = ["lsevtchn", "test", "flask", "gdbsx", "verify", "readnotes"];
 
 impl Script {
     /// Reads the file at `path`.
@@ -74,13 +84,8 @@ impl Script {
     pub fn chosen(mut self, titles: &[String], toolstack: Toolstack) -> Result<Self> {
         let is_wanted =
             |command: &Command| titles.is_empty() || titles.iter().any(|title| command.chapter.contains(title));
-        let is_there = |command: &Command| {
-            let program = command.text.split([' ', '-']).next().unwrap_or_default();
-            let is_foreign =
-                program.starts_with("xen") || ["lsevtchn", "test", "flask", "gdbsx", "verify"].contains(&program);
-            toolstack != Toolstack::Ours || OURS.contains(&program) || !is_foreign
-        };
-        self.commands.retain(|command| is_wanted(command) && is_there(command));
+        self.commands
+            .retain(|command| is_wanted(command) && (toolstack != Toolstack::Ours || command.is_with_our_tools()));
         ensure!(
             !self.commands.is_empty(),
             "no chapter's title contains {}",
