@@ -292,7 +292,7 @@ impl Stolen {
             drop(memory);
             return self.free();
         }
-        self.frame.assign(domain.id.raw(), Word::ALLOCATED);
+        self.frame.assign(domain.id.raw(), Word::USED);
         memory.pages.push(self.mfn, self.frame);
         memory.total += 1;
     }

@@ -113,6 +113,17 @@ pub fn frame(mfn: u64) -> Option<&'static Frame> {
     (frame.owner() != RawDomId::IO.0).then_some(frame)
 }
 
+/// Whether a page of a domain's holds zeroes because nobody could write it since the domain got it: it never was of any
+/// kind. Domain 0 gets pages that were not scrubbed, and nobody's are where there is no `bootscrub`.
+pub fn is_as_given(owner: &crate::domain::Domain, mfn: Mfn) -> bool {
+    let scrubs = || LEAVE.get().is_some_and(|leave| leave.cleanliness == Cleanliness::Dirty);
+    let is_untouched = |frame: &Frame| {
+        let word = frame.word();
+        frame.owner() == owner.id.raw() && word.is_allocated() && word.kind() == Kind::None
+    };
+    owner.id != DomId::DOM0 && frame(mfn.raw()).is_some_and(is_untouched) && scrubs()
+}
+
 /// What is not to be used although it is there (`mem=`, `availmem=`, `badpage=`).
 struct Leave {
     /// The first frame too high.

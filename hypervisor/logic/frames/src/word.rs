@@ -162,6 +162,9 @@ impl Word {
     /// A frame that was just given to its owner: one reference, which is the allocation itself.
     pub const ALLOCATED: Word = Word(ALLOCATED | 1);
 
+    /// A frame that its owner has back, with whatever is in it.
+    pub const USED: Word = Word(ALLOCATED | VALIDATED | ((Kind::Writable as u64) << KIND_SHIFT) | 1);
+
     /// A frame that the hypervisor shares with its owner, who may write: the hypervisor holds it so for ever.
     pub const SHARED: Word =
         Word(ALLOCATED | SPECIAL | VALIDATED | ((Kind::Writable as u64) << KIND_SHIFT) | ONE_TYPE | 1);
@@ -538,6 +541,18 @@ mod tests {
             Ok(Acquire::Given(word)) => word,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_could_be_written_once_is_told_from_what_never_could() {
+        let fresh = Word::ALLOCATED;
+        assert_eq!(fresh.kind(), Kind::None);
+        let written = given(fresh.get().unwrap().acquire(Kind::Writable));
+        let Release::Idle(back) = written.release() else {
+            panic!("ordinary memory is given back at once");
+        };
+        assert_eq!((back.put().kind(), back.type_count()), (Kind::Writable, 0));
+        assert_eq!(back.put(), Word::USED);
     }
 
     #[test]
