@@ -145,6 +145,7 @@ impl Transaction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferroxen_xenstore_wire::{Permission, Rights};
 
     const DOM0: Actor = Actor::PRIVILEGED;
 
@@ -220,6 +221,31 @@ mod tests {
         apply(&mut live, op("/a", "meanwhile"), 3);
         assert_eq!(commit(tx, &mut live), Err(ErrorCode::EAGAIN));
         assert_eq!(&*live.get("/b").unwrap().value, b"old");
+    }
+
+    /// How many writes of so many bytes to one node a guest's transaction takes; a hundred are tried.
+    fn writes_taken(limits: &Limits, bytes: usize) -> usize {
+        let mut live = live_with(&["/a"]);
+        let guests = [Permission::new(Rights::None, 5)];
+        apply(&mut live, Op::SetPerms("/a".into(), guests.into()), 2);
+        let guest = Actor { domid: 5, target: None };
+        let mut tx = Transaction::new(&live, 2);
+        let write = || op("/a", &"x".repeat(bytes));
+        (0..100)
+            .take_while(|_| tx.apply(write(), guest, limits, 3).is_ok())
+            .count()
+    }
+
+    #[test]
+    fn a_guests_transaction_takes_so_many_changes_and_bytes() {
+        let unlimited = Limits::NONE;
+        let three = Limits {
+            transaction_nodes: 3,
+            ..unlimited
+        };
+        assert_eq!(writes_taken(&unlimited, 1), 100);
+        assert!(writes_taken(&three, 1) <= 4);
+        assert!(writes_taken(&unlimited, 4000) <= LOG_BYTES / 4000);
     }
 
     #[test]

@@ -765,6 +765,34 @@ mod tests {
     }
 
     #[test]
+    fn names_of_children_and_permissions_count_as_a_nodes_size() {
+        let mut tree = with_home();
+        let limits = Limits {
+            nodes: 0,
+            node_size: 64,
+            permissions: 0,
+            ..Limits::default()
+        };
+        let mut apply = |op: Op| tree.apply(&op, GUEST, &limits, 1).map(drop);
+        let name = |at: usize| format!("/home/{}{at}", "n".repeat(20));
+        let fits = (0..9)
+            .take_while(|at| apply(Op::Mkdir(name(*at).into())).is_ok())
+            .count();
+        assert!((1..=3).contains(&fits), "{fits} names of 22 bytes in 64");
+        let perms = |count: u16| Op::SetPerms(name(0).into(), perms_for(count));
+        assert_eq!(apply(perms(2)), Ok(()));
+        assert_eq!(apply(perms(64)), Err(ErrorCode::ENOSPC));
+    }
+
+    /// The guest's own, and for others to read.
+    fn perms_for(others: u16) -> Arc<[Permission]> {
+        let owner = Permission::new(Rights::None, GUEST.domid);
+        std::iter::once(owner)
+            .chain((0..others).map(|at| Permission::new(Rights::Read, 100 + at)))
+            .collect()
+    }
+
+    #[test]
     fn a_gone_domain_leaves_nothing_behind() {
         let mut tree = with_home();
         write(&mut tree, "/home/x", "", GUEST).unwrap();
