@@ -82,6 +82,22 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_saved_up_than_a_burst() {
+        let limits = Limits {
+            ops_per_second: 100,
+            ops_burst: 10,
+            ..Limits::default()
+        };
+        let (mut budget, late) = (Budget::full(&limits, Duration::ZERO), Duration::from_secs(1000));
+        let mut done = 0;
+        while budget.check(&limits, late).is_ok() && done < 1000 {
+            budget.spend(0, 0);
+            done += 1;
+        }
+        assert_eq!(done, 10);
+    }
+
+    #[test]
     fn time_that_jumps_back_gives_nothing() {
         let limits = Limits {
             ops_per_second: 1,
