@@ -1,12 +1,13 @@
 //! `cargo xtask growth`: what the N-th guest costs to make, to list and to end, in instructions.
 //!
 //! All of the machine's count, from the start of the command until it has ended: the command itself, the daemons that
-//! it asks for something, both kernels, the hypervisor. Guests are a kernel of ours that sleeps.
+//! it asks for something, both kernels, the hypervisor. Guests are a kernel of ours that sleeps. All of them are there
+//! at once in the end, and what they had is free again after them.
 
 use std::fmt;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::bench;
 use crate::cost::figures::{Figures, Range};
@@ -22,6 +23,11 @@ use crate::steps::Steps;
 const VERBS: [&str; 3] = ["create", "list", "destroy"];
 /// The guests that have columns of their own, beside the last one.
 const SHOWN: [u32; 3] = [1, 10, 20];
+const DOM0_OPTIONS: &str = "dom0_mem=512M dom0_max_vcpus=1";
+const DOM0_MIB: u32 = 512;
+/// A guest's 8 MiB, and what hypervisors have for it beside them.
+const GUEST_MIB: u32 = 10;
+const SPARE_MIB: u32 = 512;
 /// What any command may take at most.
 const GOAL: u64 = 10_000_000;
 
@@ -66,6 +72,16 @@ pub fn growth(guests: u32, ours_alone: bool, yes: bool) -> Result<()> {
             println!("{}", Curve::of(verb, machine.name, figures, guests)?);
         }
     }
+    for ((machine, toolstack), figures) in machines.iter().zip(&heard) {
+        let free = |when: &str| found(figures, &format!("free {when}"));
+        let (before, with, after) = (free("before")?, free("with")?, free("after")?);
+        println!(
+            "{}: {guests} guests at once; free memory: {before} MiB before, {with} MiB with them, {after} MiB after",
+            machine.name
+        );
+        let is_ours = matches!(toolstack, Toolstack::Ours);
+        ensure!(before == after || !is_ours, "not all memory came back");
+    }
     Ok(())
 }
 
@@ -82,8 +98,8 @@ fn load(toolstack: Toolstack, guests: u32) -> Result<Load> {
     };
     Ok(Load {
         name,
-        options: "dom0_mem=512M dom0_max_vcpus=1",
-        memory_mib: 2048,
+        options: DOM0_OPTIONS,
+        memory_mib: DOM0_MIB + SPARE_MIB + guests * GUEST_MIB,
         kernel: Kernel::fetch("amd64")?.vmlinux,
         kernel_options: format!("{DOM0_KERNEL_OPTIONS} guests={guests}"),
         ramdisk: Some(loads::dom0_with(
@@ -112,15 +128,15 @@ struct Curve<'a> {
     points: Vec<(u32, u64)>,
 }
 
+fn found(figures: &Figures, name: &str) -> Result<u64> {
+    let row = figures.of.iter().find(|(row, _)| row == name);
+    row.map(|(_, figure)| *figure)
+        .with_context(|| format!("no figure for {name}"))
+}
+
 impl<'a> Curve<'a> {
     fn of(verb: &'a str, of: &'a str, figures: &Figures, guests: u32) -> Result<Self> {
-        let figure = |number| {
-            let name = format!("{verb} {number}");
-            let found = figures.of.iter().find(|(row, _)| *row == name);
-            found
-                .map(|(_, figure)| (number, *figure))
-                .with_context(|| format!("no figure for {name}"))
-        };
+        let figure = |number| Ok((number, found(figures, &format!("{verb} {number}"))?));
         let points = (1..=guests).map(figure).collect::<Result<_>>()?;
         Ok(Self { verb, of, points })
     }

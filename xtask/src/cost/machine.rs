@@ -11,8 +11,8 @@ use crate::cost::figures::Figures;
 use crate::places;
 use crate::serial;
 
-/// How long a run may take; most are done in a minute.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a run may take; most are done in a minute, hundreds of guests in some.
+const PATIENCE: Duration = Duration::from_secs(1800);
 /// Nothing comes after these.
 const ENDS: [&str; 4] = [END, "Domain 0 crashed", "Reboot in five seconds", "Kernel panic"];
 /// What the guest says last.
