@@ -69,6 +69,9 @@ impl State {
     }
 }
 
+/// Children of a directory, each with what it has at some place below it, if it has anything there.
+pub type Values = Vec<(String, Option<String>)>;
+
 /// Something happened at a watched path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -310,8 +313,8 @@ impl Client {
 
     /// What each child of `directory` has at `below`, in as few answers as they fit into; `None` from a xenstored that
     /// tells of one at a time only, as Xen's own do.
-    pub fn values(&self, directory: &str, below: &str) -> Result<Option<Vec<(String, Option<String>)>>> {
-        let mut found: Vec<(String, Option<String>)> = vec![];
+    pub fn values(&self, directory: &str, below: &str) -> Result<Option<Values>> {
+        let mut found: Values = vec![];
         loop {
             let after = found.last().map_or("", |(name, _)| name);
             let request = format!("values\0{directory}\0{below}\0{after}\0");

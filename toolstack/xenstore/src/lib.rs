@@ -21,7 +21,7 @@ mod client;
 mod error;
 mod store;
 
-pub use client::{Client, Event, Transaction};
+pub use client::{Client, Event, Transaction, Values};
 pub use error::{Error, Result};
 pub use ferroxen_xenstore_wire as wire;
 pub use ferroxen_xenstore_wire::{ErrorCode, Permission, Rights};
