@@ -90,6 +90,7 @@ fn what_cannot_be_is_refused(dom0: &mut Dom0) -> Result<()> {
     // The commands of the old names, as well.
     dom0.write_config("old", &micro("old", "idle"))?;
     dom0.run("xm create /tmp/old.cfg && xm list old && xm pause old && xm unpause old")?;
+    dom0.run("xl set-parameters guest_loglvl=warning")?;
     for command in [
         "console", "destroy", "list", "pause", "unpause", "reboot", "shutdown", "uptime",
     ] {
@@ -118,6 +119,7 @@ fn what_cannot_be_is_refused(dom0: &mut Dom0) -> Result<()> {
         ("xl cd-eject old hdc", &["cdrom-insert requires an HVM domain"]),
         ("xl console -n 1 old", &["one console, number 0"]),
         ("xl destroy 0", &["Not destroying domain 0"]),
+        ("xl set-parameters nothing=1", &["setting nothing=1"]),
         ("xl create /tmp/absent.cfg", &["/tmp/absent.cfg"]),
         ("xl create", &["no configuration file is named"]),
         // The place is shown: file, line, column, and a caret below.
@@ -211,6 +213,15 @@ fn every_state_has_its_letter(dom0: &mut Dom0) -> Result<()> {
         dom0.create(&name, &format!("{config}{PRESERVED}"))?;
         wait_for_state(dom0, &name, state)?;
     }
+    // Without anything to take an NMI with, it cannot go on.
+    dom0.create("hit", &(micro("hit", "idle") + PRESERVED))?;
+    dom0.run("xl trigger hit nmi")?;
+    wait_for_state(dom0, "hit", "---sc-")?;
+    let (code, said) = dom0.ask("xl trigger hit reset 2>&1", PATIENCE)?;
+    ensure!(
+        code == 1 && said.contains("no reset button"),
+        "a PV domain's reset: {code}, {said}"
+    );
     // A whole kernel that panics, as well.
     let crash = Tiny::new("oops").then("echo c >/proc/sysrq-trigger");
     dom0.create_tiny(&crash.setting("on_crash = \"preserve\""))?;
@@ -243,7 +254,26 @@ fn a_core_is_left(dom0: &mut Dom0) -> Result<()> {
         dom0.wait_until_gone(&name, PATIENCE)?;
         is_core(dom0, &format!("{CORES}/{name}"), 16)?;
     }
-    Ok(())
+    // And built anew afterwards, by hand, and by whoever stays with one that ends each time.
+    dom0.create("anew", &micro("anew", "idle"))?;
+    let anew = dom0.run("xl domid anew; xl dump-core -R anew /tmp/anew.core >/dev/null 2>&1; xl domid anew")?;
+    let numbers: Vec<&str> = anew.split_whitespace().collect();
+    ensure!(
+        matches!(numbers[..], [old, new] if old != new),
+        "before and after -R it is domain {anew}"
+    );
+    is_core(dom0, "/tmp/anew.core", 16)?;
+    dom0.destroy("anew")?;
+    let ends = micro("ends", "end reason=4") + "on_watchdog = \"coredump-restart\"\n";
+    dom0.create("ends", &ends)?;
+    const LOG: &str = "/var/log/xen/xl-ends.log";
+    dom0.wait_for_line(LOG, "started again as domain", PATIENCE)?;
+    // It would never end: whoever stays with it goes first.
+    dom0.run(&format!(
+        "for p in /proc/[0-9]*; do [ \"$(readlink $p/fd/1)\" = {LOG} ] && kill -9 ${{p#/proc/}}; done; xl destroy ends; true"
+    ))?;
+    dom0.wait_until_gone("ends", PATIENCE)?;
+    is_core(dom0, &format!("{CORES}/ends"), 16)
 }
 
 pub(super) fn wait_for_state(dom0: &mut Dom0, name: &str, state: &str) -> Result<()> {

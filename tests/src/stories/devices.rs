@@ -17,7 +17,7 @@ pub(super) fn come_and_go(parts: &Parts) -> Result<()> {
     a_disk_grows(&mut dom0)?;
     a_disk_cannot_be_taken_twice(&mut dom0)?;
     a_card_comes_and_goes(&mut dom0)?;
-    a_driver_domain_serves_a_disk(&mut dom0)?;
+    a_driver_domain_serves(&mut dom0)?;
     every_way_of_writing(&mut dom0)?;
     let loops = dom0.run("losetup -a | grep -c /tmp/d || true")?;
     ensure!(loops == "0", "{loops} loop devices are left");
@@ -126,13 +126,15 @@ fn a_card_comes_and_goes(dom0: &mut Dom0) -> Result<()> {
     Ok(())
 }
 
-/// A guest with our `xl` and Linux' backend in it serves the other one, until that one is destroyed.
-fn a_driver_domain_serves_a_disk(dom0: &mut Dom0) -> Result<()> {
-    const DRIVER: &str = "driver";
+const DRIVER: &str = "driver";
+
+/// A guest with our `xl` and Linux' backends in it serves the other one, until that one is destroyed.
+fn a_driver_domain_serves(dom0: &mut Dom0) -> Result<()> {
     // What Domain 0 itself runs, laid over a guest's ramdisk.
     dom0.run(
-        "mkdir -p /tmp/over/sbin && cd /tmp/over && cp /usr/sbin/xl sbin/ && \
-         cp $(find /lib/modules -name xen-blkback.ko -o -name loop.ko) sbin/ && \
+        "mkdir -p /tmp/over/sbin /tmp/over/etc/xen && cd /tmp/over && cp -r /etc/xen/scripts etc/xen/ && \
+         for p in xl xenstore-read xenstore-write; do cp -L $(command -v $p) sbin/; done && \
+         for m in xen-blkback loop llc stp bridge xen-netback; do cp $(find /lib/modules -name $m.ko) sbin/; done && \
          find . | cpio -o -H newc 2>/dev/null | cat /srv/guests/tiny.img - >/tmp/driver.img && cd / && rm -r /tmp/over",
     )?;
     let driver = Tiny::new(DRIVER)
@@ -142,6 +144,7 @@ fn a_driver_domain_serves_a_disk(dom0: &mut Dom0) -> Result<()> {
     dom0.start_tiny(&driver)?;
     let served = "insmod /sbin/loop.ko && insmod /sbin/xen-blkback.ko && truncate -s 16M /tmp/served.img && xl devd";
     dom0.in_guest(DRIVER, served, PATIENCE)?;
+    serves_a_card(dom0)?;
     let attach = |image: &str| {
         format!("xl block-attach {NAME} backend={DRIVER},vdev=xvdf,access=rw,target=/tmp/{image}.img 2>&1")
     };
@@ -177,7 +180,29 @@ fn a_driver_domain_serves_a_disk(dom0: &mut Dom0) -> Result<()> {
         kept == "served0",
         "after its guest was destroyed, the driver domain has {kept}"
     );
+    let look =
+        "for _ in $(seq 100); do ls /sys/class/net | grep -q vif || break; usleep 100000; done; ls /sys/class/net";
+    let links = dom0.in_guest(DRIVER, look, PATIENCE)?;
+    ensure!(!links.contains("vif"), "the driver domain has {links}");
     dom0.destroy(DRIVER)
+}
+
+/// On a bridge of the driver domain's own, by the script in there.
+fn serves_a_card(dom0: &mut Dom0) -> Result<()> {
+    let bridge = "for m in llc stp bridge xen-netback; do insmod /sbin/$m.ko; done; ip link add inner type bridge && \
+                  ip addr add 10.9.0.1/24 dev inner && ip link set inner up";
+    dom0.in_guest(DRIVER, bridge, PATIENCE)?;
+    dom0.run_within(
+        &format!("xl network-attach {NAME} backend={DRIVER},bridge=inner"),
+        PATIENCE,
+    )?;
+    let card = "for _ in $(seq 50); do [ -e /sys/class/net/eth0 ] && break; usleep 100000; done; \
+                ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; ping -c 2 -W 5 10.9.0.1 | grep -c seq=";
+    let answers = dom0.in_guest(NAME, card, PATIENCE)?;
+    ensure!(answers == "2", "the driver domain answers {answers} of 2 times");
+    let links = dom0.run("ip -br link")?;
+    ensure!(!links.contains("vif"), "Domain 0 has a part in it:\n{links}");
+    Ok(())
 }
 
 /// Numbers as in xen-vbd-interface(7), and NetBSD's.

@@ -24,9 +24,12 @@ pub(super) fn runs_on(parts: &Parts) -> Result<()> {
     let process = dom0.in_guest(NAME, "sleep 1000000 & echo before >/tmp/word; echo $!", PATIENCE)?;
     let process: u32 = process.lines().last().unwrap_or_default().trim().parse()?;
 
+    let number = dom0.run(&format!("xl domid {NAME}"))?;
     is_saved_and_gone(&mut dom0, free)?;
     a_spoilt_file_leaves_nothing(&mut dom0)?;
     dom0.run_within("xl restore /tmp/stay.save", WHOLE)?;
+    let now = dom0.run(&format!("xl domid {NAME}"))?;
+    ensure!(now == number, "it was domain {number}, saved with -D, and is {now}");
     lives(&mut dom0, process)?;
     a_save_that_fails_disturbs_nobody(&mut dom0, process)?;
     a_snapshot_can_be_gone_back_to(&mut dom0, process)?;
@@ -56,7 +59,7 @@ fn lives(dom0: &mut Dom0, process: u32) -> Result<()> {
 }
 
 fn is_saved_and_gone(dom0: &mut Dom0, free: u64) -> Result<()> {
-    let (code, said) = dom0.ask(&format!("xl save {NAME} /tmp/stay.save 2>&1"), WHOLE)?;
+    let (code, said) = dom0.ask(&format!("xl save -D {NAME} /tmp/stay.save 2>&1"), WHOLE)?;
     ensure!(
         code == 0 && said.contains("Saving to /tmp/stay.save new xl format"),
         "saving: {code}, {said}"

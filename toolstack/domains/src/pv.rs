@@ -148,6 +148,8 @@ pub fn build(
             .write(initrd.start * PAGE, &payload.initrd)
             .doing(|| "loading the ramdisk".to_owned())?;
     }
+    // The rest is written by the same hands, and is short.
+    tools.progress.end();
     let p2m_bytes = memory.p2m.as_bytes().to_vec();
     memory
         .write(layout.p2m.start * PAGE, &p2m_bytes)
