@@ -9,8 +9,10 @@ mod file_system;
 mod inputs;
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::slice;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -120,33 +122,43 @@ pub fn make(toolstack: Toolstack, progress: &mut dyn FnMut(&str)) -> Result<Imag
     progress("the guests' ramdisks");
     let tiny = tiny_guest(&recipe, &kernel)?;
     let initrd = debian_guest_initrd(&recipe, &kernel)?;
-    progress("the Debian guest's disk");
-    let demo = debian::guest(&recipe.debian_guest)?;
-    progress("our own guest kernels");
-    let [micro, conform, fuzz] = ["micro", "conform", "fuzz"].map(own_guest);
-    let (micro, conform, fuzz) = (micro?, conform?, fuzz?);
-    let grub = grub_guest()?;
-    progress("Debian's kernel, packed in other ways");
-    let gzip = packed_kernel(&kernel, Packer::GZIP)?;
-    let zstd = packed_kernel(&kernel, Packer::ZSTD)?;
-    progress("the disk that carries the guests");
-    let guests = guests_disk(&[
-        ("vmlinux", &kernel.vmlinux),
-        ("vmlinuz", &kernel.bzimage),
-        ("vmlinuz-gzip", &gzip),
-        ("vmlinuz-zstd", &zstd),
-        ("vmlinuz-cloud", &cloud.bzimage),
-        ("initrd.img", &initrd),
-        ("tiny.img", &tiny),
-        ("demo.img", &demo),
-        ("micro", &micro),
-        ("conform", &conform),
-        ("fuzz", &fuzz),
-        ("grub", &grub),
-    ])?;
-    progress("the Domain 0 image");
-    let dom0 = dom0(&recipe, &kernel, toolstack)?;
+    // One package is unpacked after the other, which leaves the other CPUs to the rest.
+    let (dom0, guests) = thread::scope(|scope| -> Result<_> {
+        let demo = scope.spawn(|| debian::guest(&recipe.debian_guest));
+        progress("our own guest kernels");
+        let [micro, conform, fuzz] = ["micro", "conform", "fuzz"].map(own_guest);
+        let (micro, conform, fuzz) = (micro?, conform?, fuzz?);
+        let grub = grub_guest()?;
+        progress("Debian's kernel, packed in other ways");
+        let gzip = packed_kernel(&kernel, Packer::GZIP)?;
+        let zstd = packed_kernel(&kernel, Packer::ZSTD)?;
+        progress("the Domain 0 image");
+        let dom0 = dom0(&recipe, &kernel, toolstack)?;
+        progress("the Debian guest's disk");
+        let demo = joined(demo)?;
+        progress("the disk that carries the guests");
+        let guests = guests_disk(&[
+            ("vmlinux", &kernel.vmlinux),
+            ("vmlinuz", &kernel.bzimage),
+            ("vmlinuz-gzip", &gzip),
+            ("vmlinuz-zstd", &zstd),
+            ("vmlinuz-cloud", &cloud.bzimage),
+            ("initrd.img", &initrd),
+            ("tiny.img", &tiny),
+            ("demo.img", &demo),
+            ("micro", &micro),
+            ("conform", &conform),
+            ("fuzz", &fuzz),
+            ("grub", &grub),
+        ])?;
+        Ok((dom0, guests))
+    })?;
     Ok(Images { kernel, dom0, guests })
+}
+
+/// What a thread came to.
+pub fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Makes a Domain 0 that is a Debian on a disk with systemd, and has our packages.

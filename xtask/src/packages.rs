@@ -9,6 +9,7 @@ use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::slice;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -218,6 +219,9 @@ pub fn resolve(wanted: &[String], skip: &[String]) -> Result<Vec<Package>> {
 
 /// Downloads those of `packages` which are not here yet.
 pub fn fetch(packages: &[Package]) -> Result<()> {
+    // Two who fetch at once may want the same file.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _alone = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
     let absent: Vec<String> = packages
         .iter()
         .filter(|package| fs::metadata(package.path()).map_or(true, |meta| meta.len() != package.size))

@@ -281,19 +281,20 @@ impl Extras {
             packages::require(&[Need::Iso], choice.yes)?;
             extras.medium = Some(iso::make()?);
         }
-        if any_of(&["debian-xl"]) {
-            extras.debian_ramdisk = Some(images::make(Toolstack::Debian, &mut |_| ())?.dom0);
-        }
-        if any_of(&["server"]) {
-            extras.debian_dom0 = Some(images::make_debian_dom0()?);
-        }
-        if any_of(&["disk", "stress"]) {
-            extras.built = Some(images::make_built()?);
-        }
-        if any_of(&["newer-kernel"]) {
-            extras.newer_dom0 = Some(images::make_newer_dom0()?);
-        }
-        Ok(extras)
+        let (ramdisk, server) = (any_of(&["debian-xl"]), any_of(&["server"]));
+        let (built, newer) = (any_of(&["disk", "stress"]), any_of(&["newer-kernel"]));
+        // Each waits much for package managers.
+        thread::scope(|scope| {
+            let ramdisk = ramdisk.then(|| scope.spawn(|| images::make_dom0(Toolstack::Debian)));
+            let server = server.then(|| scope.spawn(images::make_debian_dom0));
+            let built = built.then(|| scope.spawn(images::make_built));
+            let newer = newer.then(|| scope.spawn(images::make_newer_dom0));
+            extras.debian_ramdisk = ramdisk.map(images::joined).transpose()?;
+            extras.debian_dom0 = server.map(images::joined).transpose()?;
+            extras.built = built.map(images::joined).transpose()?;
+            extras.newer_dom0 = newer.map(images::joined).transpose()?;
+            Ok(extras)
+        })
     }
 
     fn add_to(&self, parts: &mut Parts) {
