@@ -18,10 +18,18 @@ extra = \"root=/dev/xvda1 console=hvc0\"
 on_crash = \"destroy\"
 ";
 
-pub(super) fn stress_for_a_minute(parts: &Parts) -> Result<()> {
+/// How often a guest is moved while it works; `FERROXEN_MOVES` says otherwise.
+const MOVES: u32 = 2;
+
+pub(super) fn stress_while_moved(parts: &Parts) -> Result<()> {
+    /// How long it works for each move.
+    const WORK: Duration = Duration::from_secs(30);
     const STRESS: Duration = Duration::from_secs(240);
-    /// How often it is moved meanwhile.
-    const MOVES: u32 = 2;
+    let moves = match std::env::var("FERROXEN_MOVES") {
+        Ok(number) => number.parse().context("FERROXEN_MOVES is a number")?,
+        Err(_) => MOVES,
+    };
+    let seconds = (WORK * moves).as_secs();
     let mut dom0 = Dom0::boot(&parts.with_built()?)?;
     dom0.run("mount /dev/vdb /mnt")?;
     dom0.create("moved", MOVED)?;
@@ -35,16 +43,20 @@ pub(super) fn stress_for_a_minute(parts: &Parts) -> Result<()> {
         root.split_whitespace().eq(["rw", "1"]),
         "the root of the machine that moved is {root:?}"
     );
-    let load = "stress-ng --cpu 1 --vm 1 --vm-bytes 48M --verify --fork 1 --pipe 1 --timeout 60s --metrics-brief";
-    dom0.in_guest("moved", &format!("{load} >/tmp/said 2>&1 & true"), PATIENCE)?;
-    for _ in 0..MOVES {
+    let load = "stress-ng --cpu 1 --vm 1 --vm-bytes 48M --verify --fork 1 --pipe 1 --metrics-brief";
+    dom0.in_guest(
+        "moved",
+        &format!("{load} --timeout {seconds}s >/tmp/said 2>&1 & true"),
+        PATIENCE,
+    )?;
+    for _ in 0..moves {
         let said = dom0.run_within("xl migrate moved localhost 2>&1", STRESS)?;
         ensure!(said.contains("Migration successful."), "moving it: {said}");
     }
     let ended = dom0.in_guest(
         "moved",
         "wait %1 || cat /tmp/said; grep -c 'successful run' /tmp/said",
-        STRESS,
+        STRESS + WORK * moves,
     )?;
     // Before it, the shell may say that its job is done.
     ensure!(

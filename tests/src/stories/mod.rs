@@ -217,7 +217,7 @@ pub const STORIES: &[Story] = &[
         claim: "a Debian from another machine's disk (`xl image p2v`) boots by its own kernel; stress-ng runs in it for a \
                 minute, while it is moved twice, and finds in memory what it wrote",
         rows: &["M118"],
-        tell: load::stress_for_a_minute,
+        tell: load::stress_while_moved,
     },
     Story {
         name: "storm",
