@@ -364,6 +364,8 @@ fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
     cargo
         .args(["build", "--release", "--quiet", "--target", PROGRAMS_TARGET])
         .args(["--config", "profile.release.strip=true", "--config", LINKED_WHOLE])
+        // A package with settings of its own does not get that from the profile.
+        .args(["--config", "profile.release.package.ferroxen-xl.strip=true"])
         .current_dir(places::root());
     cargo.arg("--target-dir").arg(&target);
     for program in &recipe.program {

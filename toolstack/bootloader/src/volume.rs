@@ -74,17 +74,22 @@ pub fn len(disk: &dyn Disk, start: u64) -> io::Result<u64> {
     bytes.ok_or(io::ErrorKind::InvalidData.into())
 }
 
-/// Block groups: `s_blocks_count` by `s_blocks_per_group` (Linux' Documentation/filesystems/ext4).
+/// Block groups: `s_blocks_count` by `s_blocks_per_group` (Linux' Documentation/filesystems/ext4). As the reader counts
+/// them, to which the upper half of the count is one whether a feature says so or not.
 fn groups(superblock: &[u8; 1024]) -> Option<u64> {
-    blocks(superblock)?.checked_div(word(superblock, 0x20)?.into())
+    let blocks = u64::from(word(superblock, 0x4)?) | u64::from(word(superblock, BLOCKS_HIGH)?) << 32;
+    blocks.checked_div(word(superblock, 0x20)?.into())
 }
+
+/// `s_blocks_count_hi`
+const BLOCKS_HIGH: usize = 0x150;
 
 /// `s_blocks_count`, whose upper half counts only where `s_feature_incompat` says so.
 fn blocks(superblock: &[u8; 1024]) -> Option<u64> {
     const INCOMPAT_64BIT: u32 = 0x80;
     let upper = match word(superblock, 0x60)? & INCOMPAT_64BIT {
         0 => 0,
-        _ => word(superblock, 0x150)?,
+        _ => word(superblock, BLOCKS_HIGH)?,
     };
     Some(u64::from(word(superblock, 0x4)?) | u64::from(upper) << 32)
 }
@@ -92,4 +97,45 @@ fn blocks(superblock: &[u8; 1024]) -> Option<u64> {
 fn word(superblock: &[u8; 1024], at: usize) -> Option<u32> {
     let bytes = superblock.get(at..)?.first_chunk()?;
     Some(u32::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Bytes(Vec<u8>);
+
+    impl Disk for Bytes {
+        fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+            let from = usize::try_from(at).ok().and_then(|at| self.0.get(at..at + bytes.len()));
+            bytes.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+    }
+
+    /// The reader would make room for all of them before it reads the first.
+    #[test]
+    fn more_groups_than_any_disk_has_are_refused_wherever_they_are_counted() {
+        let with = |words: &[(usize, u32)]| {
+            let mut disk = vec![0; 4096];
+            for (at, word) in [(0x4, 8192), (0x20, 8192), (0x28, 128), (0x38, 0xef53)]
+                .iter()
+                .chain(words)
+            {
+                disk[1024 + at..][..4].copy_from_slice(&u32::to_le_bytes(*word));
+            }
+            let disk: Arc<dyn Disk> = Arc::new(Bytes(disk));
+            open(&disk, 0).err().unwrap_or_default()
+        };
+        let nonsense = "its superblock makes no sense";
+        assert_eq!(with(&[(0x4, u32::MAX), (0x20, 1)]), nonsense);
+        assert_eq!(
+            with(&[(BLOCKS_HIGH, 0x8000)]),
+            nonsense,
+            "without the feature of 64 bits"
+        );
+        assert_eq!(with(&[(0x20, 0)]), nonsense);
+        assert_ne!(with(&[]), nonsense);
+    }
 }
