@@ -200,10 +200,12 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
         DomctlCmd::GETPAGEFRAMEINFO3 => return page_types(subject, request),
         DomctlCmd::SENDTRIGGER => {
             let wanted: abi::Sendtrigger = request.payload();
-            if wanted.trigger != abi::Trigger::NMI {
-                return Err(Errno::ENOSYS);
+            match wanted.trigger {
+                abi::Trigger::NMI => crate::pv::trap::send_nmi(&existing_vcpu(subject, wanted.vcpu)?),
+                // Buttons that PV domains have not.
+                abi::Trigger::POWER | abi::Trigger::SLEEP => return Err(Errno::EINVAL),
+                _ => return Err(Errno::ENOSYS),
             }
-            crate::pv::trap::send_nmi(&existing_vcpu(subject, wanted.vcpu)?);
         }
         DomctlCmd::GETVCPUEXTSTATE => return vcpu_state::get_states(call.caller, subject, request),
         DomctlCmd::SETVCPUEXTSTATE => return vcpu_state::set_states(call.caller, subject, request),
