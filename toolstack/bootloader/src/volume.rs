@@ -28,6 +28,9 @@ impl Disk for Vec<u8> {
     }
 }
 
+/// Said of what no disk reaches.
+const NOWHERE: &str = "the file system names a place behind all disks";
+
 struct Volume {
     disk: Arc<dyn Disk>,
     start: u64,
@@ -35,10 +38,7 @@ struct Volume {
 
 impl Ext4Read for Volume {
     fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
-        let at = self
-            .start
-            .checked_add(at)
-            .ok_or("the file system names a place behind all disks")?;
+        let at = self.start.checked_add(at).ok_or(NOWHERE)?;
         Ok(self.disk.read_at(at, bytes)?)
     }
 }
@@ -48,24 +48,25 @@ const GROUPS: u64 = 1 << 17;
 
 /// Opens the file system that begins at byte `start`.
 pub fn open(disk: &Arc<dyn Disk>, start: u64) -> Result<Ext4, String> {
-    let mut volume = Volume {
-        disk: disk.clone(),
-        start,
-    };
-    let mut superblock = [0; 1024];
-    volume.read(1024, &mut superblock).map_err(|error| error.to_string())?;
+    let superblock = superblock(&**disk, start).map_err(|error| error.to_string())?;
     // The reader makes room for as many groups as the disk says.
     if groups(&superblock).is_none_or(|groups| groups > GROUPS) {
         return Err("its superblock makes no sense".to_owned());
     }
-    Ext4::load(Box::new(volume)).map_err(|error| error.to_string())
+    let disk = disk.clone();
+    Ext4::load(Box::new(Volume { disk, start })).map_err(|error| error.to_string())
+}
+
+fn superblock(disk: &dyn Disk, start: u64) -> io::Result<[u8; 1024]> {
+    let mut superblock = [0; 1024];
+    let at = start.checked_add(1024).ok_or_else(|| io::Error::other(NOWHERE))?;
+    disk.read_at(at, &mut superblock)?;
+    Ok(superblock)
 }
 
 /// Bytes of the file system that begins at byte `start`, which could be opened.
 pub fn len(disk: &dyn Disk, start: u64) -> io::Result<u64> {
-    let mut superblock = [0; 1024];
-    let at = start.checked_add(1024).ok_or(io::ErrorKind::InvalidData)?;
-    disk.read_at(at, &mut superblock)?;
+    let superblock = superblock(disk, start)?;
     // `s_log_block_size`: 1 KiB, shifted.
     let size = word(&superblock, 0x18).and_then(|shift| 1024_u64.checked_shl(shift));
     let bytes = size
@@ -103,29 +104,18 @@ fn word(superblock: &[u8; 1024], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    #[derive(Debug)]
-    struct Bytes(Vec<u8>);
-
-    impl Disk for Bytes {
-        fn read_at(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-            let from = usize::try_from(at).ok().and_then(|at| self.0.get(at..at + bytes.len()));
-            bytes.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-    }
-
     /// The reader would make room for all of them before it reads the first.
     #[test]
     fn more_groups_than_any_disk_has_are_refused_wherever_they_are_counted() {
         let with = |words: &[(usize, u32)]| {
-            let mut disk = vec![0; 4096];
+            let mut disk = vec![0_u8; 4096];
             for (at, word) in [(0x4, 8192), (0x20, 8192), (0x28, 128), (0x38, 0xef53)]
                 .iter()
                 .chain(words)
             {
                 disk[1024 + at..][..4].copy_from_slice(&u32::to_le_bytes(*word));
             }
-            let disk: Arc<dyn Disk> = Arc::new(Bytes(disk));
+            let disk: Arc<dyn Disk> = Arc::new(disk);
             open(&disk, 0).err().unwrap_or_default()
         };
         let nonsense = "its superblock makes no sense";

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// How long a backend may take to look at a new device.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `XenbusStateInitialising`: no backend has looked at the device.
-const NEW: &str = "1";
+pub(crate) const NEW: &str = "1";
 
 impl Toolstack {
     /// The domain that serves a device: Domain 0, unless the device names another.
@@ -53,12 +53,7 @@ impl Toolstack {
     pub(crate) fn wait_backend(&self, domid: DomId, kind: &str, id: u32, module: &str) -> Result<()> {
         let back = nodes::backend(domid, kind, id);
         let what = || format!("waiting for the backend of {kind} {id}");
-        let seen = self.wait_for(
-            &format!("{back}/state"),
-            self.patience(PATIENCE),
-            |state| state.is_some_and(|state| state != NEW),
-            what,
-        )?;
+        let seen = self.wait_seen(&back, self.patience(PATIENCE), what)?;
         let error = self
             .store
             .read_opt(&format!(
@@ -72,6 +67,12 @@ impl Toolstack {
             (false, None) => Err(Error::new(what(), format!("it did not answer within {PATIENCE:?}"))
                 .way_out(format!("is the module loaded? (`modprobe {module}`)"))),
         }
+    }
+
+    /// Waits until a backend has looked at a new device; says whether it did in time.
+    pub(crate) fn wait_seen(&self, back: &str, patience: Patience<'_>, doing: impl Fn() -> String) -> Result<bool> {
+        let is_seen = |state: Option<&str>| state.is_some_and(|state| state != NEW);
+        self.wait_for(&format!("{back}/state"), patience, is_seen, doing)
     }
 
     /// Waits until `done` likes the value at `path`; says whether it did in time.

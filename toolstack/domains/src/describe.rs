@@ -360,7 +360,7 @@ pub fn settle(value: &mut Value, uuid: &Uuid, config: &DomainConfig) {
     }
 }
 
-/// Adds a domain's number, which is not saved with it.
+/// Adds a domain's number, which is saved with it only if it shall have that again.
 pub fn number(value: &mut Value, domid: DomId) {
     put_after(&mut value["c_info"], "name", "domid", domid.raw());
 }

@@ -1,5 +1,6 @@
 //! A domain's devices while it lives: giving it one more, taking one away.
 
+use crate::backend::NEW;
 use crate::error::{Doing, Error, Result};
 use crate::hotplug::Script;
 use crate::patience::Patience;
@@ -13,8 +14,6 @@ use uuid::Uuid;
 
 /// How long a guest and its backend may take to let go of a device.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// `XenbusStateInitialising`: no backend has looked at the device.
-const NEW: &str = "1";
 /// `XenbusStateClosing`
 const CLOSING: &str = "5";
 /// `XenbusStateClosed`

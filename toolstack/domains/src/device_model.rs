@@ -3,6 +3,7 @@
 //!
 //! Upstream: docs/misc/9pfs.pandoc, xen/io/fbif.h, xen/io/kbdif.h; the nodes are libxl's.
 
+use crate::backend::NEW;
 use crate::device::Device;
 use crate::error::{Doing, Error, Result};
 use crate::{Toolstack, nodes, qemu};
@@ -17,8 +18,6 @@ const SCREEN: &str = "vfb";
 const KEYBOARD: &str = "vkbd";
 /// How long it may take to look at a device; it does while it starts.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// `XenbusStateInitialising`: no backend has looked at the device.
-const NEW: &str = "1";
 
 fn is_wanted(config: &DomainConfig) -> bool {
     !config.shares.is_empty() || config.screen.is_some()
@@ -83,9 +82,7 @@ pub(crate) fn start(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> R
     }
     for (kind, id) in devices {
         let doing = || format!("waiting for QEMU to serve {kind} {id}");
-        let state = format!("{}/state", nodes::backend(domid, kind, id));
-        let is_seen = |state: Option<&str>| state.is_some_and(|state| state != NEW);
-        if !tools.wait_for(&state, tools.patience(PATIENCE), is_seen, doing)? {
+        if !tools.wait_seen(&nodes::backend(domid, kind, id), tools.patience(PATIENCE), doing)? {
             return Err(Error::new(doing(), format!("it did not within {PATIENCE:?}")));
         }
     }
@@ -111,15 +108,12 @@ fn announce_share(changes: &mut Changes, domid: DomId, id: u32, share: &Share) {
 }
 
 fn announce_screen(changes: &mut Changes, domid: DomId, screen: &Screen) {
-    let flag = |truth: Option<bool>| u32::from(truth.unwrap_or(true)).to_string();
-    let listen = screen
-        .listen
-        .map_or("127.0.0.1".to_owned(), |address| address.to_string());
+    let flag = |truth: bool| u32::from(truth).to_string();
     let mut backend = vec![
-        ("vnc", flag(screen.vnc)),
-        ("vnclisten", listen),
-        ("vncdisplay", screen.display.unwrap_or(0).to_string()),
-        ("vncunused", flag(screen.unused)),
+        ("vnc", flag(screen.has_vnc())),
+        ("vnclisten", screen.address().to_string()),
+        ("vncdisplay", screen.number().to_string()),
+        ("vncunused", flag(screen.takes_any())),
         ("sdl", "0".to_owned()),
         ("opengl", "0".to_owned()),
     ];

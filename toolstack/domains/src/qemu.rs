@@ -6,12 +6,13 @@ use crate::hotplug::wait;
 use crate::patience::{Patience, Piped};
 use crate::servers;
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::Screen;
+use ferroxen_xlconfig::{Screen, VNC_PORT};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -33,8 +34,6 @@ const LOGS: &str = "/var/log/xen";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The most that it says at once.
 const LONGEST_ANSWER: u64 = 1 << 20;
-/// Ports of VNC servers begin here.
-const VNC: u16 = 5900;
 /// Numbers after the wanted one that are tried, where any will do.
 const NUMBERS: u16 = 99;
 
@@ -88,7 +87,7 @@ pub(crate) fn start(
         let last = said.lines().last().unwrap_or("it ended without a word");
         return Err(io::Error::other(format!("{last} (see {})", log.display())));
     }
-    match screen.filter(|screen| screen.vnc.unwrap_or(true)) {
+    match screen.filter(|screen| screen.has_vnc()) {
         Some(_) => ask(&socket(domid), "query-vnc", &json!({}), patience).and_then(|answer| viewed(&answer).map(Some)),
         None => Ok(None),
     }
@@ -160,7 +159,7 @@ fn arguments(domid: DomId, name: &str, screen: Option<&Screen>) -> Vec<OsString>
     if screen.password.is_some() {
         add(&["-object", "secret,id=vnc,file=/dev/stdin"]);
     }
-    if screen.vnc.unwrap_or(true) {
+    if screen.has_vnc() {
         add(&["-vnc", &vnc(screen)]);
     }
     list
@@ -172,14 +171,14 @@ fn one_value(text: &str) -> String {
 }
 
 fn vnc(screen: &Screen) -> String {
-    let address = screen.listen.map_or("127.0.0.1".to_owned(), |address| match address {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("[{address}]"),
-    });
-    let number = screen.display.unwrap_or(0);
+    let address = match screen.address() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let number = screen.number();
     let mut spec = format!("{address}:{number}");
-    if screen.unused.unwrap_or(true) {
-        let last = number.saturating_add(NUMBERS).min(u16::MAX - VNC);
+    if screen.takes_any() {
+        let last = number.saturating_add(NUMBERS).min(u16::MAX - VNC_PORT);
         // Writing to a string cannot fail.
         let _ = write!(spec, ",to={last}");
     }

@@ -21,7 +21,7 @@ pub struct Bundle {
 pub fn export(archive: &Path, files: &[PathBuf]) -> Result<()> {
     let bundle = Unfinished::new(archive);
     let mut names = BTreeSet::new();
-    let mut arguments = vec![packing(archive).to_owned(), text(&bundle.path)?.to_owned()];
+    let mut arguments = vec![format!("-cS{}f", packer(archive)), text(&bundle.path)?.to_owned()];
     for file in files {
         let path = std::path::absolute(file).with_context(|| format!("where {} is", file.display()))?;
         let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
@@ -64,7 +64,12 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
         .context("making a folder to unpack in")?;
     must(program(
         "tar",
-        [unpacking(archive), text(archive)?, "-C", text(staging.path())?],
+        [
+            &format!("-xo{}f", packer(archive)),
+            text(archive)?,
+            "-C",
+            text(staging.path())?,
+        ],
     ))
     .with_context(|| format!("unpacking {}", archive.display()))?;
     let mut found = Vec::new();
@@ -105,22 +110,13 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
     Ok(bundle)
 }
 
-/// Not every `tar` tells by itself how an archive is packed.
-fn unpacking(archive: &Path) -> &'static str {
+/// The letter by which `tar` knows how an archive is packed; not every one tells by itself.
+fn packer(archive: &Path) -> &'static str {
     match kind(archive) {
-        "bz2" | "tbz" | "tbz2" => "-xojf",
-        "gz" | "tgz" => "-xozf",
-        "xz" | "txz" => "-xoJf",
-        _ => "-xof",
-    }
-}
-
-fn packing(archive: &Path) -> &'static str {
-    match kind(archive) {
-        "bz2" | "tbz" | "tbz2" => "-cSjf",
-        "gz" | "tgz" => "-cSzf",
-        "xz" | "txz" => "-cSJf",
-        _ => "-cSf",
+        "bz2" | "tbz" | "tbz2" => "j",
+        "gz" | "tgz" => "z",
+        "xz" | "txz" => "J",
+        _ => "",
     }
 }
 

@@ -5,15 +5,12 @@
 
 use crate::fstab::{Names, fitted};
 use crate::tools::{must, program, run, text};
-use crate::{Identity, Inside, Unfinished, copy, make};
+use crate::{Identity, Inside, Unfinished, copy, make, qcow2};
 use anyhow::{Context, Result, bail};
 use ferroxen_bootloader::{Root, find_root};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-
-/// The images of QEMU's own format begin so.
-const QCOW: &[u8] = b"QFI\xfb";
 
 /// Makes an image of the root file system in `disk`: a raw disk or an image of one, with partitions or without, that
 /// nobody uses. Gives the lines of `/etc/fstab` that were put aside, since they name what is not in the image.
@@ -27,7 +24,7 @@ pub fn take_over(
     mut progress: impl FnMut(&str),
 ) -> Result<Vec<String>> {
     let doing = || format!("taking over {}", disk.display());
-    if magic(disk).with_context(doing)? == QCOW {
+    if magic(disk).with_context(doing)? == qcow2::MAGIC {
         bail!(
             "{0} is in QEMU's own format: `qemu-img convert -O raw {0} {0}.raw` (package qemu-utils) makes a disk of it",
             disk.display()
@@ -67,6 +64,8 @@ pub fn take_over(
 
 fn magic(disk: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(disk)?.take(QCOW.len() as u64).read_to_end(&mut bytes)?;
+    File::open(disk)?
+        .take(qcow2::MAGIC.len() as u64)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+/// What the format's files begin with.
+pub(crate) const MAGIC: &[u8] = b"QFI\xfb";
 /// Bytes of a cluster, which everything in the file comes in.
 pub(crate) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 const CLUSTER_BITS: u32 = 16;
@@ -44,7 +46,7 @@ pub(crate) fn overlay(file: &File, below: &str, size: u64, clusters: &Clusters) 
     let write = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).context("writing the overlay");
 
     let name_at = u64::from(HEADER_LENGTH) + 24;
-    let mut header = b"QFI\xfb".to_vec();
+    let mut header = MAGIC.to_vec();
     header.extend(3_u32.to_be_bytes());
     header.extend(name_at.to_be_bytes());
     header.extend(u32::try_from(below.len())?.to_be_bytes());

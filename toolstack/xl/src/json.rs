@@ -59,10 +59,10 @@ pub fn nic(vif: &Vif) -> String {
 }
 
 /// One running domain's configuration.
-pub fn running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId, kept: Option<u16>) -> String {
+pub fn running(tools: &Toolstack, info: &Getdomaininfo, domid: DomId, keeps_domid: bool) -> String {
     let mut value = of_running(tools, info, domid);
-    if let Some(domid) = kept {
-        value["c_info"]["domid"] = domid.into();
+    if keeps_domid {
+        describe::number(&mut value, domid);
     }
     pretty(&value)
 }

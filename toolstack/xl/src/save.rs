@@ -103,12 +103,11 @@ pub fn save(args: &Save) -> anyhow::Result<()> {
 pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>, keeps_domid: bool) -> anyhow::Result<Head> {
     let info = tools.hypervisor.domain(domid)?.context("the domain has gone")?;
     let uuid = uuid::Uuid::from_bytes(info.handle);
-    let kept = keeps_domid.then_some(domid.raw());
     let config = match file {
         Some(file) => {
             let mut loaded = load(file, &[])?;
             loaded.become_domain(uuid, &tools.name(domid));
-            loaded.config.domid = kept;
+            loaded.config.domid = keeps_domid.then_some(domid.raw());
             json::configs(&[loaded])
         }
         None => {
@@ -118,7 +117,7 @@ pub fn head(tools: &Toolstack, domid: DomId, file: Option<&Path>, keeps_domid: b
                     domid.raw()
                 );
             }
-            json::running(tools, &info, domid, kept)
+            json::running(tools, &info, domid, keeps_domid)
         }
     };
     Ok(Head { config })

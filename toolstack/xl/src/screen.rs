@@ -5,13 +5,11 @@ use clap::Args;
 use ferroxen_domains::{Toolstack, qemu};
 use ferroxen_words::DomId;
 use ferroxen_xenstore::Store as _;
+use ferroxen_xlconfig::VNC_PORT;
 use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-
-/// Ports of VNC servers begin here.
-const VNC: u16 = 5900;
 
 #[derive(Debug, Args)]
 pub struct VncViewer {
@@ -46,7 +44,7 @@ pub fn view(tools: &Toolstack, domid: DomId, autopass: bool) -> anyhow::Result<(
     };
     let port = read("vnc-port")?
         .and_then(|port| port.parse().ok())
-        .map(|port: u16| port.checked_sub(VNC));
+        .map(|port: u16| port.checked_sub(VNC_PORT));
     let (Some(listen), Some(Some(number))) = (read("vnc-listen")?, port) else {
         bail!("it has no screen that can be seen: its configuration would have vfb = [ \"vnc=1\" ]");
     };

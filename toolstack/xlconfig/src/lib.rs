@@ -36,7 +36,7 @@ pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, VirtualDisk};
 pub use host::{PoolConfig, XlConf, parse_pool, parse_xl_conf};
 pub use model::{Action, Bootloader, DomainConfig, DomainType, TscMode, check_name};
 pub use passing::{IoMemory, Ports};
-pub use qemu::{Screen, Share};
+pub use qemu::{Screen, Share, VNC_PORT};
 pub use source::{Notice, Problem, Source};
 pub use sxp::HostConfig;
 pub use value::Value;

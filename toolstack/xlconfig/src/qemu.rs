@@ -1,7 +1,7 @@
 //! What QEMU serves to a PV domain, as xl.cfg(5) writes it: folders of the host (`p9`), and a screen with a keyboard (`vfb`).
 
 use crate::disk::SpecError;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -31,10 +31,34 @@ pub struct Screen {
     pub keymap: Option<String>,
 }
 
+impl Screen {
+    /// Whether there is a VNC server.
+    pub fn has_vnc(&self) -> bool {
+        self.vnc.unwrap_or(true)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> IpAddr {
+        self.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// Its number, or the first that may be.
+    pub fn number(&self) -> u16 {
+        self.display.unwrap_or(0)
+    }
+
+    /// Whether a higher number will do.
+    pub fn takes_any(&self) -> bool {
+        self.unused.unwrap_or(true)
+    }
+}
+
+/// The port of the VNC server with the number 0.
+pub const VNC_PORT: u16 = 5900;
 /// The longest tag: a name of the guest's xenstore and an option of QEMU.
 const LONGEST_TAG: usize = 31;
 /// The highest number of a VNC server, so that its port is one.
-const LAST_DISPLAY: u16 = u16::MAX - 5900;
+const LAST_DISPLAY: u16 = u16::MAX - VNC_PORT;
 
 /// Reads one element of `p9 = [...]`.
 pub fn share(spec: &str) -> Result<Share, SpecError> {
