@@ -1,5 +1,6 @@
 //! Copies that cost what they differ by, where the host's file system can do that.
 
+use crate::identity::HostKeys;
 use crate::{Identity, Inside, Unfinished};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
@@ -23,8 +24,8 @@ pub fn clone(source: &Path, target: &Path, identity: &Identity) -> Result<Way> {
     let image = Unfinished::new(target);
     let way = contents(source, &image.path)?;
     let inside = Inside::of(&image.path);
-    if inside.has("/etc") {
-        inside.become_own(identity)?;
+    if let Some(own) = inside.own(identity, HostKeys::OneNow)? {
+        inside.make(&own)?;
     }
     image.finish()?;
     Ok(way)

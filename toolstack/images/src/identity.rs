@@ -31,9 +31,25 @@ pub struct Identity {
     pub expire_password: bool,
 }
 
+/// Who makes the keys by which a machine is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostKeys {
+    /// We, all of them.
+    Now,
+    /// We one, and the machine itself the others before its sshd starts, if it has systemd: the primes of RSA take a second
+    /// or several, and a clone is to be there at once.
+    OneNow,
+}
+
 const PRIVATE: u32 = 0o600;
-/// Kinds of keys by which a machine is known. Nobody takes the second any more.
-const KEYS: [&str; 4] = ["rsa", "dsa", "ecdsa", "ed25519"];
+/// Kinds of keys, those that take least first.
+const KEYS: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
+/// Nobody takes it any more.
+const OLD_KEY: &str = "dsa";
+const SSHD: &str = "/lib/systemd/system/ssh.service";
+/// What makes the other keys, and by what it is started.
+const KEYS_UNIT: &str = "/etc/systemd/system/clone-host-keys.service";
+const KEYS_WANTED: &str = "/etc/systemd/system/ssh.service.wants/clone-host-keys.service";
 /// The unit that reads `/etc/systemd/network`; Debian has it, and does not start it.
 const NETWORKD: &str = "/lib/systemd/system/systemd-networkd.service";
 /// What names cards after their places.
@@ -41,10 +57,11 @@ const UDEV: &str = "/lib/udev/rules.d";
 /// What reads `/etc/network/interfaces`, if it is there.
 const IFUPDOWN: &str = "/sbin/ifup";
 /// What is made anew depends on what there is of these, and of the keys.
-const LOOKED_AT: [&str; 14] = [
+const LOOKED_AT: [&str; 16] = [
     UDEV,
     NETWORKD,
     IFUPDOWN,
+    SSHD,
     "/etc",
     "/etc/hosts",
     "/etc/network",
@@ -54,6 +71,7 @@ const LOOKED_AT: [&str; 14] = [
     "/etc/systemd/network",
     "/etc/systemd/system",
     "/etc/systemd/system/multi-user.target.wants",
+    "/etc/systemd/system/ssh.service.wants",
     "/root",
     "/root/.ssh",
 ];
@@ -65,7 +83,7 @@ fn key(kind: &str) -> String {
 /// What [`identify`] and [`renew_host_keys`] have to know of an image.
 pub(crate) fn looked_at() -> Vec<String> {
     let paths = LOOKED_AT.into_iter().map(str::to_owned);
-    paths.chain(KEYS.map(key)).collect()
+    paths.chain(KEYS.map(key)).chain([key(OLD_KEY)]).collect()
 }
 
 /// What `identity` sets.
@@ -126,25 +144,49 @@ fn set_network(network: &Network, edits: &mut Edits) {
 }
 
 /// Keys that another machine has, too, prove nothing.
-pub(crate) fn renew_host_keys(edits: &mut Edits) -> Result<()> {
-    for kind in KEYS {
-        let path = key(kind);
-        if !edits.found.contains_key(&path) {
-            continue;
-        }
-        if kind == "dsa" {
-            edits.remove(&path);
-            edits.remove(&format!("{path}.pub"));
-            continue;
-        }
-        let folder = tempfile::tempdir().context("making a temporary folder")?;
+pub(crate) fn renew_host_keys(who: HostKeys, edits: &mut Edits) -> Result<()> {
+    let has = |path: &str, edits: &Edits| edits.found.contains_key(path);
+    let kinds = KEYS.into_iter().filter(|kind| has(&key(kind), edits));
+    let (mut now, mut later): (Vec<_>, Vec<_>) = (kinds.collect(), Vec::new());
+    if who == HostKeys::OneNow && has(SSHD, edits) {
+        later = now.split_off(now.len().min(1));
+    }
+    let removed = later.iter().copied().chain([OLD_KEY]).map(key);
+    for path in removed.filter(|path| has(path, edits)).collect::<Vec<_>>() {
+        edits.remove(&format!("{path}.pub"));
+        edits.remove(&path);
+    }
+    for kind in now {
+        let (path, folder) = (key(kind), tempfile::tempdir().context("making a temporary folder")?);
         let new = folder.path().join("key");
         must(program("ssh-keygen", ["-q", "-N", "", "-t", kind, "-f", text(&new)?]))?;
         edits.write(&path, &fs::read(&new).context("reading the key")?, PRIVATE);
         let public = fs::read(new.with_extension("pub")).context("reading the key")?;
         edits.write(&format!("{path}.pub"), &public, PUBLIC);
     }
+    if !later.is_empty() {
+        edits.write(KEYS_UNIT, keys_unit(&later).as_bytes(), PUBLIC);
+        // What `systemctl enable` does.
+        edits.link(KEYS_WANTED, KEYS_UNIT);
+    }
     Ok(())
+}
+
+/// Started before each sshd, and runs if a key is not there.
+fn keys_unit(kinds: &[&str]) -> String {
+    let missing = kinds
+        .iter()
+        .map(|kind| format!("ConditionPathExists=|!{}\n", key(kind)));
+    let made = kinds.iter().map(|kind| {
+        let path = key(kind);
+        format!("ExecStart=/bin/sh -c '[ -e {path} ] || ssh-keygen -q -N \"\" -t {kind} -f {path}'\n")
+    });
+    format!(
+        "[Unit]\nDescription=SSH host keys that a clone makes itself\nBefore=ssh.service\n{}\n\
+         [Service]\nType=oneshot\n{}",
+        missing.collect::<String>(),
+        made.collect::<String>()
+    )
 }
 
 /// The host's own name stands for the loopback, as Debian's installer has it.

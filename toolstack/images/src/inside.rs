@@ -4,7 +4,7 @@
 //! is asked in one run, all that is to be changed is changed in another, and a third sees whether it has.
 
 use crate::Identity;
-use crate::identity::{identify, looked_at, renew_host_keys};
+use crate::identity::{HostKeys, identify, looked_at, renew_host_keys};
 use crate::tools::{must, program, text};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,20 +114,26 @@ impl Inside {
         Ok(self.look(&[path])?.remove(path))
     }
 
-    /// Makes it a machine of its own: another id, other keys, and what `identity` says.
+    /// Makes a system a machine of its own: another id, other keys, and what `identity` says. Anything else stays as it is.
     pub fn become_own(&self, identity: &Identity) -> Result<()> {
-        self.make(&self.own(identity)?)
+        match self.own(identity, HostKeys::Now)? {
+            Some(edits) => self.make(&edits),
+            None => Ok(()),
+        }
     }
 
-    /// What makes it a machine of its own.
-    pub(crate) fn own(&self, identity: &Identity) -> Result<Edits> {
+    /// What makes it a machine of its own, if it holds a system.
+    pub(crate) fn own(&self, identity: &Identity, keys: HostKeys) -> Result<Option<Edits>> {
         let mut edits = Edits::new(self.look_around()?);
+        if !edits.found.contains_key("/etc") {
+            return Ok(None);
+        }
         let id = format!("{}\n", ferroxen_uuids::fresh().simple());
         edits.write("/etc/machine-id", id.as_bytes(), PUBLIC);
         edits.remove("/var/lib/dbus/machine-id");
-        renew_host_keys(&mut edits)?;
+        renew_host_keys(keys, &mut edits)?;
         identify(identity, &mut edits)?;
-        Ok(edits)
+        Ok(Some(edits))
     }
 
     /// Sets what is given.

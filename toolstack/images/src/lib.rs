@@ -13,6 +13,7 @@ mod fstab;
 mod identity;
 mod inside;
 mod make;
+mod metadata;
 mod moved;
 mod overlay;
 mod qcow2;

@@ -1,12 +1,14 @@
 //! Clones that take no room and no time where files cannot share blocks: an image of QEMU's that stands on the template.
 //!
-//! debugfs cannot write to such an image. So it gets a copy of the file system's metadata alone (e2image(8) makes one at
-//! once), and changes that; what it has changed there, block by block, is what the clone differs by.
+//! debugfs cannot write to such an image. So it gets a copy of the file system's metadata alone, and changes that; what it
+//! has changed there, block by block, is what the clone differs by.
 
+use crate::identity::HostKeys;
 use crate::inside::Inside;
+use crate::metadata::Metadata;
 use crate::qcow2::{self, CLUSTER, Clusters};
-use crate::tools::{must, program, text};
-use crate::{Identity, Unfinished, copy};
+use crate::tools::text;
+use crate::{Identity, Unfinished};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
@@ -20,21 +22,24 @@ use std::path::Path;
 /// From then on the template must not change: it loses its permission to be written to, by which the other steps know.
 pub fn overlay(template: &Path, target: &Path, identity: &Identity) -> Result<()> {
     let template = fs::canonicalize(template).with_context(|| format!("finding {}", template.display()))?;
-    let system = Inside::of(&template);
-    if !system.has("/etc") {
+    let Some(own) = Inside::of(&template).own(identity, HostKeys::OneNow)? else {
         bail!("{} holds no system in ext2 to ext4", template.display());
-    }
+    };
+    let below = File::open(&template).with_context(|| format!("opening {}", template.display()))?;
+    let size = below.metadata().context("looking at the template")?.len();
+    let metadata =
+        Metadata::of(&below).with_context(|| format!("looking for what to copy of {}", template.display()))?;
     let folder = tempfile::tempdir().context("making a temporary folder")?;
-    let [before, after] = ["before", "after"].map(|name| folder.path().join(name));
-    must(program("e2image", ["-r", text(&template)?, text(&before)?]))?;
-    copy::contents(&before, &after)?;
-    Inside::of(&after).make(&system.own(identity)?)?;
+    let copy = folder.path().join("metadata");
+    let after = File::create_new(&copy).context("making a temporary file")?;
+    after.set_len(size).context("making a temporary file")?;
+    metadata.copy(&below, &after)?;
+    Inside::of(&copy).make(&own)?;
 
     let image = Unfinished::new(target);
     let file = File::create(&image.path).with_context(|| format!("making {}", image.path.display()))?;
-    let below = File::open(&template).with_context(|| format!("opening {}", template.display()))?;
-    let size = below.metadata().context("looking at the template")?.len();
-    let changes = changes(&before, &after, &below, size).context("finding what has changed")?;
+    let after = File::open(&copy).context("opening a temporary file")?;
+    let changes = changes(&metadata, &after, &below, size).context("finding what has changed")?;
     qcow2::overlay(&file, text(&template)?, size, &changes)?;
     let mode = fs::metadata(&template)
         .context("looking at the template")?
@@ -45,38 +50,35 @@ pub fn overlay(template: &Path, target: &Path, identity: &Identity) -> Result<()
 }
 
 /// The clusters that have a changed block, all else in them as it is `below`.
-fn changes(before: &Path, after: &Path, below: &File, size: u64) -> io::Result<Clusters> {
-    /// Where an ext file system has `s_log_block_size`.
-    const BLOCK_SIZE: u64 = 1024 + 0x18;
-    let mut shift = [0; 4];
-    below.read_exact_at(&mut shift, BLOCK_SIZE)?;
-    let block = 1024_usize
-        .checked_shl(u32::from_le_bytes(shift))
-        .filter(|block| (1024..=CLUSTER as usize).contains(block));
-    // What is changed is changed by whole blocks.
-    let block_size = block.ok_or(io::ErrorKind::InvalidData)?;
-    let (before, after) = (File::open(before)?, File::open(after)?);
+fn changes(metadata: &Metadata, after: &File, below: &File, size: u64) -> io::Result<Clusters> {
     let len = CLUSTER as usize;
     let (mut old, mut new) = (vec![0; len], vec![0; len]);
     let mut changes = Clusters::new();
     let mut at = 0;
     while at < size {
-        at = match seek(&after, SeekFrom::Data(at)) {
+        at = match seek(after, SeekFrom::Data(at)) {
             Err(Errno::NXIO) => break,
             other => other? / CLUSTER * CLUSTER,
         };
-        read(&before, &mut old, at)?;
-        read(&after, &mut new, at)?;
-        if old != new {
-            let mut cluster = vec![0; len];
-            read(below, &mut cluster, at)?;
-            for start in (0..len).step_by(block_size) {
-                let block = start..start + block_size;
-                if old[block.clone()] != new[block.clone()] {
-                    cluster[block.clone()].copy_from_slice(&new[block]);
-                }
+        read(below, &mut old, at)?;
+        read(after, &mut new, at)?;
+        let mut is_changed = false;
+        let blocks = new
+            .chunks_exact(metadata.block_size)
+            .zip(old.chunks_exact_mut(metadata.block_size));
+        for (number, (new, old)) in (at / metadata.block_size as u64..).zip(blocks) {
+            // What was not copied was nothing, until it was written.
+            let is_written = match metadata.holds(number) {
+                true => new != old,
+                false => new.iter().any(|byte| *byte != 0),
+            };
+            if is_written {
+                old.copy_from_slice(new);
+                is_changed = true;
             }
-            changes.insert(at / CLUSTER, cluster);
+        }
+        if is_changed {
+            changes.insert(at / CLUSTER, old.clone());
         }
         at += CLUSTER;
     }

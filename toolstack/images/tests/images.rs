@@ -99,6 +99,48 @@ fn a_clone_is_a_machine_of_its_own() {
     check(&template).unwrap();
 }
 
+/// A clone is there at once, so it makes itself what takes long, if it can; nobody keeps a key that is another machine's.
+#[test]
+fn a_clone_makes_its_rsa_key_itself_if_something_starts_that() {
+    let folder = tempfile::tempdir().unwrap();
+    system(folder.path());
+    let root = folder.path().join("root");
+    let key = |kind: &str| format!("/etc/ssh/ssh_host_{kind}_key");
+    for kind in ["rsa", "ecdsa", "dsa"] {
+        fs::write(root.join(&key(kind)[1..]), "private\n").unwrap();
+        fs::write(root.join(format!("etc/ssh/ssh_host_{kind}_key.pub")), "public\n").unwrap();
+    }
+    let template = folder.path().join("with-rsa.img");
+    let (unit, wanted) = (
+        "/etc/systemd/system/clone-host-keys.service",
+        "/etc/systemd/system/ssh.service.wants/clone-host-keys.service",
+    );
+    for has_systemd in [false, true] {
+        if has_systemd {
+            let sshd = root.join("lib/systemd/system/ssh.service");
+            fs::create_dir_all(sshd.parent().unwrap()).unwrap();
+            fs::write(&sshd, "[Service]\n").unwrap();
+        }
+        build(&template, 16 * MIB, &Origin::Folder(root.clone()), |_| {}).unwrap();
+        let copy = folder.path().join("copy.img");
+        clone(&template, &copy, &Identity::default()).unwrap();
+        let has = |path: &str| Inside::of(&copy).has(path);
+        assert!(read(&copy, &key("ed25519")).contains("PRIVATE KEY"));
+        for kind in ["rsa", "ecdsa"] {
+            assert_eq!(read(&copy, &key(kind)).contains("PRIVATE KEY"), !has_systemd);
+            assert_eq!(has(&key(kind)), !has_systemd, "{kind}");
+        }
+        assert!(!has(&key("dsa")) && !has("/etc/ssh/ssh_host_dsa_key.pub"));
+        assert_eq!(has(wanted), has_systemd);
+        let made = read(&copy, unit);
+        assert_eq!(
+            made.contains("[ -e /etc/ssh/ssh_host_rsa_key ] || ssh-keygen"),
+            has_systemd,
+            "{made}"
+        );
+    }
+}
+
 /// What an image of QEMU's that stands on `below` reads as: by the format's own tables, as QEMU goes through them.
 fn flattened(overlay: &Path, below: &Path) -> Vec<u8> {
     const CLUSTER: usize = 1 << 16;

@@ -320,11 +320,7 @@ fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure)
     may_write(file, sure)?;
     let identity = set.identity()?;
     ferroxen_images::build(file, bytes(size), origin, steps())?;
-    let inside = Inside::of(file);
-    match inside.has("/etc") {
-        true => inside.become_own(&identity),
-        false => Ok(()),
-    }
+    Inside::of(file).become_own(&identity)
 }
 
 /// What a configuration needs to start it.
