@@ -120,6 +120,9 @@ fn from_here(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path) -> Res
         let _ = image::let_go(&*tools.host, &device.path);
     }
     written?;
+    device
+        .keep(&*tools.host)
+        .doing(|| format!("keeping {}", device.path.display()))?;
     tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
 }
 

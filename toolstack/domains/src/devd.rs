@@ -221,7 +221,9 @@ impl<'a> Devd<'a> {
             // The complaint about the nodes is the one worth reading.
             let _ = image::let_go(self.host, node);
         }
-        told.map(|()| Connected::Disk(node))
+        told?;
+        device.keep(self.host).doing(doing)?;
+        Ok(Connected::Disk(node))
     }
 
     fn disconnect(&mut self, back: &str) -> Result<Option<String>> {

@@ -9,6 +9,7 @@ use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::Screen;
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,11 @@ use std::process::{Command, ExitStatus};
 
 /// Domain 0's kernel, as far as we ask it for things. Tests have one that can be made to fail.
 pub trait Host: Debug + Sync {
-    /// Binds an image to a free loop device; gives its path.
-    fn attach_loop(&self, image: &Path, access: loopdev::Access) -> io::Result<PathBuf>;
+    /// Binds an image to a free loop device; gives its path, and the device, which is free again when nobody has it open.
+    fn attach_loop(&self, image: &Path, access: loopdev::Access) -> io::Result<(PathBuf, File)>;
+
+    /// Has it stay bound until [`Host::detach_loop`].
+    fn keep_loop(&self, device: &File) -> io::Result<()>;
 
     /// The major and minor number of a device.
     fn device_number(&self, device: &Path) -> io::Result<(u32, u32)>;
@@ -86,8 +90,12 @@ impl Host for Linux {
         hotplug::run(script, patience)
     }
 
-    fn attach_loop(&self, image: &Path, access: loopdev::Access) -> io::Result<PathBuf> {
+    fn attach_loop(&self, image: &Path, access: loopdev::Access) -> io::Result<(PathBuf, File)> {
         loopdev::attach(image, access)
+    }
+
+    fn keep_loop(&self, device: &File) -> io::Result<()> {
+        loopdev::keep(device)
     }
 
     fn device_number(&self, device: &Path) -> io::Result<(u32, u32)> {

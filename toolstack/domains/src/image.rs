@@ -8,6 +8,7 @@ use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Result as StoreResult, Store};
 use ferroxen_xlconfig::{Disk, DiskAccess, DiskBackend, DiskFormat};
+use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,15 @@ pub(crate) struct Device {
     pub number: String,
     /// What was set up so that there is a device.
     pub made: Option<Made>,
+    /// The loop device, which goes with the last who has it open: with us, if we are killed.
+    held: Option<File>,
+}
+
+impl Device {
+    /// Has it stay when we are gone: it is noted by now who is to let it go.
+    pub(crate) fn keep(&self, host: &dyn Host) -> std::io::Result<()> {
+        self.held.as_ref().map_or(Ok(()), |device| host.keep_loop(device))
+    }
 }
 
 /// A device that ours alone is.
@@ -74,36 +84,35 @@ pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk, owner: &str) -> 
             number: device_number(host, target).doing(what)?,
             path: target.to_owned(),
             made: None,
+            held: None,
         });
     }
     let access = match disk.access {
         DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
         DiskAccess::ReadWrite | DiskAccess::Shared => loopdev::Access::ReadWrite,
     };
-    let (made, path) = match qemu_format(disk) {
+    let (made, path, held) = match qemu_format(disk) {
         Some(format) => {
             let served = host.attach_nbd(target, format, access, owner);
-            (
-                Made::Nbd,
-                served.doing(|| format!("setting up an nbd device for {}", target.display())),
-            )
+            let path = served.doing(|| format!("setting up an nbd device for {}", target.display()))?;
+            (Made::Nbd, path, None)
         }
         None => {
             let looped = host.attach_loop(target, access);
             let looped = looped.doing(|| format!("setting up a loop device for {}", target.display()));
-            let hinted = looped.map_err(|error| match error.errno() {
+            let (path, device) = looped.map_err(|error| match error.errno() {
                 Some(2) => error.way_out("is the module loaded? (`modprobe loop`)"),
                 _ => error,
-            });
-            (Made::Loop, hinted)
+            })?;
+            (Made::Loop, path, Some(device))
         }
     };
-    let path = path?;
     match device_number(host, &path) {
         Ok(number) => Ok(Device {
             path,
             number,
             made: Some(made),
+            held,
         }),
         Err(error) => {
             // The complaint that led here is the one worth reading.

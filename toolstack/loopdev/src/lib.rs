@@ -1,9 +1,11 @@
 //! Linux' loop devices: an image file as a block device.
 //!
-//! [`attach`] finds a free device and binds a file to it; [`detach`] undoes that, at the latest when the last
-//! user closes the device; [`resize`] takes notice of a file that has grown. Nothing here has heard of Xen.
+//! [`attach`] finds a free device and binds a file to it, for as long as somebody has the device open; who wants it to stay
+//! says so with [`keep`], when it is noted somewhere who is to let it go. Whoever is killed in between leaves nothing.
+//! [`detach`] lets it go, at the latest when the last user closes the device; [`resize`] takes notice of a file that has
+//! grown. Nothing here has heard of Xen.
 //!
-//! UNSAFETY: four `ioctl`s that take a number or a pointer to one structure. (The published crates for
+//! UNSAFETY: six `ioctl`s that take a number or a pointer to one structure. (The published crates for
 //! loop devices generate their bindings at build time, which needs libclang.)
 
 use std::fs::{File, OpenOptions};
@@ -44,10 +46,13 @@ const _: () = assert!(size_of::<LoopInfo64>() == 232 && size_of::<LoopConfig>() 
 const _: () = assert!(offset_of!(LoopInfo64, file_name) == 56 && offset_of!(LoopConfig, info) == 8);
 
 const LOOP_CLR_FD: u64 = 0x4c01;
+const LOOP_SET_STATUS64: u64 = 0x4c04;
+const LOOP_GET_STATUS64: u64 = 0x4c05;
 const LOOP_SET_CAPACITY: u64 = 0x4c07;
 const LOOP_CONFIGURE: u64 = 0x4c0a;
 const LOOP_CTL_GET_FREE: u64 = 0x4c82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
 /// Whether the device may be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,8 +66,8 @@ pub enum Access {
 /// How often a free device may be snatched by somebody else before that is an error.
 const ATTEMPTS: u32 = 64;
 
-/// Binds `image` to a free loop device and gives that device's path.
-pub fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
+/// Binds `image` to a free loop device and gives that device, with its path. The last who closes it lets the image go.
+pub fn attach(image: &Path, access: Access) -> io::Result<(PathBuf, File)> {
     let backing = OpenOptions::new()
         .read(true)
         .write(access == Access::ReadWrite)
@@ -79,13 +84,23 @@ pub fn attach(image: &Path, access: Access) -> io::Result<PathBuf> {
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open_device(&path, access)?;
         match configure(&device, &backing, image, access) {
-            Ok(()) => return Ok(path),
+            Ok(()) => return Ok((path, device)),
             // Somebody else took it in between.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => last = error,
             Err(error) => return Err(error),
         }
     }
     Err(last)
+}
+
+/// From now on the image stays bound until [`detach`], whether anybody has the device open or not.
+pub fn keep(device: &File) -> io::Result<()> {
+    let mut info = blank_info();
+    // SAFETY: the request's structure, which is ours alone and lives across the call.
+    unsafe { ioctl(device, LOOP_GET_STATUS64, &raw mut info as usize) }?;
+    info.flags &= !LO_FLAGS_AUTOCLEAR;
+    // SAFETY: the request's structure, which lives across the call and is only read.
+    unsafe { ioctl(device, LOOP_SET_STATUS64, &raw const info as usize) }.map(drop)
 }
 
 /// Lets go of the file behind a loop device. While somebody has the device open, the kernel puts it off until
@@ -135,28 +150,36 @@ fn configure(device: &File, backing: &File, image: &Path, access: Access) -> io:
         fd: u32::try_from(backing.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
         block_size: 0,
         info: LoopInfo64 {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            sizelimit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags: if access == Access::ReadOnly {
-                LO_FLAGS_READ_ONLY
-            } else {
-                0
-            },
+            flags: LO_FLAGS_AUTOCLEAR
+                | match access {
+                    Access::ReadOnly => LO_FLAGS_READ_ONLY,
+                    Access::ReadWrite => 0,
+                },
             file_name,
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
+            ..blank_info()
         },
         reserved: [0; 8],
     };
     // SAFETY: the request's structure, which lives across the call and is only read; its descriptor is open.
     unsafe { ioctl(device, LOOP_CONFIGURE, &raw const config as usize) }.map(drop)
+}
+
+fn blank_info() -> LoopInfo64 {
+    LoopInfo64 {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        sizelimit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags: 0,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    }
 }
 
 /// # Safety

@@ -9,6 +9,7 @@ use ferroxen_loopdev::Access;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Client, Store as _};
 use ferroxen_xlconfig::Screen;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -41,12 +42,16 @@ impl Host for Rehearsed {
         Ok(ExitStatus::default())
     }
 
-    fn attach_loop(&self, _image: &Path, _access: Access) -> io::Result<PathBuf> {
+    fn attach_loop(&self, _image: &Path, _access: Access) -> io::Result<(PathBuf, File)> {
         let mut state = self.stage.call("attach_loop")?;
         // A path with a device number behind it, which the toolstack looks up.
         let path = PathBuf::from(format!("/dev/loop-rehearsal-{}", state.loops.len()));
         state.loops.insert(path.clone());
-        Ok(path)
+        Ok((path, File::open("/dev/null")?))
+    }
+
+    fn keep_loop(&self, _device: &File) -> io::Result<()> {
+        self.stage.call("keep_loop").map(drop)
     }
 
     fn device_number(&self, _device: &Path) -> io::Result<(u32, u32)> {

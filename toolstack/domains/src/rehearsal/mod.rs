@@ -291,7 +291,7 @@ fn a_domain_that_was_saved_may_keep_its_number() {
 }
 
 /// Whatever making a domain asks of the hypervisor and of Linux.
-const STEPS: [&str; 28] = [
+const STEPS: [&str; 29] = [
     "create_domain",
     "set_max_vcpus",
     "set_affinity",
@@ -313,6 +313,7 @@ const STEPS: [&str; 28] = [
     "set_vcpu_context",
     "map_grant_table",
     "attach_loop",
+    "keep_loop",
     "attach_nbd",
     "device_number",
     "add_bridge",
