@@ -122,6 +122,8 @@ pub struct Parts {
     pub ramdisk: PathBuf,
     /// The same with Debian's toolstack in place of ours.
     pub debian_ramdisk: Option<PathBuf>,
+    /// Debian's hypervisor.
+    pub debian_hypervisor: Option<PathBuf>,
     /// A Domain 0 on a disk of its own.
     pub debian_dom0: Option<DebianDom0>,
     /// A Domain 0 with a newer kernel.
@@ -190,6 +192,30 @@ impl Parts {
             root: Some(debian.disk),
             empty_disks: empty_disks.to_vec(),
             kernel_options: "console=hvc0 loglevel=6 rdinit=/init systemd.show_status=error".to_owned(),
+            ..self.clone()
+        })
+    }
+
+    /// The same machine with Debian's hypervisor and Debian's tools.
+    pub fn all_debians(&self) -> Result<Self> {
+        let hypervisor = self
+            .debian_hypervisor
+            .clone()
+            .context("there is no hypervisor of Debian's")?;
+        Ok(Self {
+            hypervisor,
+            ..self.with_debians_tools()?
+        })
+    }
+
+    /// The same machine with Debian's tools.
+    pub fn with_debians_tools(&self) -> Result<Self> {
+        let ramdisk = self
+            .debian_ramdisk
+            .clone()
+            .context("no ramdisk with Debian's tools was made")?;
+        Ok(Self {
+            ramdisk,
             ..self.clone()
         })
     }

@@ -114,6 +114,7 @@ impl Bench {
             kernel_options: KERNEL_OPTIONS.to_owned(),
             ramdisk: self.images.dom0.clone(),
             debian_ramdisk: None,
+            debian_hypervisor: None,
             debian_dom0: None,
             newer_dom0: None,
             built: None,

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ferroxen_stories::machine::{DebianDom0, NewerDom0, Parts};
-use ferroxen_stories::stories::{STORIES, Story};
+use ferroxen_stories::stories::{ON_REQUEST, STORIES, Story};
 
-use crate::bench::{Bench, Choice};
+use crate::bench::{self, Bench, Choice};
 use crate::check::JUDGEMENTS;
 use crate::conform;
 use crate::fuzz_guest;
@@ -268,6 +268,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Extras {
     medium: Option<PathBuf>,
     debian_ramdisk: Option<PathBuf>,
+    debian_hypervisor: Option<PathBuf>,
     debian_dom0: Option<DebianDom0>,
     newer_dom0: Option<NewerDom0>,
     built: Option<PathBuf>,
@@ -281,7 +282,11 @@ impl Extras {
             packages::require(&[Need::Iso], choice.yes)?;
             extras.medium = Some(iso::make()?);
         }
-        let (ramdisk, server) = (any_of(&["debian-xl"]), any_of(&["server"]));
+        if any_of(&["crosswise"]) {
+            packages::require(&[Need::StockXen], choice.yes)?;
+            extras.debian_hypervisor = Some(bench::stock_xen()?);
+        }
+        let (ramdisk, server) = (any_of(&["debian-xl", "crosswise"]), any_of(&["server"]));
         let (built, newer) = (any_of(&["disk", "stress"]), any_of(&["newer-kernel"]));
         // Each waits much for package managers.
         thread::scope(|scope| {
@@ -300,6 +305,7 @@ impl Extras {
     fn add_to(&self, parts: &mut Parts) {
         parts.medium.clone_from(&self.medium);
         parts.debian_ramdisk.clone_from(&self.debian_ramdisk);
+        parts.debian_hypervisor.clone_from(&self.debian_hypervisor);
         parts.debian_dom0.clone_from(&self.debian_dom0);
         parts.newer_dom0.clone_from(&self.newer_dom0);
         parts.built.clone_from(&self.built);
@@ -317,7 +323,10 @@ fn line_of(story: &Story) -> String {
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Story>> {
     if names.is_empty() {
-        return Ok(STORIES.iter().collect());
+        return Ok(STORIES
+            .iter()
+            .filter(|story| !ON_REQUEST.contains(&story.name))
+            .collect());
     }
     let known = || STORIES.iter().map(|story| story.name).collect::<Vec<_>>().join(", ");
     names

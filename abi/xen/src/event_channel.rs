@@ -60,6 +60,12 @@ operands! {
     Unmask { port: u32 } = 4;
     /// `evtchn_reset`
     Reset { dom: RawDomId } = 2;
+    /// `evtchn_init_control`
+    InitControl { control_gfn: u64, offset: u32, vcpu: u32, link_bits: u8, pad: [u8; 7] } = 24;
+    /// `evtchn_expand_array`
+    ExpandArray { array_gfn: u64 } = 8;
+    /// `evtchn_set_priority`
+    SetPriority { port: u32, priority: u32 } = 8;
     /// `evtchn_op`, of the old way to call: a command and the operands of any of the above.
     Op { cmd: u32, u: [u32; 6] } = 28;
 }

@@ -153,6 +153,7 @@ fn start_console(options: &Options<'_>) {
     }
     console::configure(options);
     crate::hypercall::domctl::configure(options);
+    crate::hypercall::event_fifo::configure(options.fifo_events);
 }
 
 fn settings(given: &Serial, usual: Settings) -> Settings {

@@ -25,6 +25,8 @@ pub enum Rank {
     Irqs = 35,
     /// A domain's event channels (two: lower domid first).
     Events = 40,
+    /// Queues of one domain's event channels.
+    EventQueues = 41,
     /// Page-table updates of one domain.
     PageTables = 42,
     /// A vcpu's own PV registers.

@@ -14,12 +14,7 @@ use crate::machine::Parts;
 const LONG: Duration = Duration::from_secs(180);
 
 pub(super) fn works(parts: &Parts) -> Result<()> {
-    let mut parts = parts.clone();
-    parts.ramdisk = parts
-        .debian_ramdisk
-        .clone()
-        .context("no ramdisk with Debian's tools was made")?;
-    let mut dom0 = Dom0::boot(&parts)?;
+    let mut dom0 = Dom0::boot(&parts.with_debians_tools()?)?;
     dom0.run("PATH=$PATH:/usr/lib/xen-4.17/bin")?;
     info_has_its_fields(&mut dom0)?;
     let list = dom0.run("xl list")?;

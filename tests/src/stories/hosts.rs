@@ -1,4 +1,5 @@
-//! Two hosts, a cable between them, and a disk that both have: a guest moves from one to the other while it writes.
+//! Two hosts, a cable between them, and a disk that both have: a guest moves from one to the other while it writes. And
+//! one of the hosts is all Debian's, hypervisor and tools: guests come from there and go there, by file and by cable.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -12,8 +13,8 @@ use crate::lan::until_listened;
 use crate::machine::{Cable, Parts};
 
 const NAME: &str = "nomad";
-/// The shared disk, in MiB.
-const DISK_MIB: u64 = 64;
+/// The shared disk, in MiB: room for a saved guest.
+const DISK_MIB: u64 = 128;
 /// How long it may take to send a whole guest on a slow machine.
 const WHOLE: Duration = Duration::from_secs(300);
 /// The addresses at the two ends of the cable, and where the second host receives guests.
@@ -25,40 +26,61 @@ const WRITER: &str = "n=0; while :; do n=$((n+1)); echo nomad-$n | dd of=/dev/xv
                       2>/dev/null || touch /tmp/bad; echo $n >/tmp/n; usleep 50000; done";
 
 pub(super) fn hand_a_guest_over(parts: &Parts) -> Result<()> {
-    let shared = parts.log.with_extension("shared.img");
+    on_hosts(parts, parts, over_the_cable)
+}
+
+/// What goes between our hypervisor with our tools and Debian's with Debian's.
+pub(super) fn go_crosswise(parts: &Parts) -> Result<()> {
+    on_hosts(parts, &parts.all_debians()?, to_and_fro)
+}
+
+/// Boots two hosts of these parts, joins them, and tells `story` of them.
+fn on_hosts(near: &Parts, far: &Parts, story: fn(&mut Dom0, &mut Dom0) -> Result<()>) -> Result<()> {
+    let shared = near.log.with_extension("shared.img");
     let blank = File::create(&shared).and_then(|file| file.set_len(DISK_MIB << 20));
     blank.with_context(|| format!("making {}", shared.display()))?;
-    let told = on_hosts(parts, &shared);
+    let told = on_joined_hosts(near, far, &shared, story);
     fs::remove_file(&shared)?;
     told
 }
 
-fn on_hosts(parts: &Parts, shared: &Path) -> Result<()> {
+fn on_joined_hosts(
+    near: &Parts,
+    far: &Parts,
+    shared: &Path,
+    story: fn(&mut Dom0, &mut Dom0) -> Result<()>,
+) -> Result<()> {
     let cables = Cable::new()?;
-    let [here, there] = &["a", "b"].map(|end| parts.log.with_extension(format!("{end}.log")));
-    let host = |cable: &Cable, log: &Path| Parts {
-        cable: Some(cable.clone()),
-        shared_disk: Some(shared.to_owned()),
-        memory_mib: 1024,
-        log: log.to_owned(),
-        ..parts.clone()
+    let boot = |parts: &Parts, cable: &Cable, end: &str| {
+        Dom0::boot(&Parts {
+            cable: Some(cable.clone()),
+            shared_disk: Some(shared.to_owned()),
+            memory_mib: 1024,
+            log: parts.log.with_extension(format!("{end}.log")),
+            ..parts.clone()
+        })
     };
-    let mut near = Dom0::boot(&host(&cables[0], here))?;
-    let mut far = Dom0::boot(&host(&cables[1], there))?;
+    let mut near = boot(near, &cables[0], "a")?;
+    let mut far = boot(far, &cables[1], "b")?;
     for (dom0, address) in [(&mut near, ENDS[0]), (&mut far, ENDS[1])] {
         dom0.run(&format!(
             "ip addr add {address}/24 dev eth1 && ip link set eth1 mtu 9000 up"
         ))?;
     }
     near.run(&format!("ping -c 1 -w 20 {}", ENDS[1]))?;
+    story(&mut near, &mut far)?;
+    far.power_off(PATIENCE)?;
+    near.power_off(PATIENCE)
+}
 
+fn over_the_cable(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     near.start_tiny(&Tiny::new(NAME).at("10.0.2.50").disk("phy:/dev/vdb,xvda,w"))?;
     let process = near.in_guest(NAME, "sleep 1000000 & echo $!", PATIENCE)?;
     let write = format!("echo '{WRITER}' >/tmp/w; sh /tmp/w & echo $!");
     let writer = near.in_guest(NAME, &write, PATIENCE)?;
-    is_not_taken_by_nobody(&mut near)?;
-    let (free, before) = (near.settled_free_memory()?, written(&mut near)?);
-    moves(&mut near, &mut far)?;
+    is_not_taken_by_nobody(near)?;
+    let (free, before) = (near.settled_free_memory()?, written(near)?);
+    moves(near, far)?;
 
     near.wait_until_gone(NAME, PATIENCE)?;
     let left = near.settled_free_memory()?;
@@ -67,7 +89,7 @@ fn on_hosts(parts: &Parts, shared: &Path) -> Result<()> {
         "the first host has {left} MiB free, and had {free} with the guest"
     );
     far.in_guest(NAME, &format!("kill -0 {}", process.trim()), PATIENCE)?;
-    let after = written(&mut far)?;
+    let after = written(far)?;
     ensure!(after > before, "{before} blocks were written before, {after} after");
     // Each block that it believes to have written is on the disk, whichever host it went through.
     let stop = format!(
@@ -83,9 +105,40 @@ fn on_hosts(parts: &Parts, shared: &Path) -> Result<()> {
     let lost = far.run_within(&lost, WHOLE)?;
     ensure!(lost.is_empty(), "of {last} blocks these are not on the disk: {lost}");
     far.run("for _ in $(seq 30); do ping -c 1 -W 1 10.0.2.50 >/dev/null && break; done; ping -c 1 -W 1 10.0.2.50")?;
-    far.destroy(NAME)?;
-    far.power_off(PATIENCE)?;
-    near.power_off(PATIENCE)
+    far.destroy(NAME)
+}
+
+/// From Debian's host to ours and back by files on the disk that both have, and then by cable, while it runs.
+fn to_and_fro(ours: &mut Dom0, debians: &mut Dom0) -> Result<()> {
+    debians.start_tiny(&Tiny::new(NAME).memory(96).at("10.0.2.50"))?;
+    let remember = "sleep 1000000 & echo $!; head -c 4000000 /dev/urandom >/tmp/r; md5sum </tmp/r";
+    let remembered = debians.in_guest(NAME, remember, PATIENCE)?;
+    let (process, sum) = remembered.split_once('\n').context("no process, or no sum")?;
+    let recall = format!("kill -0 {} && md5sum </tmp/r", process.trim());
+    let runs_on = |dom0: &mut Dom0| -> Result<()> {
+        let recalled = dom0.in_guest(NAME, &recall, PATIENCE)?;
+        ensure!(recalled.trim() == sum.trim(), "{recalled:?} is not {sum:?}");
+        dom0.run("for _ in $(seq 30); do ping -c 1 -W 1 10.0.2.50 >/dev/null && break; done; ping -c 1 -W 1 10.0.2.50")
+            .map(drop)
+    };
+    // Neither Linux knows what the other one wrote to the disk.
+    const SAVE: &str = "xl save nomad /dev/vdb && sync";
+    const RESTORE: &str = "blockdev --flushbufs /dev/vdb && xl restore /dev/vdb";
+    debians.run_within(SAVE, WHOLE)?;
+    ours.run_within(RESTORE, WHOLE)
+        .context("ours restores what Debian's saved")?;
+    runs_on(ours).context("restored by ours")?;
+    ours.run_within(SAVE, WHOLE)?;
+    debians
+        .run_within(RESTORE, WHOLE)
+        .context("Debian's restores what ours saved")?;
+    runs_on(debians).context("restored by Debian's")?;
+    // Debian's Xen does not log what a PV guest writes, so that its tools send only one that stands still.
+    debians.run_within(SAVE, WHOLE)?;
+    ours.run_within(RESTORE, WHOLE)?;
+    moves(ours, debians)?;
+    runs_on(debians).context("sent by ours while it ran")?;
+    debians.destroy(NAME)
 }
 
 /// How many blocks the guest has written.

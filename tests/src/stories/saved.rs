@@ -12,8 +12,11 @@ const NAME: &str = "stay";
 /// How long it may take to write or read a whole guest on a slow machine.
 const WHOLE: Duration = Duration::from_secs(120);
 
+/// With queues of events, which guests have that come from a Xen with them; other stories save guests without.
 pub(super) fn runs_on(parts: &Parts) -> Result<()> {
-    let mut dom0 = Dom0::boot(parts)?;
+    let mut parts = parts.clone();
+    parts.options.push_str(" fifo-events");
+    let mut dom0 = Dom0::boot(&parts)?;
     let free = dom0.settled_free_memory()?;
     dom0.run("dd if=/dev/zero of=/tmp/stay.img bs=1M count=0 seek=16 2>/dev/null")?;
     let guest = Tiny::new(NAME)
@@ -23,6 +26,9 @@ pub(super) fn runs_on(parts: &Parts) -> Result<()> {
     dom0.start_tiny(&guest)?;
     let process = dom0.in_guest(NAME, "sleep 1000000 & echo before >/tmp/word; echo $!", PATIENCE)?;
     let process: u32 = process.lines().last().unwrap_or_default().trim().parse()?;
+    const ASK: &str = "dmesg | grep -c 'Using FIFO-based ABI'";
+    dom0.run(ASK)?;
+    dom0.in_guest(NAME, ASK, PATIENCE)?;
 
     let number = dom0.run(&format!("xl domid {NAME}"))?;
     is_saved_and_gone(&mut dom0, free)?;

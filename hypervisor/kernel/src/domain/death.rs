@@ -33,7 +33,7 @@ pub fn destroy(domain: &Arc<Domain>) -> Progress {
         crate::sched::forget(&vcpu);
         vcpu.release_info();
     }
-    if crate::hypercall::event_channel::close_all(domain) == Progress::More
+    if crate::hypercall::event_channel::release_all(domain) == Progress::More
         || crate::hypercall::grant_table::release_all(domain) == Progress::More
     {
         return Progress::More;

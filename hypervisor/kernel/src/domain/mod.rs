@@ -15,6 +15,7 @@ pub mod list;
 pub mod vcpu;
 
 use crate::cpu::AtomicCpuSet;
+use crate::hypercall::event_fifo::{self, Fifo};
 use crate::lock::{Lock, Rank};
 use crate::memory::DomainMemory;
 use alloc::boxed::Box;
@@ -85,6 +86,8 @@ pub struct Domain {
     pub vcpus: spin::Once<Box<[Arc<Vcpu>]>>,
     /// Event channels.
     pub ports: Lock<PortTable>,
+    /// Their queues, if it has any.
+    pub fifo: Fifo,
     /// Grant table and maps.
     pub grants: Lock<GrantTable<Arc<Domain>>>,
     /// Physical interrupts.
@@ -148,6 +151,7 @@ impl Domain {
                 Rank::Events,
                 PortTable::new(port_limits(limits)).map_err(|_| Errno::ENOMEM)?,
             ),
+            fifo: Fifo::new(),
             grants: Lock::new(
                 Rank::Grants,
                 GrantTable::new(limits.grant_frames, limits.maptrack_frames).map_err(|_| Errno::ENOMEM)?,
@@ -193,6 +197,7 @@ impl Domain {
             vcpus.push(Arc::new(Vcpu::new(self, VcpuId(id))?));
         }
         self.vcpus.call_once(|| vcpus.into_boxed_slice());
+        event_fifo::offer_to_all(self)?;
         for vcpu in VcpuRef::all(self) {
             crate::sched::admit(&vcpu);
         }

@@ -83,6 +83,11 @@ impl InfoArea {
             && self.0.swap_u8::<{ vcpu_info::UPCALL_PENDING }>(1) == 0
     }
 
+    /// Says that something is pending, wherever. Whether nothing was before.
+    pub fn raise(self) -> bool {
+        self.0.swap_u8::<{ vcpu_info::UPCALL_PENDING }>(1) == 0
+    }
+
     /// Says that any port may be pending.
     pub fn select_all(self) {
         self.0.store_u64::<{ vcpu_info::PENDING_SEL }>(!0);

@@ -3,7 +3,7 @@
 //! A ring is carried out under the lock of the domain whose port it is, so that a port that is being closed is
 //! not rung any more. Two domains' locks are taken in domid order.
 
-use super::{Answer, Call};
+use super::{Answer, Call, event_fifo};
 use crate::cpu::{self, work};
 use crate::domain::death::Progress;
 use crate::domain::{self, Domain, Life, Vcpu, VcpuRef};
@@ -126,7 +126,9 @@ fn operate(call: &mut Call<'_>, command: u64, at: u64) -> Answer {
         }
         evtchnop::UNMASK => unmask(domain, Port::new(GuestPtr::<abi::Unmask>::new(at).read()?.port))?,
         evtchnop::RESET => return reset(call, GuestPtr::<abi::Reset>::new(at).read()?.dom),
-        // The FIFO ABI is left out: a guest that asks for it stays with the two-level one.
+        evtchnop::INIT_CONTROL => return event_fifo::init_control(domain, at),
+        evtchnop::EXPAND_ARRAY => return event_fifo::expand_array(domain, at),
+        evtchnop::SET_PRIORITY => return event_fifo::set_priority(domain, at),
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)
@@ -265,7 +267,11 @@ fn ring_far(far: FarEnd, by: FarEnd) {
 pub(crate) fn unmask(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let ports = domain.ports.lock();
     let channel = ports.get(port).ok_or(Errno::EINVAL)?;
-    if channel.state != State::Free {
+    if channel.state == State::Free {
+        // Nobody's.
+    } else if domain.fifo.is_on() {
+        event_fifo::unmask(domain, port, channel.vcpu);
+    } else {
         let bits = Bits::of(domain);
         let rung = ferroxen_evtchn::unmask(&bits, port, channel.vcpu);
         carry_out(&bits, port, rung);
@@ -286,7 +292,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
             State::Interdomain(far) if far.domain != domain.id => far,
             _ => {
                 let closed = ports.close(port).map_err(errno)?;
-                Bits::of(domain).clear_pending(port);
+                clear_pending(domain, port);
                 if let Closed::Far(far) = closed {
                     ports.far_end_closed(
                         far.port,
@@ -313,7 +319,7 @@ fn close(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
         if ours.used(port).map_err(errno)?.state == State::Interdomain(far) {
             // Nothing but the far end is left to be told of an interdomain port.
             let _ = ours.close(port).map_err(errno)?;
-            Bits::of(domain).clear_pending(port);
+            clear_pending(domain, port);
             theirs.far_end_closed(
                 far.port,
                 FarEnd {
@@ -356,13 +362,25 @@ fn reset(call: &mut Call<'_>, id: RawDomId) -> Answer {
         return Err(Errno::EINVAL);
     }
     match close_all(&subject) {
-        Progress::Done => Ok(0),
+        Progress::Done => {
+            event_fifo::release(&subject);
+            Ok(0)
+        }
         Progress::More => Err(Errno::ERESTART),
     }
 }
 
-/// Closes all of a domain's ports, in steps: it is dying, or starts anew.
-pub fn close_all(domain: &Arc<Domain>) -> Progress {
+/// Takes back all that a dying domain has of event channels, in steps.
+pub fn release_all(domain: &Arc<Domain>) -> Progress {
+    let progress = close_all(domain);
+    if progress == Progress::Done {
+        event_fifo::release(domain);
+    }
+    progress
+}
+
+/// Closes all of a domain's ports, in steps.
+fn close_all(domain: &Arc<Domain>) -> Progress {
     while close_next(domain) {
         if ferroxen_machine::time::entry_budget_spent() {
             return Progress::More;
@@ -430,7 +448,25 @@ pub fn send_pirq(domain: &Arc<Domain>, port: Port, pirq: Pirq) {
 /// Whether one of a domain's ports is pending; `EINVAL` if it has no such port in use.
 pub fn is_pending(domain: &Arc<Domain>, port: Port) -> Result<bool, Errno> {
     domain.ports.lock().used(port).map_err(|_| Errno::EINVAL)?;
-    Ok(Bits::of(domain).is_pending(port))
+    Ok(look(domain, port).0)
+}
+
+/// Whether a port is pending, and whether it is masked.
+fn look(domain: &Arc<Domain>, port: Port) -> (bool, bool) {
+    if domain.fifo.is_on() {
+        return event_fifo::look(domain, port);
+    }
+    let bits = Bits::of(domain);
+    (bits.is_pending(port), bits.is_masked(port))
+}
+
+/// A port's next owner is to hear no ghost.
+fn clear_pending(domain: &Arc<Domain>, port: Port) {
+    if domain.fifo.is_on() {
+        event_fifo::clear_pending(domain, port);
+    } else {
+        Bits::of(domain).clear_pending(port);
+    }
 }
 
 /// Prints a domain's ports.
@@ -440,13 +476,13 @@ pub fn print(domain: &Arc<Domain>) {
     let mut next = ports.next_used(Port::new(1));
     while let Some(port) = next {
         if let Some(channel) = ports.get(port) {
-            let bits = Bits::of(domain);
+            let (is_pending, is_masked) = look(domain, port);
             crate::info!(
                 "  {port}: {:?}, {}{}{}",
                 channel.state,
                 channel.vcpu,
-                if bits.is_pending(port) { ", pending" } else { "" },
-                if bits.is_masked(port) { ", masked" } else { "" }
+                if is_pending { ", pending" } else { "" },
+                if is_masked { ", masked" } else { "" }
             );
         }
         next = port.raw().checked_add(1).and_then(|at| ports.next_used(Port::new(at)));
@@ -491,6 +527,9 @@ fn ring(domain: &Arc<Domain>, port: Port, id: VcpuId) {
 /// [`ring`], for where it happens all the time.
 #[inline(always)]
 fn ring_at_once(domain: &Arc<Domain>, port: Port, id: VcpuId) {
+    if domain.fifo.is_on() {
+        return event_fifo::ring(domain, port, id);
+    }
     let bits = Bits::of(domain);
     let rung = ferroxen_evtchn::ring(&bits, port, id);
     carry_out(&bits, port, rung);
@@ -512,7 +551,7 @@ fn carry_out(bits: &Bits<'_>, port: Port, rung: Rung) {
 }
 
 /// The words that a domain shares with us.
-struct Bits<'a> {
+pub(super) struct Bits<'a> {
     domain: &'a Arc<Domain>,
     page: Page,
     /// Whom a ring was for, once it was told.
@@ -521,7 +560,7 @@ struct Bits<'a> {
 
 impl<'a> Bits<'a> {
     #[inline(always)]
-    fn of(domain: &'a Arc<Domain>) -> Self {
+    pub(super) fn of(domain: &'a Arc<Domain>) -> Self {
         Bits {
             domain,
             page: domain.shared_info,

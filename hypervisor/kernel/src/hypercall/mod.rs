@@ -10,6 +10,7 @@ pub mod counts;
 mod cpu_policy;
 pub mod domctl;
 pub mod event_channel;
+pub mod event_fifo;
 pub mod grant_table;
 mod hypfs;
 mod mca;

@@ -144,6 +144,8 @@ pub(super) fn set_extended(caller: &VcpuRef, subject: &Arc<Domain>, request: &Do
     if wanted.size > WITHOUT_CHECKS && wanted.vmce.caps & !MACHINE_CHECKS != 0 {
         return Err(Errno::EPERM);
     }
+    // Only who was saved somewhere has such a state, and may have had queues there.
+    super::event_fifo::offer(subject)?;
     vcpu.pause();
     {
         let mut pv = vcpu.pv.lock();

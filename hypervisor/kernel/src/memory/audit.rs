@@ -151,6 +151,7 @@ fn count_holds(domain: &Arc<Domain>, counts: &mut Counts) {
     let infos = VcpuRef::all(domain).filter_map(|vcpu| vcpu.info_frame());
     infos
         .chain(crate::irq::eoi_frame(domain))
+        .chain(crate::hypercall::event_fifo::frames(domain))
         .for_each(|mfn| counts.add(mfn.raw(), true));
     let grants = domain.grants.lock();
     let lent = grants.maps.live().filter(|mapping| mapping.uses.device);

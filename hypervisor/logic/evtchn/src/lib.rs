@@ -3,7 +3,7 @@
 //! A port is one bit. Ringing sets it and, unless masked, asks for an upcall on one vcpu.
 //! This crate decides what a port is, who may bind it and who must wake; it never touches a CPU.
 //! [`PortTable`] is one domain's ports, [`ring`] the two-level protocol on the words that guest and
-//! hypervisor share.
+//! hypervisor share, [`fifo`] the other one, by queues.
 //!
 //! Always true ([`PortTable::audit`] checks; every property test calls it):
 //! 1. Port 0 is never handed out, and no port above the domain's limit is in use.
@@ -19,6 +19,7 @@
 
 extern crate alloc;
 
+pub mod fifo;
 mod shared;
 mod table;
 

@@ -130,7 +130,7 @@ pub const fn virq_is_global(number: u32) -> bool {
     !matches!(number, virq::TIMER | virq::DEBUG | virq::XENOPROF | virq::XENPMU)
 }
 
-fn filled<T: Clone>(count: usize, value: T) -> Result<Vec<T>, NoMemory> {
+pub(crate) fn filled<T: Clone>(count: usize, value: T) -> Result<Vec<T>, NoMemory> {
     let mut all = Vec::new();
     all.try_reserve_exact(count).map_err(|_| NoMemory)?;
     all.resize(count, value);

@@ -247,6 +247,8 @@ pub struct Options<'t> {
     pub console_timestamps: Timestamps,
     /// `pv=`: whether there are PV guests beside Domain 0.
     pub pv: bool,
+    /// `fifo-events`, which is our own: whether guests that boot here may have queues of events.
+    pub fifo_events: bool,
     /// `console_to_ring`
     pub console_to_ring: bool,
     /// `conring_size=` in bytes, a power of two.
@@ -312,6 +314,7 @@ impl Default for Options<'_> {
             },
             console_timestamps: Timestamps::None,
             pv: true,
+            fifo_events: false,
             console_to_ring: false,
             conring_size: None,
             conswitch: (b'a', false),
@@ -417,6 +420,7 @@ impl<'t> Options<'t> {
             _ if is("console_timestamps") => given.into(&mut self.console_timestamps, timestamps),
             // Upstream's `pv=32=` is about a kind of guests that there is not.
             _ if is("pv") && given.value.is_none_or(|value| !value.starts_with("32")) => given.switch(&mut self.pv),
+            _ if is("fifo_events") => given.switch(&mut self.fifo_events),
             _ if is("console_to_ring") => given.switch(&mut self.console_to_ring),
             _ if is("conring_size") => given.into(&mut self.conring_size, |text| ring_size(text).map(Some)),
             _ if is("conswitch") => given.into(&mut self.conswitch, conswitch),
