@@ -9,23 +9,25 @@ mod goals;
 mod growth;
 mod loads;
 mod machine;
+mod order;
 mod store;
 mod table;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
 pub use crate::cost::growth::growth;
 pub use crate::cost::loads::Group;
+pub use crate::cost::order::order;
 pub use crate::cost::store::store;
 
 use crate::bench::{self, STOCK_XEN};
 use crate::cost::figures::{Figures, Ranges};
 use crate::cost::goals::GOALS;
-use crate::cost::machine::{Load, Machine};
+use crate::cost::machine::{Counter, Load, Machine};
 use crate::cost::table::{Row, Table};
 use crate::hypervisor::{self, Built};
 use crate::packages::{self, Need};
@@ -132,18 +134,18 @@ fn add_sizes(table: &mut Table, stock: &Path, built: &Built) -> Result<()> {
 }
 
 /// Builds the plugin that counts instructions. Whoever can link host programs has a C compiler.
-fn counter() -> Result<PathBuf> {
+fn counter() -> Result<Counter> {
     let source = places::root().join("xtask/src/cost/count.c");
     let plugin = places::made().join("count.so");
     run(clean_command("cc")
         .args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o"])
         .arg(&plugin)
         .arg(source))?;
-    Ok(plugin)
+    Ok(Counter { plugin, blocks: None })
 }
 
 /// Runs `load` with each unused argument.
-fn ranged(machine: &Machine, load: &Load, counter: &Path, ranges: &mut Ranges, step: &Step) -> Result<()> {
+fn ranged(machine: &Machine, load: &Load, counter: &Counter, ranges: &mut Ranges, step: &Step) -> Result<()> {
     for (round, unused) in (1..).zip(UNUSED) {
         step.say(&format!("unused={unused}, twice"));
         let run = |name: &str| machine.run(load, counter, unused, &format!("{round}{name}"));

@@ -24,7 +24,8 @@ use inputs::Inputs;
 use crate::kernel::{Kernel, Packer};
 use crate::packages::{self, Package};
 use crate::places;
-use crate::programs::{clean_command, run, run_quietly};
+use crate::programs::{clean_command, run_quietly};
+use crate::toolstack;
 use crate::tree::{Tree, deb_file};
 
 /// Every time stamp in an image, so that the same inputs give the same bits.
@@ -205,8 +206,7 @@ pub fn make_built() -> Result<PathBuf> {
     let recipe = Recipe::read()?;
     fs::create_dir_all(dir())?;
     let kernel = Kernel::fetch("amd64")?;
-    let xl = built_program(&places::made().join("toolstack"), "xl");
-    our_programs(&recipe)?;
+    let xl = toolstack::xl()?;
     let built = built::of_packages(&xl, &recipe.built_guest, &recipe.essential)?;
     let installed = [
         ("disk", debian::guest(&recipe.debian_guest)?),
@@ -345,43 +345,22 @@ fn common(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// How our programs for Domain 0 are linked: whole and at fixed addresses. A command of the toolstack is short, and the
-/// dynamic linker's relocations, which touch most of a program's pages, would be a good part of what it takes. For the
-/// same reason functions that run once at the start, and those that hardly ever run, stand apart from the others.
-const LINKED_WHOLE: &str = "target.x86_64-unknown-linux-gnu.rustflags=\
-                            ['-Ctarget-feature=+crt-static','-Crelocation-model=static',\
-                            '-Clink-arg=-Wl,-z,keep-text-section-prefix']";
-const PROGRAMS_TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// Where our `xl` is, and where beside Debian's.
 const XL: &str = "usr/sbin/xl";
 const OUR_XL: &str = "usr/lib/ferroxen/xl";
 
 /// Builds our programs for Domain 0 and returns where each goes, with its bytes.
 fn our_programs(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>> {
-    let target = places::made().join("toolstack");
-    let mut cargo = clean_command("cargo");
-    cargo
-        .args(["build", "--release", "--quiet", "--target", PROGRAMS_TARGET])
-        .args(["--config", "profile.release.strip=true", "--config", LINKED_WHOLE])
-        // A package with settings of its own does not get that from the profile.
-        .args(["--config", "profile.release.package.ferroxen-xl.strip=true"])
-        .current_dir(places::root());
-    cargo.arg("--target-dir").arg(&target);
-    for program in &recipe.program {
-        cargo.args(["--package", &program.package]);
-    }
-    run(&mut cargo).context("building the toolstack")?;
-    let read = |program: &Program| {
-        let path = built_program(&target, &program.binary);
+    let names: Vec<_> = recipe
+        .program
+        .iter()
+        .map(|program| (program.package.as_str(), program.binary.as_str()))
+        .collect();
+    let read = |(program, path): (&Program, PathBuf)| {
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         Ok((program.to.clone(), bytes))
     };
-    recipe.program.iter().map(read).collect()
-}
-
-fn built_program(target: &Path, binary: &str) -> PathBuf {
-    target.join(PROGRAMS_TARGET).join("release").join(binary)
+    recipe.program.iter().zip(toolstack::build(&names)?).map(read).collect()
 }
 
 /// A guest kernel of ours.

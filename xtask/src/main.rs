@@ -27,6 +27,7 @@ mod steps;
 mod symbols;
 mod test;
 mod toolchain;
+mod toolstack;
 mod tree;
 
 use std::process::ExitCode;
@@ -160,6 +161,12 @@ enum Verb {
         /// Not Debian's, whose figures stay what they are.
         #[arg(long)]
         ours: bool,
+        /// Installs missing Debian packages without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Finds out which functions of `xl` commands run, to put them beside each other: toolstack/xl/order
+    Order {
         /// Installs missing Debian packages without asking.
         #[arg(long)]
         yes: bool,
@@ -305,6 +312,7 @@ fn act(verb: Verb) -> Result<()> {
         }
         Verb::Bench { groups, yes } => cost::bench(&groups, yes),
         Verb::Growth { guests, ours, yes } => cost::growth(guests, ours, yes),
+        Verb::Order { yes } => cost::order(yes),
         Verb::Store { yes } => cost::store(yes),
         Verb::Iso { yes } => {
             packages::require(&[Need::BareMetal, Need::Images, Need::Iso], yes)?;

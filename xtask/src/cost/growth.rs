@@ -85,7 +85,8 @@ pub fn growth(guests: u32, ours_alone: bool, yes: bool) -> Result<()> {
     Ok(())
 }
 
-fn load(toolstack: Toolstack, guests: u32) -> Result<Load> {
+/// Domain 0 with a toolstack, which makes, lists and ends `guests` guests.
+pub(super) fn load(toolstack: Toolstack, guests: u32) -> Result<Load> {
     // The kernel asks for more than half of it.
     let config = b"name = \"NAME\"\nkernel = \"/measured/micro\"\nmemory = 8\nextra = \"idle\"\n";
     let files = vec![

@@ -28,6 +28,14 @@ pub struct Machine {
     option: &'static str,
 }
 
+/// The plugin that counts.
+pub struct Counter {
+    /// Where it is.
+    pub plugin: PathBuf,
+    /// The file that shall have the blocks of instructions that programs begin.
+    pub blocks: Option<PathBuf>,
+}
+
 /// What runs on a hypervisor: Domain 0, and the memory for it.
 pub struct Load {
     /// What it is called in the log's name.
@@ -57,7 +65,7 @@ impl Machine {
     /// Runs `load` with the plugin that counts. `unused` is an argument that nobody looks at; `round` names the logs.
     ///
     /// Nothing comes in from outside, and the date goes on with the instructions, so every run is the same.
-    pub fn run(&self, load: &Load, counter: &Path, unused: &str, round: &str) -> Result<Figures> {
+    pub fn run(&self, load: &Load, counter: &Counter, unused: &str, round: &str) -> Result<Figures> {
         let logs = places::made().join("logs");
         fs::create_dir_all(&logs)?;
         let log = logs.join(format!("bench-{}-{}-{round}.log", load.name, self.name));
@@ -67,8 +75,11 @@ impl Machine {
         qemu.args(["-rtc", "base=2026-01-01,clock=vm"]);
         qemu.args(["-cpu", CPU_MODEL, "-smp", "1", "-m"])
             .arg(format!("{}M", load.memory_mib));
-        qemu.arg("-plugin")
-            .arg(format!("{},out={}", counter.display(), marks.display()));
+        let mut plugin = format!("{},out={}", counter.plugin.display(), marks.display());
+        if let Some(blocks) = &counter.blocks {
+            plugin.push_str(&format!(",blocks={}", blocks.display()));
+        }
+        qemu.arg("-plugin").arg(plugin);
         qemu.arg("-append")
             .arg(format!("{OPTIONS} {} {}", load.options, self.option));
         let mut modules = format!("{} {} unused={unused}", load.kernel.display(), load.kernel_options);
