@@ -67,9 +67,14 @@ pub fn growth(guests: u32, ours_alone: bool, yes: bool) -> Result<()> {
         })
     })?;
     println!("{}", heading(guests));
+    let mut missed = Vec::new();
     for verb in VERBS {
-        for ((machine, _), figures) in machines.iter().zip(&heard) {
-            println!("{}", Curve::of(verb, machine.name, figures, guests)?);
+        for ((machine, toolstack), figures) in machines.iter().zip(&heard) {
+            let curve = Curve::of(verb, machine.name, figures, guests)?;
+            println!("{curve}");
+            if matches!(toolstack, Toolstack::Ours) && curve.most() > GOAL {
+                missed.push(format!("`xl {verb}` takes {}", Range::from(curve.most())));
+            }
         }
     }
     for ((machine, toolstack), figures) in machines.iter().zip(&heard) {
@@ -82,6 +87,7 @@ pub fn growth(guests: u32, ours_alone: bool, yes: bool) -> Result<()> {
         let is_ours = matches!(toolstack, Toolstack::Ours);
         ensure!(before == after || !is_ours, "not all memory came back");
     }
+    ensure!(missed.is_empty(), "above the goal: {}", missed.join(", "));
     Ok(())
 }
 
@@ -142,6 +148,11 @@ impl<'a> Curve<'a> {
         Ok(Self { verb, of, points })
     }
 
+    /// The most that it took.
+    fn most(&self) -> u64 {
+        self.points.iter().map(|(_, figure)| *figure).max().unwrap_or(0)
+    }
+
     /// What each guest that is there already adds: the slope of the straight line that fits best.
     fn slope(&self) -> i64 {
         let count = self.points.len() as i128;
@@ -198,6 +209,7 @@ mod tests {
         assert_eq!(curve(&[(1, 110), (2, 120), (3, 130)]).slope(), 10);
         assert_eq!(curve(&[(1, 110), (2, 110)]).slope(), 0);
         assert_eq!(curve(&[(1, 110)]).slope(), 0);
+        assert_eq!(curve(&[(1, 110), (2, 130), (3, 120)]).most(), 130);
         assert_eq!(
             curve(&[(1, 1_110), (2, 1_120)]).to_string(),
             "| `xl list` | ours | 1,110 | 1,120 | 10 | 10,000,000 |"
