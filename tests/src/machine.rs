@@ -57,6 +57,10 @@ impl Moment {
 /// One CPU model nearly everywhere, so that a test means the same thing on every host.
 pub const CPU_MODEL: &str = "qemu64";
 
+/// All processors that libvirt 9.0 has heard of have SYSENTER, which Xen takes from AMD's, and all but the plainest have
+/// VME, which QEMU's translation has not. So its driver starts with this one, and on neither hypervisor with QEMU's usual.
+pub const CPU_OF_LIBVIRT: &str = "kvm64";
+
 /// What brings the hypervisor, the Domain 0 kernel and its ramdisk into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loader {
@@ -122,6 +126,8 @@ pub struct Parts {
     pub ramdisk: PathBuf,
     /// The same with Debian's toolstack in place of ours.
     pub debian_ramdisk: Option<PathBuf>,
+    /// The ramdisk with Debian's libvirt.
+    pub libvirt_ramdisk: Option<PathBuf>,
     /// Debian's hypervisor.
     pub debian_hypervisor: Option<PathBuf>,
     /// A Domain 0 on a disk of its own.
@@ -138,6 +144,8 @@ pub struct Parts {
     pub empty_disks: Vec<u64>,
     /// A disk (the one after the guests') that other machines have as well; writes stay.
     pub shared_disk: Option<PathBuf>,
+    /// A port of the host's that leads to one of Domain 0's.
+    pub forwarded: Option<(u16, u16)>,
     /// What a further card is connected to.
     pub cable: Option<Cable>,
     /// A disk for Domain 0; writes are dropped at the end.
@@ -205,6 +213,20 @@ impl Parts {
         Ok(Self {
             hypervisor,
             ..self.with_debians_tools()?
+        })
+    }
+
+    /// The same machine with Debian's libvirt, and a processor that this has heard of.
+    pub fn with_libvirt(&self) -> Result<Self> {
+        let ramdisk = self
+            .libvirt_ramdisk
+            .clone()
+            .context("no ramdisk with libvirt was made")?;
+        Ok(Self {
+            ramdisk,
+            cpu_model: CPU_OF_LIBVIRT,
+            options: self.options.replace("dom0_mem=512M", "dom0_mem=1G"),
+            ..self.clone()
         })
     }
 
@@ -314,7 +336,12 @@ impl Parts {
 
     fn add_devices(&self, qemu: &mut Command) {
         let guests = drive("if=none,id=guests,snapshot=on", &self.disk);
-        qemu.arg("-drive").arg(guests).args(["-netdev", NETWORK]);
+        let forward = self
+            .forwarded
+            .map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-10.0.2.15:{there}"));
+        qemu.arg("-drive").arg(guests);
+        qemu.arg("-netdev")
+            .arg(format!("{NETWORK}{}", forward.unwrap_or_default()));
         if self.devices == Devices::Real {
             qemu.args(["-device", "ahci,id=ahci", "-device", "ide-hd,bus=ahci.0,drive=guests"]);
             qemu.args(["-device", "e1000,netdev=net,romfile="]);

@@ -115,6 +115,8 @@ impl Bench {
             ramdisk: self.images.dom0.clone(),
             debian_ramdisk: None,
             debian_hypervisor: None,
+            libvirt_ramdisk: None,
+            forwarded: None,
             debian_dom0: None,
             newer_dom0: None,
             built: None,

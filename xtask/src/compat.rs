@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ferroxen_stories::dom0::{Dom0, PATIENCE};
-use ferroxen_stories::machine::{Accelerator, Parts};
+use ferroxen_stories::machine::{Accelerator, CPU_OF_LIBVIRT, Parts};
 
 use crate::bench::{Bench, Choice};
 use crate::images::{self, Toolstack};
@@ -60,9 +60,6 @@ const WHOLE: Duration = Duration::from_secs(3600);
 /// What every machine has: two CPUs, so that there is one to spare for a pool; and guests of which the hypervisor
 /// says nothing between what the tools say.
 const CPUS: u32 = 2;
-/// All processors that libvirt 9.0 has heard of have SYSENTER, which Xen takes from AMD's, and all but the plainest have
-/// VME, which QEMU's translation has not. So its driver starts with this one, and on neither hypervisor with QEMU's usual.
-const CPU_OF_LIBVIRT: &str = "kvm64";
 const OPTIONS: &str = "console=com1,vga com1=115200,8n1 dom0_mem=1G loglvl=info guest_loglvl=none";
 
 /// Configurations of xm as people wrote them, which our own parser is tested with.

@@ -39,6 +39,8 @@ pub enum Need {
     Iso,
     /// Debian's own hypervisor, to compare with.
     StockXen,
+    /// virt-manager, and a screen for it.
+    VirtManager,
 }
 
 impl Need {
@@ -91,6 +93,14 @@ impl Need {
                     tool("/usr/lib/grub/i386-pc/multiboot2.mod", "grub-pc-bin"),
                     tool("/usr/bin/xorriso", "xorriso"),
                     tool("/usr/bin/mformat", "mtools"),
+                ];
+                TOOLS
+            }
+            Self::VirtManager => {
+                const TOOLS: &[Tool] = &[
+                    tool("/usr/bin/virt-manager", "virt-manager"),
+                    tool("/usr/bin/Xvfb", "xvfb"),
+                    tool("/usr/bin/dbus-run-session", "dbus-daemon"),
                 ];
                 TOOLS
             }

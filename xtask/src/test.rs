@@ -269,6 +269,7 @@ struct Extras {
     medium: Option<PathBuf>,
     debian_ramdisk: Option<PathBuf>,
     debian_hypervisor: Option<PathBuf>,
+    libvirt_ramdisk: Option<PathBuf>,
     debian_dom0: Option<DebianDom0>,
     newer_dom0: Option<NewerDom0>,
     built: Option<PathBuf>,
@@ -285,6 +286,10 @@ impl Extras {
         if any_of(&["crosswise"]) {
             packages::require(&[Need::StockXen], choice.yes)?;
             extras.debian_hypervisor = Some(bench::stock_xen()?);
+        }
+        if any_of(&["virt-manager"]) {
+            packages::require(&[Need::VirtManager], choice.yes)?;
+            extras.libvirt_ramdisk = Some(images::make_dom0(Toolstack::Libvirt)?);
         }
         let (ramdisk, server) = (any_of(&["debian-xl", "crosswise"]), any_of(&["server"]));
         let (built, newer) = (any_of(&["disk", "stress"]), any_of(&["newer-kernel"]));
@@ -305,6 +310,7 @@ impl Extras {
     fn add_to(&self, parts: &mut Parts) {
         parts.medium.clone_from(&self.medium);
         parts.debian_ramdisk.clone_from(&self.debian_ramdisk);
+        parts.libvirt_ramdisk.clone_from(&self.libvirt_ramdisk);
         parts.debian_hypervisor.clone_from(&self.debian_hypervisor);
         parts.debian_dom0.clone_from(&self.debian_dom0);
         parts.newer_dom0.clone_from(&self.newer_dom0);

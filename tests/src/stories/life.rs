@@ -116,8 +116,9 @@ pub(super) fn shares(parts: &Parts) -> Result<()> {
     parts.cpus = 1;
     let mut dom0 = Dom0::boot(&parts)?;
     let spinner = |name: &str, setting: &str| format!("{}{setting}\n", micro(name, "spin"));
-    dom0.create("heavy", &spinner("heavy", "cpu_weight = 512"))?;
+    dom0.create("heavy", &micro("heavy", "spin"))?;
     dom0.create("light", &spinner("light", "cpu_weight = 256"))?;
+    dom0.run("xl sched-credit2 -d heavy -w 512")?;
     let mut ran = [0.0; 2];
     for sign in [-1.0, 1.0] {
         ran[0] += sign * dom0.cpu_seconds("heavy")?;
@@ -136,7 +137,8 @@ pub(super) fn shares(parts: &Parts) -> Result<()> {
     dom0.destroy("heavy")?;
     dom0.destroy("light")?;
 
-    dom0.create("capped", &spinner("capped", "cap = 25"))?;
+    dom0.create("capped", &spinner("capped", "cap = 50"))?;
+    dom0.run("xl sched-credit2 -d capped -c 25")?;
     let before = dom0.cpu_seconds("capped")?;
     let began = Instant::now();
     dom0.run(&format!("sleep {}", LONG.as_secs()))?;

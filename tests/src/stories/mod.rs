@@ -22,6 +22,7 @@ mod refusals;
 mod saved;
 mod server;
 mod tutorials;
+mod virt_manager;
 
 use anyhow::Result;
 
@@ -39,8 +40,9 @@ pub struct Story {
     pub tell: fn(&Parts) -> Result<()>,
 }
 
-/// The stories that are told only when they are named: those that need Debian's hypervisor, which no other does.
-pub const ON_REQUEST: [&str; 1] = ["crosswise"];
+/// The stories that are told only when they are named: they need Debian's hypervisor or a desktop's programs, which no other
+/// does.
+pub const ON_REQUEST: [&str; 2] = ["crosswise", "virt-manager"];
 
 /// Every story there is.
 pub const STORIES: &[Story] = &[
@@ -52,9 +54,9 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "boot-4",
-        claim: "four CPUs: Domain 0 and a guest have two vcpus each, and a load on two threads runs on both, and then on \
-                the CPUs of a pool that it is moved to",
-        rows: &["M051", "M080"],
+        claim: "four CPUs: Domain 0 and a guest have two vcpus each; the guest gets more and fewer, and less and more memory; a \
+                load on two threads runs on both, and then on the CPUs of a pool that it is moved to",
+        rows: &["M051", "M080", "M142", "M170"],
         tell: boot::on_four_cpus,
     },
     Story {
@@ -65,8 +67,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "options",
-        claim: "dom0_mem holds, an unknown option is remarked on, pv=off refuses guests, noreboot keeps a broken host standing",
-        rows: &["M003", "M165"],
+        claim: "dom0_mem holds, in a Domain 0 without compilers and servers, an unknown option is remarked on, pv=off refuses guests, noreboot keeps a broken host standing",
+        rows: &["M003", "M013", "M165"],
         tell: boot::with_options,
     },
     Story {
@@ -182,6 +184,12 @@ pub const STORIES: &[Story] = &[
         tell: server::serves,
     },
     Story {
+        name: "virt-manager",
+        claim: "Debian's virt-manager, which talks to the libvirt of Domain 0, shows what a guest says on its console",
+        rows: &["M141", "M197"],
+        tell: virt_manager::shows_a_console,
+    },
+    Story {
         name: "kernels",
         claim: "kernels packed by xz, gzip, zstd, lz4 or not at all boot, in 64 to 512 MiB",
         rows: &["M072", "M073"],
@@ -207,8 +215,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "shares",
-        claim: "two that spin share a CPU by their weights, and one stays under its cap",
-        rows: &[],
+        claim: "two that spin share a CPU by their weights, and one stays under its cap, as set while they run",
+        rows: &["M169"],
         tell: life::shares,
     },
     Story {
