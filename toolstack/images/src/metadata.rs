@@ -180,7 +180,7 @@ impl Metadata {
         while next < end {
             let many = self.at_once().min(end - next);
             // Each is looked at once, whatever the descriptors say.
-            let is_new = (next..next + many).fold(false, |is_new, block| self.hold(block) || is_new);
+            let is_new = (next..next + many).filter(|block| self.hold(*block)).count() > 0;
             if is_new {
                 let table = self.read(image, next, many)?;
                 // Those in no use say nothing.
