@@ -214,7 +214,10 @@ pub fn make_built() -> Result<PathBuf> {
         ("initrd.img", debian_guest_initrd(&recipe, &kernel)?),
     ];
     let moved = built::of_another_machine(&xl, installed)?;
-    disk_of("built.img", "built", &[("built.img", &built), ("moved.img", &moved)])
+    let shelf = built::shelf(&recipe.tiny_guest)?;
+    let mut files: Vec<(&str, &Path)> = vec![("built.img", &built), ("moved.img", &moved)];
+    files.extend(shelf.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+    disk_of("built.img", "built", &files)
 }
 
 /// Makes Domain 0's image around the newest kernel that Debian offers for this release.

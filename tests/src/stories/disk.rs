@@ -1,5 +1,5 @@
 //! A whole Debian on a file that our `xl image build` has made of packages, configured as the old how-tos do: a lone
-//! partition `sda1`, `root` with a flag, `extra`.
+//! partition `sda1`, `root` with a flag, `extra`, an address given by hand.
 
 use anyhow::{Context, Result, ensure};
 
@@ -43,6 +43,7 @@ pub(super) fn survives_reboot(parts: &Parts) -> Result<()> {
         .context("the first login, which has to change the password")?;
     is_configured(&mut dom0)?;
     is_as_it_was_built(&mut dom0)?;
+    gets_a_package(&mut dom0)?;
     // Written by the guest's own shutdown, if it has one.
     let unit = "systemd-run -q --unit=bye -p RemainAfterExit=yes -p 'ExecStop=/bin/sh -c \"echo bye >/root/bye\"' true";
     dom0.in_guest(NAME, unit, PATIENCE)?;
@@ -117,6 +118,28 @@ fn is_as_it_was_built(dom0: &mut Dom0) -> Result<()> {
     let address = built::ADDRESS.split('/').next().unwrap_or_default();
     let sshd = dom0.run(&format!("nc {address} 22 </dev/null"))?;
     ensure!(sshd.contains("SSH-2.0-OpenSSH"), "at its port 22 there is {sshd:?}");
+    Ok(())
+}
+
+/// From a mirror in Domain 0, over a card whose address, route and name server are set by hand.
+fn gets_a_package(dom0: &mut Dom0) -> Result<()> {
+    dom0.run("busybox httpd -p 8000 -h /mnt/guests")?;
+    let by_hand = "systemctl stop systemd-networkd; card=$(ls /sys/class/net | grep -v lo); ip addr flush dev $card && \
+                   ip addr add 10.0.2.70/24 dev $card && ip link set $card up && ip route add default via 10.0.2.2 && \
+                   echo nameserver 10.0.2.3 >/etc/resolv.conf && ip route show default";
+    let route = dom0.in_guest(NAME, by_hand, PATIENCE)?;
+    ensure!(
+        route.contains("default via 10.0.2.2"),
+        "the route set by hand is {route:?}"
+    );
+    let install = "echo 'deb [trusted=yes] http://10.0.2.15:8000/ ./' >/etc/apt/sources.list && \
+                   { apt-get -q update && apt-get -q -y install busybox-static; } >/tmp/said 2>&1 || cat /tmp/said; \
+                   busybox echo installed";
+    let said = dom0.in_guest(NAME, install, PATIENCE * 3)?;
+    ensure!(
+        said == "installed",
+        "installing a package from Domain 0's mirror: {said}"
+    );
     Ok(())
 }
 

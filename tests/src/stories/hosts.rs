@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::dom0::{Dom0, PATIENCE};
-use crate::guest::Tiny;
+use crate::guest::{Tiny, micro};
 use crate::lan::until_listened;
 use crate::machine::{Cable, Parts};
 
@@ -74,6 +74,9 @@ fn on_joined_hosts(
 }
 
 fn over_the_cable(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
+    // So that its number is not the one that it would get there anyway.
+    near.write_config("first", &micro("first", "idle"))?;
+    near.run("xl create -q -p /tmp/first.cfg && xl destroy first")?;
     near.start_tiny(&Tiny::new(NAME).at("10.0.2.50").disk("phy:/dev/vdb,xvda,w"))?;
     let process = near.in_guest(NAME, "sleep 1000000 & echo $!", PATIENCE)?;
     let write = format!("echo '{WRITER}' >/tmp/w; sh /tmp/w & echo $!");
@@ -160,7 +163,9 @@ fn moves(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
         until_listened(PORT)
     );
     far.run(&receive)?;
-    let command = format!("xl migrate -s '' {NAME} 'nc {} {PORT}' 2>&1", ENDS[1]);
+    let number = near.run(&format!("xl domid {NAME}"))?;
+    ensure!(number != "1", "it is the first domain of its host");
+    let command = format!("xl migrate -D -s '' {NAME} 'nc {} {PORT}' 2>&1", ENDS[1]);
     let (code, said) = near.ask(&command, WHOLE)?;
     ensure!(
         code == 0 && said.contains("Migration successful."),
@@ -173,5 +178,7 @@ fn moves(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     );
     let list = far.run(&format!("xl list {NAME} | tail -n 1"))?;
     ensure!(list.starts_with(NAME), "the other host lists {list}");
+    let there = far.run(&format!("xl domid {NAME}"))?;
+    ensure!(there == number, "it was domain {number}, moved with -D, and is {there}");
     Ok(())
 }

@@ -106,9 +106,10 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "disk",
         claim: "Debian on a file, which `xl image build` has made of packages with all settings, boots as sda1 with no manual \
-                step, has its first password changed, keeps its data over a reboot, and shuts down by its own scripts",
+                step, has its first password changed, gets a package from a mirror in Domain 0 over a card set by hand, keeps \
+                its data over a reboot, and shuts down by its own scripts",
         rows: &[
-            "M014", "M050", "M066", "M078", "M079", "M100", "M110", "M111", "M113", "M138",
+            "M014", "M040", "M050", "M066", "M078", "M079", "M100", "M110", "M111", "M113", "M138",
         ],
         tell: disk::survives_reboot,
     },

@@ -14,7 +14,7 @@ use ferroxen_stories::lan::checksum;
 use super::debian::SUITE;
 use super::inputs::Inputs;
 use super::{Packages, dir, names};
-use crate::packages;
+use crate::packages::{self, Package};
 use crate::places;
 use crate::programs::{answer, clean_command, run_quietly};
 
@@ -138,18 +138,41 @@ fn text(path: &Path) -> Result<&str> {
         .with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
+/// A package that the built guest has not: it gets it from a mirror that Domain 0 serves.
+pub fn shelf(parts: &Packages) -> Result<Vec<(String, PathBuf)>> {
+    let folder = dir().join("shelf");
+    let packages = packages::resolve(&parts.packages, &parts.skip)?;
+    put_on_shelf(&packages, &folder, "shelf.list")?;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        files.push((
+            name.to_str().context("a name that is not UTF-8")?.to_owned(),
+            entry.path(),
+        ));
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// A folder of packages with an index, as `xl image build --mirror FOLDER` takes it: enough for a small Debian.
 fn mirror(parts: &Packages, essential: &Packages) -> Result<PathBuf> {
     let wanted = [&parts.packages[..], &essential.packages].concat();
-    let packages = packages::resolve(&wanted, &parts.skip)?;
     let folder = dir().join("mirror");
-    Inputs::new(&[CODE]).add(names(&packages)).make("mirror.list", |list| {
-        packages::fetch(&packages)?;
+    put_on_shelf(&packages::resolve(&wanted, &parts.skip)?, &folder, "mirror.list")?;
+    Ok(folder)
+}
+
+/// Copies packages to a folder, with their index, which `list` has as well.
+fn put_on_shelf(packages: &[Package], folder: &Path, list: &str) -> Result<()> {
+    Inputs::new(&[CODE]).add(names(packages)).make(list, |list| {
+        packages::fetch(packages)?;
         // Old versions would only be in the way.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder)?;
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder)?;
         let mut index = String::new();
-        for package in &packages {
+        for package in packages {
             let path = package.path();
             // Without its epoch, as in Debian's own archive: not every way of fetching takes a colon.
             let version = package
@@ -173,5 +196,5 @@ fn mirror(parts: &Packages, essential: &Packages) -> Result<PathBuf> {
         fs::write(folder.join("Release"), release)?;
         Ok(fs::write(list, index)?)
     })?;
-    Ok(folder)
+    Ok(())
 }

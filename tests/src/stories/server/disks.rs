@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 
 use crate::dom0::{Dom0, PATIENCE};
-use crate::guest::Tiny;
+use crate::guest::{Tiny, micro};
 
 const LV: &str = "/dev/mapper/VolGroup00-LogVol00";
 /// As the guest's kernel names them: every virtual disk is xvd…, by its number.
@@ -42,7 +42,39 @@ pub(super) fn are_served(dom0: &mut Dom0) -> Result<()> {
     ensure!(swaps == "1", "the guest has {swaps} swaps");
     cannot_be_written(dom0)?;
     grow(dom0)?;
-    are_backed_up(dom0, &shop)
+    are_backed_up(dom0, &shop)?;
+    go_with_who_was_killed(dom0)
+}
+
+/// `xl` is killed as soon as there is a loop device: either nobody has it any more, or the domain's nodes say who has. And
+/// QEMU's server is killed under a guest, which gets errors from that disk, and is destroyed like any other.
+fn go_with_who_was_killed(dom0: &mut Dom0) -> Result<()> {
+    let disk = "disk = [ 'file:/vmimages/a.img,xvda,w' ]\n";
+    dom0.write_config("half", &(micro("half", "idle") + disk))?;
+    let kill = "xl create -q -p /tmp/half.cfg >/dev/null 2>&1 & \
+                until set -- /sys/block/loop*/loop && [ -e $1 ]; do kill -0 $! 2>/dev/null || break; done; kill -9 $!; wait $!; \
+                loops=$(losetup -a | wc -l); nodes=$(xenstore-ls -f /local/domain/0/backend/vbd 2>/dev/null | grep -c /node); \
+                echo $((loops - nodes)); for d in $(xl list | awk 'NR > 2 && $1 != \"hello\" { print $2 }'); do xl destroy $d; done";
+    let unknown = dom0.run(kill)?;
+    ensure!(
+        unknown.lines().last() == Some("0"),
+        "loop devices that no domain's nodes have: {unknown}"
+    );
+    nothing_is_left(dom0)?;
+
+    let served = Tiny::new("served").disk("tap:qcow2:/vmimages/b.qcow2,xvdf,w");
+    dom0.start_tiny(&served)?;
+    dom0.run("pkill -KILL -x qemu-nbd")?;
+    let read = "dd if=/dev/xvdf of=/dev/null bs=64k count=1 skip=900 iflag=direct 2>&1 | grep -c 'I/O error'";
+    let errors = dom0.in_guest("served", read, PATIENCE)?;
+    ensure!(
+        errors == "1",
+        "of a disk without its server the guest reads: {errors} errors"
+    );
+    dom0.destroy("served")?;
+    let servers = dom0.run("ls /sys/block/nbd*/pid 2>/dev/null | wc -l")?;
+    ensure!(servers == "0", "{servers} nbd devices are in use");
+    nothing_is_left(dom0)
 }
 
 fn make(dom0: &mut Dom0) -> Result<()> {
