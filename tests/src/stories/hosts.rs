@@ -37,6 +37,9 @@ pub(super) fn go_crosswise(parts: &Parts) -> Result<()> {
 /// Boots two hosts of these parts, joins them, and tells `story` of them.
 fn on_hosts(near: &Parts, far: &Parts, story: fn(&mut Dom0, &mut Dom0) -> Result<()>) -> Result<()> {
     let shared = near.log.with_extension("shared.img");
+    if let Some(folder) = shared.parent() {
+        fs::create_dir_all(folder)?;
+    }
     let blank = File::create(&shared).and_then(|file| file.set_len(DISK_MIB << 20));
     blank.with_context(|| format!("making {}", shared.display()))?;
     let told = on_joined_hosts(near, far, &shared, story);

@@ -169,8 +169,9 @@ pub const STORIES: &[Story] = &[
         name: "tutorials",
         claim: "who follows the how-tos, talk and lecture of 2006 to 2017 succeeds at every step, with today's Debian",
         rows: &[
-            "M032", "M037", "M039", "M041", "M060", "M071", "M083", "M102", "M103", "M105", "M106", "M107", "M108",
-            "M109", "M113", "M114", "M115", "M133", "M135", "M138", "M140", "M142", "M195", "M196", "M208",
+            "M032", "M037", "M039", "M041", "M060", "M071", "M075", "M078", "M083", "M085", "M086", "M102", "M103",
+            "M105", "M106", "M107", "M108", "M109", "M113", "M114", "M115", "M133", "M135", "M138", "M140", "M142",
+            "M146", "M195", "M196", "M208",
         ],
         tell: tutorials::are_followed,
     },

@@ -132,6 +132,7 @@ mod tests {
         assert!(no_such_command("frobnicate").contains("lists them"));
     }
 
+    /// M145: what is absent says why, with an exit code.
     #[test]
     fn every_command_of_stock_xl_is_here_or_absent() {
         let stock = include_str!("../tests/stock-commands.txt");

@@ -32,6 +32,9 @@ fn refusal(text: &str) -> String {
     }
 }
 
+/// The seven different files that the how-tos print, with what is said of them: without `name` they are called after the file
+/// (M075), `builder` is as good as `type` and deprecated (M081), `boot` and `sdl` are an HVM domain's and `vncviewer` is
+/// history (M082); quotes, lists and spaces of every kind (M084), and `dhcp` (M041, M086).
 #[test]
 fn files_of_2006_parse_as_they_stand() {
     for name in [
@@ -47,12 +50,14 @@ fn files_of_2006_parse_as_they_stand() {
     }
 }
 
+/// M083.
 #[test]
 fn extra_can_be_set_again_and_added_to() {
     let loaded = read("extra = \"4\"\nextra = \"boot_verbose\"\nextra += \",boot_single\"\n");
     assert_eq!(loaded.config.cmdline.as_deref(), Some("boot_verbose,boot_single"));
 }
 
+/// M070.
 #[test]
 fn a_script_and_a_plain_file_mean_the_same() {
     let plain = read(

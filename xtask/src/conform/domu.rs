@@ -38,7 +38,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
 ];
 /// Those that the tests run: what a domU gets and Domain 0 does not, and a bit of everything else.
-pub const TELLING: [&str; 24] = [
+pub const TELLING: [&str; 25] = [
     "ground",
     "version",
     "unprivileged",
@@ -54,6 +54,7 @@ pub const TELLING: [&str; 24] = [
     "timers",
     "mmu-update",
     "mmuext",
+    "clear-page",
     "pt-emulation",
     "memory-ops",
     "grant-maps",

@@ -35,6 +35,7 @@ guests! {
     "timers" => timers,
     "mmu-update" => mmu_update,
     "mmuext" => mmuext,
+    "clear-page" => clear_page,
     "pt-types" => pt_types,
     "pt-emulation" => pt_emulation,
     "tlb" => tlb,

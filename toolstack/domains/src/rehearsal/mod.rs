@@ -603,6 +603,7 @@ fn a_driver_domain_connects_a_card_and_a_disk_and_lets_them_go() {
     assert_eq!(scene.litter(), Vec::<String>::new());
 }
 
+/// M074; and of M116 what one host can do: an image that one domain writes to is no other's.
 #[test]
 fn two_domains_do_not_get_one_name_or_one_disk() {
     let scene = Scene::new();
