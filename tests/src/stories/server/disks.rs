@@ -65,7 +65,7 @@ fn go_with_who_was_killed(dom0: &mut Dom0) -> Result<()> {
     let served = Tiny::new("served").disk("tap:qcow2:/vmimages/b.qcow2,xvdf,w");
     dom0.start_tiny(&served)?;
     dom0.run("pkill -KILL -x qemu-nbd")?;
-    let read = "dd if=/dev/xvdf of=/dev/null bs=64k count=1 skip=900 iflag=direct 2>&1 | grep -c 'I/O error'";
+    let read = "dd if=/dev/xvdf of=/dev/null bs=64k count=1 skip=900 iflag=direct 2>&1 | grep -c 'Input/output error'";
     let errors = dom0.in_guest("served", read, PATIENCE)?;
     ensure!(
         errors == "1",
