@@ -177,7 +177,7 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "server",
-        claim: "Domain 0 is a Debian with systemd: autostart, killed daemons, logs, LVM, partitions, qcow2, a backup and its \
+        claim: "Domain 0 is a Debian with systemd: autostart, killed daemons (QEMU's, too), logs, LVM, partitions, qcow2, a backup and its \
                 drill, a shared folder, a screen, images that are cloned by shared blocks and by overlays, and grown with a \
                 kill in the middle",
         rows: &[
