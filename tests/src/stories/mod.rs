@@ -148,7 +148,8 @@ pub const STORIES: &[Story] = &[
     },
     Story {
         name: "two-hosts",
-        claim: "a guest that writes moves to another host over a cable, with its memory; on the disk that both have nothing is lost",
+        claim: "a guest that writes moves to another host over a cable, with its memory and its number; on the disk that both have \
+                nothing is lost",
         rows: &["M144"],
         tell: hosts::hand_a_guest_over,
     },
