@@ -86,7 +86,11 @@ fn over_the_cable(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     let writer = near.in_guest(NAME, &write, PATIENCE)?;
     is_not_taken_by_nobody(near)?;
     let (free, before) = (near.settled_free_memory()?, written(near)?);
-    moves(near, far)?;
+    let number = near.run(&format!("xl domid {NAME}"))?;
+    ensure!(number != "1", "it is the first domain of its host");
+    moves(near, far, "-D")?;
+    let there = far.run(&format!("xl domid {NAME}"))?;
+    ensure!(there == number, "it was domain {number}, moved with -D, and is {there}");
 
     near.wait_until_gone(NAME, PATIENCE)?;
     let left = near.settled_free_memory()?;
@@ -142,7 +146,7 @@ fn to_and_fro(ours: &mut Dom0, debians: &mut Dom0) -> Result<()> {
     // Debian's Xen does not log what a PV guest writes, so that its tools send only one that stands still.
     debians.run_within(SAVE, WHOLE)?;
     ours.run_within(RESTORE, WHOLE)?;
-    moves(ours, debians)?;
+    moves(ours, debians, "")?;
     runs_on(debians).context("sent by ours while it ran")?;
     debians.destroy(NAME)
 }
@@ -160,15 +164,13 @@ fn is_not_taken_by_nobody(near: &mut Dom0) -> Result<()> {
     written(near).map(drop)
 }
 
-fn moves(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
+fn moves(near: &mut Dom0, far: &mut Dom0, options: &str) -> Result<()> {
     let receive = format!(
         "nc -l -p {PORT} -e xl migrate-receive 2>/tmp/received & {}",
         until_listened(PORT)
     );
     far.run(&receive)?;
-    let number = near.run(&format!("xl domid {NAME}"))?;
-    ensure!(number != "1", "it is the first domain of its host");
-    let command = format!("xl migrate -D -s '' {NAME} 'nc {} {PORT}' 2>&1", ENDS[1]);
+    let command = format!("xl migrate {options} -s '' {NAME} 'nc {} {PORT}' 2>&1", ENDS[1]);
     let (code, said) = near.ask(&command, WHOLE)?;
     ensure!(
         code == 0 && said.contains("Migration successful."),
@@ -181,7 +183,5 @@ fn moves(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     );
     let list = far.run(&format!("xl list {NAME} | tail -n 1"))?;
     ensure!(list.starts_with(NAME), "the other host lists {list}");
-    let there = far.run(&format!("xl domid {NAME}"))?;
-    ensure!(there == number, "it was domain {number}, moved with -D, and is {there}");
     Ok(())
 }
