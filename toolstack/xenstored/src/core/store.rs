@@ -21,6 +21,18 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub(super) u64);
 
+impl ConnId {
+    /// For whoever keeps numbers only.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The connection that had this number.
+    pub fn from_number(number: u64) -> ConnId {
+        ConnId(number)
+    }
+}
+
 /// How many changes of the store a guest's transaction may outlive, and how often that is looked at. Old
 /// snapshots keep old nodes in memory, and a guest could hold them for ever.
 const TRANSACTION_LIFE: u64 = 2048;

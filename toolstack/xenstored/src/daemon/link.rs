@@ -7,6 +7,7 @@
 use super::ring::{Ring, RingError};
 use crate::core::HalfWay;
 use ferroxen_xenstore_wire::{Decoder, Header, Message, PAYLOAD_MAX, TooLong, ring};
+use rustix::event::epoll::EventFlags;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -36,6 +37,8 @@ pub struct Link {
     pub is_broken: bool,
     /// It may not ask more for now.
     pub is_held: bool,
+    /// What we wait for there, once we do.
+    pub expected: Option<EventFlags>,
     /// What was last noted of its messages that were half-way.
     pub noted: HalfWay,
 }
@@ -96,6 +99,7 @@ impl Link {
             sent: 0,
             is_broken: false,
             is_held: false,
+            expected: None,
             noted: HalfWay::default(),
         }
     }

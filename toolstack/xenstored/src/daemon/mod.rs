@@ -15,6 +15,7 @@ mod journal;
 mod link;
 mod listener;
 mod log;
+mod poller;
 mod ring;
 mod serve;
 

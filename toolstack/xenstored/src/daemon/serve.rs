@@ -6,11 +6,13 @@ use super::journal::{self, Journal};
 use super::link::{Link, LinkError, Wire};
 use super::listener::listen;
 use super::log::Log;
+use super::poller::{Poller, Ready};
 use crate::core::{ConnId, DomainState, Limits, Record, Restored, Successor, World, Xenstore, write_record};
 use anyhow::{Context, Result};
 use ferroxen_words::{DomId, Gfn, Port};
 use ferroxen_xenstore_wire::{Decoder, ErrorCode};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::Timespec;
+use rustix::event::epoll::EventFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -43,7 +45,8 @@ pub struct Daemon {
     listener: UnixListener,
     /// None where there are no guests.
     journal: Option<Journal>,
-    /// Connections that we have heard from or sent to since the last note.
+    poller: Poller,
+    /// Connections that we have heard from or sent to since we last waited.
     touched: BTreeSet<ConnId>,
     started: Instant,
     /// Connections that may have more requests for us.
@@ -82,6 +85,8 @@ impl Daemon {
         } else {
             Some(Hypervisor::open()?)
         };
+        let events = hypervisor.as_ref().map(|hypervisor| hypervisor.events.as_fd());
+        let poller = Poller::new(&listener, events).context("preparing to wait for clients")?;
         let mut daemon = Daemon {
             store: Xenstore::new(setup.limits),
             outside: Outside {
@@ -94,6 +99,7 @@ impl Daemon {
             },
             listener,
             journal: None,
+            poller,
             touched: BTreeSet::new(),
             started: Instant::now(),
             ready: BTreeSet::new(),
@@ -154,7 +160,10 @@ impl Daemon {
     /// Lets another program take our place. Comes back only if it cannot.
     fn hand_over(&mut self, successor: &Successor) -> Result<()> {
         self.note();
+        // They are still to be waited for if we stay.
+        let touched = self.touched.clone();
         self.note_half_way();
+        self.touched = touched;
         let mut records = self.store.snapshot();
         let (mut sockets, mut rings) = (Vec::new(), Vec::new());
         for (conn, link) in &self.outside.links {
@@ -198,13 +207,13 @@ impl Daemon {
 
     /// Notes the messages that are half-way, before waiting.
     fn note_half_way(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
         let Some(journal) = &mut self.journal else { return };
         let mut bytes = Vec::new();
         let is_long = journal.is_long();
         if is_long {
             bytes = self.store.snapshot();
         }
-        let mut touched = std::mem::take(&mut self.touched);
         if is_long {
             touched.extend(self.outside.links.keys());
         }
@@ -247,35 +256,22 @@ impl Daemon {
     /// Waits until somebody has something for us, and notes who.
     fn wait(&mut self) -> Result<()> {
         self.note();
+        for conn in self.touched.clone() {
+            self.expect(conn);
+        }
         self.note_half_way();
         let timeout = self.timeout();
-        let Outside { links, hypervisor, .. } = &self.outside;
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
-        fds.extend(
-            hypervisor
-                .as_ref()
-                .map(|hypervisor| PollFd::new(&hypervisor.events, PollFlags::IN)),
-        );
-        let first_client = fds.len();
-        let mut clients = vec![];
-        for (conn, link) in links {
-            if let Wire::Socket(socket) = &link.wire {
-                let mut flags = PollFlags::empty();
-                flags.set(PollFlags::IN, !link.is_held);
-                flags.set(PollFlags::OUT, link.is_mid_send());
-                fds.push(PollFd::new(socket, flags));
-                clients.push(*conn);
+        let ready = self.poller.wait(timeout.as_ref()).context("cannot wait for clients")?;
+        let (mut has_caller, mut has_event) = (false, false);
+        for ready in ready {
+            match ready {
+                Ready::Caller => has_caller = true,
+                Ready::Event => has_event = true,
+                Ready::Client(conn) => {
+                    self.ready.insert(conn);
+                }
             }
         }
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(io::Error::from(error)).context("cannot wait for clients"),
-        }
-        let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let (has_caller, has_event) = (is_ready(&fds[0]), first_client > 1 && is_ready(&fds[1]));
-        let ready_clients = fds[first_client..].iter().zip(&clients).filter(|(fd, _)| is_ready(fd));
-        self.ready.extend(ready_clients.map(|(_, conn)| *conn));
-        drop(fds);
         if has_caller {
             self.accept();
         }
@@ -290,6 +286,21 @@ impl Daemon {
             self.ready.insert(conn);
         }
         Ok(())
+    }
+
+    /// Waits for what a client may do by now. What it wants to send stays with it while it is held.
+    fn expect(&mut self, conn: ConnId) {
+        let Some(link) = self.outside.links.get_mut(&conn) else {
+            return;
+        };
+        let Wire::Socket(socket) = &link.wire else { return };
+        let mut now = EventFlags::empty();
+        now.set(EventFlags::IN, !link.is_held);
+        now.set(EventFlags::OUT, link.is_mid_send());
+        match self.poller.expect(conn, socket, link.expected, now) {
+            Ok(()) => link.expected = Some(now),
+            Err(error) => self.end(conn, &LinkError::Io(error)),
+        }
     }
 
     fn timeout(&self) -> Option<Timespec> {
