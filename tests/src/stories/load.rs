@@ -25,10 +25,7 @@ pub(super) fn stress_while_moved(parts: &Parts) -> Result<()> {
     /// How long it works for each move.
     const WORK: Duration = Duration::from_secs(30);
     const STRESS: Duration = Duration::from_secs(240);
-    let moves = match std::env::var("FERROXEN_MOVES") {
-        Ok(number) => number.parse().context("FERROXEN_MOVES is a number")?,
-        Err(_) => MOVES,
-    };
+    let moves = super::times("FERROXEN_MOVES", MOVES)?;
     let seconds = (WORK * moves).as_secs();
     let mut dom0 = Dom0::boot(&parts.with_built()?)?;
     dom0.run("mount /dev/vdb /mnt")?;

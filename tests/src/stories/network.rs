@@ -20,6 +20,7 @@ pub(super) fn carries_data(parts: &Parts) -> Result<()> {
     reaches_the_lan(&mut dom0)?;
     two_cards(&mut dom0)?;
     arrives_intact(&mut dom0)?;
+    keeps_to_its_rate(&mut dom0)?;
     dom0.destroy("two")?;
     let left = dom0.run("ls /sys/class/net")?;
     ensure!(
@@ -55,7 +56,7 @@ fn reaches_the_lan(dom0: &mut Dom0) -> Result<()> {
 fn two_cards(dom0: &mut Dom0) -> Result<()> {
     dom0.run("ip link add name xenbr1 type bridge && ip addr add 10.0.9.1/24 dev xenbr1 && ip link set xenbr1 up")?;
     let two = Tiny::new("two").memory(384).option("ip=10.0.2.30");
-    dom0.start_tiny(&two.card("bridge=xenbr0,mac=").card("bridge=xenbr1,mac="))?;
+    dom0.start_tiny(&two.card("bridge=xenbr0,mac=").card("bridge=xenbr1,mac=,rate=1MB/s"))?;
     let domid = dom0.run("xl domid two")?;
     ensure!(domid == "2", "the second guest is domain {domid}");
     ensure_on_bridge(dom0, "vif2.0", "xenbr0")?;
@@ -112,5 +113,19 @@ fn arrives_intact(dom0: &mut Dom0) -> Result<()> {
     dom0.in_guest("two", &listen, PATIENCE)?;
     let arrived = dom0.run_within("busybox nc 10.0.2.30 5002 </tmp/data", TRANSFER)?;
     ensure!(arrived == sent, "Domain 0 sent {sent} and the guest got {arrived}");
+    Ok(())
+}
+
+/// What a guest sends by a card with a rate takes as long as the rate says; without one this would take a second.
+fn keeps_to_its_rate(dom0: &mut Dom0) -> Result<()> {
+    let listen = format!(
+        "(timeout 180 busybox nc -l -p 5003 -e sha256sum >/dev/null 2>&1 &); {}",
+        until_listened(5003)
+    );
+    dom0.run(&listen)?;
+    let send = "now() { cut -d. -f1 /proc/uptime; }; before=$(now); \
+                head -c 6000000 /tmp/data | nc 10.0.9.1 5003 >/dev/null; echo $(($(now) - before))";
+    let seconds: u32 = dom0.in_guest("two", send, TRANSFER)?.parse()?;
+    ensure!(seconds >= 5, "6 MB took {seconds} s by a card with 1 MB/s");
     Ok(())
 }

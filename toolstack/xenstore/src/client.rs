@@ -320,6 +320,8 @@ impl Client {
             let request = format!("values\0{directory}\0{below}\0{after}\0");
             let answer = match self.ask(MessageType::CONTROL, directory, 0, &[request.as_bytes()]) {
                 Err(error) if error.code().is_some() => return Ok(None),
+                // oxenstored's to all that it does not know.
+                Ok(answer) if answer == b"OK\0" => return Ok(None),
                 other => other?,
             };
             let before = found.len();
@@ -611,6 +613,19 @@ mod tests {
             "xenstore refused READ of \"/secret\": permission denied (EACCES)"
         );
         assert_eq!(client.read_opt("/nothing").unwrap(), None);
+    }
+
+    #[test]
+    fn xenstoreds_that_tell_of_one_value_at_a_time_say_so_each_in_its_way() {
+        let (client, _far) = with_answers(&[
+            encode(MessageType::ERROR, 1, 0, &[b"EINVAL\0"]).unwrap(),
+            encode(MessageType::CONTROL, 2, 0, &[b"OK\0"]).unwrap(),
+            encode(MessageType::CONTROL, 3, 0, &[b"1\0+one\0" as &[u8], b"2\0-\0\0"]).unwrap(),
+        ]);
+        assert_eq!(client.values("/a", "name").unwrap(), None);
+        assert_eq!(client.values("/a", "name").unwrap(), None);
+        let all = [("1".to_owned(), Some("one".to_owned())), ("2".to_owned(), None)];
+        assert_eq!(client.values("/a", "name").unwrap().unwrap(), all);
     }
 
     #[test]

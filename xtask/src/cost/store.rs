@@ -19,13 +19,13 @@ use crate::kernel::Kernel;
 use crate::packages::{self, Need};
 use crate::steps::Steps;
 
-/// A daemon: its name, whose toolstack is around it, and what Domain 0's start script does where it is not that one's own.
+/// A daemon: its name, whose toolstack is around it, and how Domain 0's kernel is told that it is the one.
 struct Daemon {
     name: &'static str,
     /// In names of files.
     word: &'static str,
     toolstack: Toolstack,
-    started_by: Option<&'static str>,
+    option: &'static str,
 }
 
 const DAEMONS: [Daemon; 3] = [
@@ -33,24 +33,19 @@ const DAEMONS: [Daemon; 3] = [
         name: "ours",
         word: "store-ours",
         toolstack: Toolstack::Ours,
-        started_by: None,
+        option: "",
     },
     Daemon {
         name: "C xenstored",
         word: "store-c",
         toolstack: Toolstack::Debian,
-        started_by: None,
+        option: "",
     },
     Daemon {
         name: "oxenstored",
         word: "store-ocaml",
         toolstack: Toolstack::Debian,
-        started_by: Some(
-            "stock=/usr/lib/xen-4.17/bin\nexport PATH=$stock:$PATH\nmkdir -p /var/run/xenstored\n\
-             step oxenstored $stock/oxenstored --pid-file=/run/xenstored.pid\n\
-             step \"domain 0 in xenstore\" $stock/xen-init-dom0\n\
-             step xenconsoled $stock/xenconsoled --pid-file=/run/xenconsoled.pid\n",
-        ),
+        option: " xenstored=oxenstored",
     },
 ];
 /// Instructions in a second of the machine whose clock counts them.
@@ -108,19 +103,16 @@ fn line(name: &str, figures: &Figures) -> Result<String> {
 impl Daemon {
     fn load(&self) -> Result<Load> {
         let config = b"name = \"storm\"\nkernel = \"/measured/micro\"\nmemory = 16\nextra = \"store-storm\"\n";
-        let mut files = vec![
+        let files = vec![
             ("measured/micro", fs::read(hypervisor::build_guest("micro")?)?),
             ("measured/guest.cfg", config.to_vec()),
         ];
-        if let Some(script) = self.started_by {
-            files.push(("etc/ferroxen/daemons", script.as_bytes().to_vec()));
-        }
         Ok(Load {
             name: self.word,
             options: "dom0_mem=512M dom0_max_vcpus=1",
             memory_mib: 1024,
             kernel: Kernel::fetch("amd64")?.vmlinux,
-            kernel_options: DOM0_KERNEL_OPTIONS.to_owned(),
+            kernel_options: format!("{DOM0_KERNEL_OPTIONS}{}", self.option),
             ramdisk: Some(loads::dom0_with(
                 &format!("bench-{}.img", self.word),
                 self.toolstack,
