@@ -228,8 +228,8 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
                 return Err(Errno::EOPNOTSUPP);
             }
         }
-        // No cache can be watched.
-        DomctlCmd::PSR_CMT_OP => return Err(Errno::ENODEV),
+        // No cache can be watched or shared out.
+        DomctlCmd::PSR_CMT_OP | DomctlCmd::PSR_ALLOC => return Err(Errno::ENODEV),
         DomctlCmd::SHADOW_OP => return shadow_op::shadow_op(call, subject, request),
         DomctlCmd::SET_PAGING_MEMPOOL_SIZE | DomctlCmd::GET_PAGING_MEMPOOL_SIZE => {
             return Err(Errno::EOPNOTSUPP);
