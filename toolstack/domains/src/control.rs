@@ -8,9 +8,12 @@ use ferroxen_words::DomId;
 use ferroxen_xenstore::{Changes, Store};
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 /// The path whose events tell of domains that stop or go.
 const RELEASE: &str = "@releaseDomain";
+/// How long removing a domain's nodes may take.
+const REMOVAL: Duration = Duration::from_secs(10);
 
 /// What to ask of a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,10 +121,15 @@ impl Toolstack {
         Ok(end.unwrap_or(End::StillThere))
     }
 
-    /// Waits until a domain is no more, whatever it did before. `false`: it is still there.
+    /// Waits until a domain is no more, whatever it did before, and its name is free. `false`: it is still there.
     pub fn wait_gone(&self, domid: DomId, patience: Patience<'_>) -> Result<bool> {
-        let step = format!("waiting until domain {} is gone", domid.raw());
-        let gone = self.wait_end_that(domid, patience, step, |end| end == End::Gone)?;
+        let step = || format!("waiting until domain {} is gone", domid.raw());
+        let gone = self.wait_end_that(domid, patience, step(), |end| end == End::Gone)?;
+        if gone.is_some() {
+            // Whoever ended it removes its nodes next, unless that was killed.
+            let home = nodes::domain(domid);
+            self.wait_for(&home, self.patience(REMOVAL), |node| node.is_none(), step)?;
+        }
         Ok(gone.is_some())
     }
 

@@ -524,6 +524,31 @@ fn a_husk_is_waited_for() {
     });
 }
 
+/// Whoever waits for its end may make the next one of that name.
+#[test]
+fn a_domain_is_gone_when_its_nodes_are() {
+    let scene = Scene::new();
+    let domid = scene.create(&scene.config("")).expect("nothing goes wrong");
+    let home = crate::nodes::domain(domid);
+    let other = scene.store.connect_neighbour();
+    scene
+        .tools
+        .hypervisor
+        .destroy_domain(domid)
+        .expect("nothing goes wrong");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            scene.store.wait_for_watch(&home);
+            other.rm(&home).expect("nothing goes wrong");
+        });
+        let gone = scene
+            .tools
+            .wait_gone(domid, Patience::stubborn(Duration::from_secs(10)));
+        assert!(gone.expect("nothing goes wrong"));
+        assert_eq!(scene.tools.store.read_opt(&home).expect("an answer"), None);
+    });
+}
+
 #[test]
 fn a_driver_domain_connects_a_card_and_a_disk_and_lets_them_go() {
     let scene = Scene::new();
