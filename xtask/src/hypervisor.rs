@@ -13,7 +13,7 @@ use flate2::{Compression, GzBuilder};
 use object::{Object, ObjectSection, SectionFlags, elf};
 
 use crate::places;
-use crate::programs::{clean_command, run};
+use crate::programs::{clean_command, run, stripped};
 use crate::symbols;
 use crate::toolchain::{self, TARGET, Toolchain};
 
@@ -119,7 +119,7 @@ pub fn build() -> Result<Built> {
     let (loaded, zeroed) = sizes(&bytes)?;
     let elf = places::made().join("ferroxen.elf");
     let gz = places::made().join("ferroxen.gz");
-    let lean = without_debug(&made)?;
+    let lean = fs::read(without_debug(&made)?)?;
     let packed = gzip(&lean)?;
     fs::write(&elf, &lean)?;
     fs::write(&gz, &packed)?;
@@ -165,9 +165,7 @@ fn build_as(linked: Linked, directory: &str, name: &str) -> Result<PathBuf> {
         .arg(&target_dir);
     run(&mut cargo).with_context(|| format!("building the {name} guest (package {package})"))?;
     let built = target_dir.join(TARGET).join("release").join(name);
-    let lean = built.with_extension("stripped");
-    fs::write(&lean, without_debug(&built)?)?;
-    Ok(lean)
+    without_debug(&built)
 }
 
 /// What a guest of ours is linked as.
@@ -254,13 +252,9 @@ pub fn sizes(image: &[u8]) -> Result<(u64, u64)> {
     Ok((loaded, zeroed))
 }
 
-/// Drops debug sections: a loader has no use for them, and they would be most of the file.
-///
-/// The symbols stay. Whoever can link host programs has binutils, so objcopy is there.
-fn without_debug(path: &Path) -> Result<Vec<u8>> {
-    let stripped = path.with_extension("stripped");
-    run(clean_command("objcopy").arg("--strip-debug").arg(path).arg(&stripped))?;
-    Ok(fs::read(&stripped)?)
+/// Drops debug sections: a loader has no use for them, and they would be most of the file. The symbols stay.
+fn without_debug(path: &Path) -> Result<PathBuf> {
+    stripped("--strip-debug", path)
 }
 
 /// Packs bytes as `gzip -9` would, without name or time: the same bytes give the same file.

@@ -1,5 +1,6 @@
 //! Other programs: started with a clean environment, and named when they fail.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -33,6 +34,14 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{name} failed ({status})");
     }
     Ok(())
+}
+
+/// Copies `program` to a file beside it that lacks what `option` of objcopy's names. Whoever can link host programs has
+/// binutils, so that is there.
+pub fn stripped(option: &str, program: &Path) -> Result<PathBuf> {
+    let stripped = program.with_extension("stripped");
+    run(clean_command("objcopy").arg(option).arg(program).arg(&stripped))?;
+    Ok(stripped)
 }
 
 /// Runs `command` and returns what it printed, or `None` when it is absent or failed.

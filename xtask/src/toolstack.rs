@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
 use crate::places;
-use crate::programs::{clean_command, run};
+use crate::programs::{clean_command, run, stripped};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Functions that run once at the start, and those that hardly ever run, stand apart. Names of functions say for which
@@ -40,13 +40,16 @@ pub fn build(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
     }
     run(&mut others).context("building the toolstack")?;
     link_in_order()?;
-    programs.iter().map(|(_, name)| stripped(&linked(name))).collect()
+    programs
+        .iter()
+        .map(|(_, name)| without_symbols(&linked(name)))
+        .collect()
 }
 
 /// Builds `xl` alone.
 pub fn xl() -> Result<PathBuf> {
     link_in_order()?;
-    stripped(&linked(XL))
+    without_symbols(&linked(XL))
 }
 
 fn target_dir() -> PathBuf {
@@ -69,14 +72,13 @@ fn linked(name: &str) -> PathBuf {
 }
 
 /// The same without, made again when it has changed.
-fn stripped(program: &Path) -> Result<PathBuf> {
-    let stripped = program.with_extension("stripped");
+fn without_symbols(program: &Path) -> Result<PathBuf> {
+    let lean = program.with_extension("stripped");
     let changed = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    if changed(&stripped) < changed(program) {
-        // Whoever can link has binutils.
-        run(clean_command("objcopy").arg("--strip-all").arg(program).arg(&stripped))?;
+    match changed(&lean) < changed(program) {
+        true => stripped("--strip-all", program),
+        false => Ok(lean),
     }
-    Ok(stripped)
 }
 
 fn link_in_order() -> Result<()> {

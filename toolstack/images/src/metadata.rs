@@ -23,6 +23,7 @@ const IS_64_BIT: u64 = 0x80;
 const COUNTS_UNUSED: u64 = 0x10 | 0x400;
 /// Of a group: none of its inodes was ever used.
 const INODES_UNUSED: u64 = 1;
+const FILE: u64 = 0o100_000;
 const FOLDER: u64 = 0o040_000;
 const LINK: u64 = 0o120_000;
 const KIND: u64 = 0o170_000;
@@ -201,10 +202,10 @@ impl Metadata {
         }
         self.hold(number::<4>(inode, 0x68) | number::<2>(inode, 0x76) << 32);
         let is_short = kind == LINK && number::<4>(inode, 4) < SHORT_LINK;
-        if flags & INLINE != 0 || is_short || !matches!(kind, 0o100_000 | FOLDER | LINK) {
+        if flags & INLINE != 0 || is_short || !matches!(kind, FILE | FOLDER | LINK) {
             return Ok(());
         }
-        let holds_contents = kind != 0o100_000;
+        let holds_contents = kind != FILE;
         let places = inode.get(0x28..0x28 + 60).unwrap_or_default();
         if flags & BY_EXTENTS != 0 {
             return self.extents(image, places, holds_contents, DEEPEST);

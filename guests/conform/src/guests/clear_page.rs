@@ -7,18 +7,14 @@
 //! Promised by: public/xen.h (`MMUEXT_CLEAR_PAGE`).
 
 use pv::abi::grant_table::{Copy, CopyPtr, gnttabop};
-use pv::abi::memory::MemoryReservation;
 use pv::event::SELF;
-use pv::hypercall::{address, call, number};
 use pv::memory::{self, Page};
 use pv::tables::{self, ext};
 use pv::{Answer, grant};
 use zerocopy::FromZeros;
 
+use crate::host;
 use crate::report::{Report, Verdict};
-
-const DECREASE: u64 = 1;
-const POPULATE: u64 = 6;
 
 /// A page of ours whose frame has never been mapped.
 struct Fresh {
@@ -31,9 +27,9 @@ impl Fresh {
         let page = Page::new();
         let old = page.mfn();
         memory::unmap(page.address()).ok()?;
-        exchange(DECREASE, old)?;
+        exchange(host::DECREASE, old)?;
         let pfn = page.address() >> 12;
-        let mfn = exchange(POPULATE, pfn)?;
+        let mfn = exchange(host::POPULATE, pfn)?;
         memory::set_p2m(pfn, mfn);
         Ok(Fresh { page, mfn })
     }
@@ -49,11 +45,7 @@ impl Fresh {
 /// One frame less, or one more; gives the frame.
 fn exchange(command: u64, number_of: u64) -> Result<u64, Answer> {
     let mut extents = [number_of];
-    let mut request = MemoryReservation::new_zeroed();
-    request.extent_start = address(&mut extents);
-    request.nr_extents = 1;
-    request.domid.0 = SELF;
-    match call(number::MEMORY_OP, [command, address(&mut request)]) {
+    match host::reservation(command, &mut extents, 0, 0) {
         Answer(1) => Ok(extents[0]),
         other => Err(other),
     }
@@ -91,7 +83,7 @@ pub fn act(report: &mut Report) -> Verdict {
     report.saw_all("it was a table", table.cleared()?);
 
     let given_back = Fresh::new()?;
-    exchange(DECREASE, given_back.mfn)?;
+    exchange(host::DECREASE, given_back.mfn)?;
     report.saw("cleared when it is no longer ours", tables::extended(ext::CLEAR_PAGE, given_back.mfn, 0));
     Ok(())
 }

@@ -79,11 +79,11 @@ impl InfoArea {
     #[inline]
     pub fn select(self, word: u32) -> bool {
         let bit = 1 << (word % 64);
-        self.0.fetch_or_u64::<{ vcpu_info::PENDING_SEL }>(bit) & bit == 0
-            && self.0.swap_u8::<{ vcpu_info::UPCALL_PENDING }>(1) == 0
+        self.0.fetch_or_u64::<{ vcpu_info::PENDING_SEL }>(bit) & bit == 0 && self.raise()
     }
 
     /// Says that something is pending, wherever. Whether nothing was before.
+    #[inline]
     pub fn raise(self) -> bool {
         self.0.swap_u8::<{ vcpu_info::UPCALL_PENDING }>(1) == 0
     }

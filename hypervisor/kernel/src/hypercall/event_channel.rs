@@ -361,31 +361,20 @@ fn reset(call: &mut Call<'_>, id: RawDomId) -> Answer {
     if !is_self && !subject.is_paused_by_controller() {
         return Err(Errno::EINVAL);
     }
-    match close_all(&subject) {
-        Progress::Done => {
-            event_fifo::release(&subject);
-            Ok(0)
-        }
+    match release_all(&subject) {
+        Progress::Done => Ok(0),
         Progress::More => Err(Errno::ERESTART),
     }
 }
 
-/// Takes back all that a dying domain has of event channels, in steps.
+/// Takes back all that a domain has of event channels, in steps: it is dying, or starts anew.
 pub fn release_all(domain: &Arc<Domain>) -> Progress {
-    let progress = close_all(domain);
-    if progress == Progress::Done {
-        event_fifo::release(domain);
-    }
-    progress
-}
-
-/// Closes all of a domain's ports, in steps.
-fn close_all(domain: &Arc<Domain>) -> Progress {
     while close_next(domain) {
         if ferroxen_machine::time::entry_budget_spent() {
             return Progress::More;
         }
     }
+    event_fifo::release(domain);
     Progress::Done
 }
 
