@@ -399,6 +399,10 @@ pub mod pm {
 /// `XEN_SYSCTL_CX_UNLIMITED`
 pub const CX_UNLIMITED: u32 = !0;
 
+/// `sysctl_page_offline`
+pub const PAGE_OFFLINE: u32 = 1;
+/// `sysctl_page_online`
+pub const PAGE_ONLINE: u32 = 2;
 /// `sysctl_query_page_offline`
 pub const QUERY_PAGE_OFFLINE: u32 = 3;
 /// What that answers of a page in use: none of `PG_OFFLINE_STATUS_*`, as Xen 4.17 does, not even `..._ONLINE`.
@@ -407,6 +411,7 @@ pub const PAGE_IS_ONLINE: u32 = 0;
 /// `XEN_SYSCTL_LIVEPATCH_*`
 #[allow(missing_docs, reason = "upstream's own names")]
 pub mod livepatch {
+    pub const UPLOAD: u32 = 0;
     pub const GET: u32 = 1;
     pub const LIST: u32 = 2;
     pub const ACTION: u32 = 3;

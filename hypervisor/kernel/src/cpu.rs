@@ -159,7 +159,7 @@ impl CpuBitmap {
     /// Copies a caller's bitmap; bits beyond our CPUs are dropped.
     pub fn read(from: &ferroxen_abi::domctl::XenctlBitmap) -> Result<CpuBitmap, Errno> {
         let mut bitmap = CpuBitmap::default();
-        let bytes = (from.nr_bits as usize).div_ceil(8).min(bitmap.bytes.len());
+        let bytes = bytes_of(from).min(bitmap.bytes.len());
         GuestPtr::<u8>::new(from.bitmap).read_slice(&mut bitmap.bytes[..bytes])?;
         if (from.nr_bits as usize) < MAX_CPUS && !from.nr_bits.is_multiple_of(8) {
             bitmap.bytes[from.nr_bits as usize / 8] &= (1 << (from.nr_bits % 8)) - 1;
@@ -169,7 +169,7 @@ impl CpuBitmap {
 
     /// Copies to a caller's bitmap, as many bits as it has; the rest of its last byte is cleared.
     pub fn write(&self, to: &ferroxen_abi::domctl::XenctlBitmap) -> Result<(), Errno> {
-        let bytes = (to.nr_bits as usize).div_ceil(8);
+        let bytes = bytes_of(to);
         let ours = bytes.min(self.bytes.len());
         let at = GuestPtr::<u8>::new(to.bitmap);
         at.write_slice(&self.bytes[..ours])?;
@@ -187,13 +187,16 @@ impl CpuBitmap {
         })
     }
 
-    /// Just bit 0 .. 7 of number `bit`.
-    pub fn single(bit: usize) -> CpuBitmap {
+    /// As many bits as a word has.
+    pub fn of_word(word: u64) -> CpuBitmap {
         let mut bitmap = CpuBitmap::default();
-        if let Some(byte) = bitmap.bytes.get_mut(bit / 8) {
-            *byte = 1 << (bit % 8);
-        }
+        bitmap.bytes[..8].copy_from_slice(&word.to_le_bytes());
         bitmap
+    }
+
+    /// The first bits.
+    pub fn first_word(&self) -> u64 {
+        self.bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     /// Whether a bit is set.
@@ -210,4 +213,9 @@ impl CpuBitmap {
                 set
             })
     }
+}
+
+/// How long a caller's bitmap is. Upstream counts in 32 bits: one with all the bits that there could be has no bytes.
+fn bytes_of(bitmap: &ferroxen_abi::domctl::XenctlBitmap) -> usize {
+    (bitmap.nr_bits.wrapping_add(7) / 8) as usize
 }

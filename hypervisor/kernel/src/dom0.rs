@@ -133,8 +133,7 @@ pub fn build(unpacked: Unpacked, options: &Options<'_>) -> Result<Arc<Domain>, N
     let limits = Limits {
         vcpus,
         evtchn_port: EVTCHN_2L_PORTS - 1,
-        grant_frames: options.gnttab_max_frames.unwrap_or(64).clamp(1, 1024),
-        maptrack_frames: options.gnttab_max_maptrack_frames.unwrap_or(1024).clamp(1, 4096),
+        ..Limits::default().with_options(options)
     };
     let domain = domain::create(Some(DomId::DOM0), true, limits, [0; 16]).map_err(|e| NoDom0::Step("create", e))?;
     domain.set_max_vcpus(vcpus).map_err(|e| NoDom0::Step("vcpus", e))?;

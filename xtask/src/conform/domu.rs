@@ -27,6 +27,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "platform",
         "the host's own affairs are Domain 0's; `unprivileged` asks for them",
     ),
+    ("domctl", "domains are Domain 0's to control, as above"),
+    ("sysctl", "so is the host"),
     ("wakes", "says which CPUs a vcpu may use, which is Domain 0's"),
     ("xsa-13", "maps lines, as above"),
     ("xsa-149", "makes domains, which is Domain 0's"),

@@ -44,6 +44,12 @@ pub fn act(report: &mut Report) -> Verdict {
     giving(report)?;
     wrong_reservations(report)?;
     exchanging(report)?;
+    // Every number, and some behind the last. For calls that give and take pages, a list of none.
+    for command in (0..=31).chain([63]) {
+        let answers = [0, !0, bad::UNMAPPED].map(|word| op(command, &mut [word; 16]));
+        report.saw_all(format_args!("command {command}: zeros, ones, addresses"), answers);
+    }
+    foreign(report);
     for command in 0..=28 {
         report.saw_pointers(format_args!("command {command}"), |pointer| call(number::MEMORY_OP, [command, pointer]));
     }
@@ -144,6 +150,45 @@ fn wrong_reservations(report: &mut Report) -> Verdict {
         op(DECREASE | 5 << 6, &mut reservation(&mut extents, 0))
     });
     Ok(())
+}
+
+/// What is not a PV guest's to ask for, or not of others, with arguments that are in order.
+fn foreign(report: &Report) {
+    // Domain, space or size, index, page.
+    let physmap = |id: u16, space: u32| op(7, &mut [u64::from(id) | u64::from(space) << 32, 0, 0, 0]);
+    report.saw_all("add_to_physmap: each space", (0..7).map(|space| physmap(SELF, space)));
+    report.saw("of no domain", physmap(NO_DOMAIN, 0));
+    let batch = |id: u16, space: u16, size: u16| op(23, &mut [u64::from(id) | u64::from(space) << 16 | u64::from(size) << 32, 0, 0, 0, 0]);
+    report.saw_all("add_to_physmap_batch: none, one, of no domain", [batch(SELF, 2, 0), batch(SELF, 2, 1), batch(NO_DOMAIN, 2, 1)]);
+    let remove = |id: u16, gfn: u64| op(15, &mut [u64::from(id), gfn]);
+    report.saw_all("remove_from_physmap: ours, none, of no domain", [remove(SELF, Page::new().mfn()), remove(SELF, NO_FRAME), remove(NO_DOMAIN, 0)]);
+    let mut map = [0_u64; 64];
+    let mut set = |id: u16, count: u32, at: u64| op(13, &mut [u64::from(id), u64::from(count), if at == 0 { address(&mut map) } else { at }]);
+    report.saw_all("set_memory_map: none, 1024 nowhere, 1025, of no domain", [
+        set(NO_DOMAIN, 0, 0),
+        set(SELF, 1024, bad::UNMAPPED),
+        set(SELF, 1025, bad::UNMAPPED),
+        set(NO_DOMAIN, 1, 0),
+    ]);
+    let claim = |pages: u64, id: u16, order: u32, flags: u32, at: u64| op(24, &mut [at, pages, u64::from(order) | u64::from(flags) << 32, u64::from(id)]);
+    report.saw_all("claim_pages: a list, an order, flags, of no domain, more than there are", [
+        claim(1, SELF, 0, 0, bad::UNMAPPED),
+        claim(1, SELF, 1, 0, 0),
+        claim(1, SELF, 0, 1, 0),
+        claim(1, NO_DOMAIN, 0, 0, 0),
+        claim(1 << 40, SELF, 0, 0, 0),
+    ]);
+    let pod = |command: u64, id: u16| op(command, &mut [0, 0, 0, 0, u64::from(id)]);
+    report.saw_all("set, get_pod_target: ours, of no domain", [pod(16, SELF), pod(17, SELF), pod(16, NO_DOMAIN), pod(17, NO_DOMAIN)]);
+    let nodes = |id: u16, pad: u16| op(26, &mut [u64::from(id) | u64::from(pad) << 16, 0, 0, 0, 0, 0, 0]);
+    report.saw_all("get_vnumainfo: ours, padded, of no domain", [nodes(SELF, 0), nodes(SELF, 1), nodes(NO_DOMAIN, 0)]);
+    // Flags, entries and where; a device by segment, bus and function.
+    let reserved = |flags: u32| op(27, &mut [u64::from(flags), 0, 0]);
+    report.saw_all("reserved_device_memory_map: of one, of all, an unknown flag", [0, 1, 2].map(reserved));
+    let resource = |id: u16, kind: u16, which: u32, count: u32, pad: u32| {
+        op(28, &mut [u64::from(id) | u64::from(kind) << 16 | u64::from(which) << 32, u64::from(count) | u64::from(pad) << 32, 0, 0])
+    };
+    report.saw_all("acquire_resource: of ourselves, of no domain, padded", [resource(SELF, 1, 0, 0, 0), resource(NO_DOMAIN, 1, 0, 0, 0), resource(NO_DOMAIN, 1, 0, 0, 1)]);
 }
 
 fn exchanging(report: &mut Report) -> Verdict {

@@ -60,6 +60,8 @@ guests! {
     "fpu" => fpu,
     "physdev" => physdev,
     "platform" => platform,
+    "domctl" => domctl,
+    "sysctl" => sysctl,
     "machine-frames" => machine_frames,
     "preemption" => preemption,
     "failsafe" => failsafe,

@@ -6,6 +6,7 @@ use pv::abi::event_channel::evtchnop;
 use pv::hypercall::{address, call, number};
 use pv::{Answer, event, start};
 
+use crate::bad;
 use crate::report::{End, Report, Verdict};
 
 fn op<T>(command: u64, argument: &mut T) -> Answer {
@@ -21,6 +22,47 @@ pub fn act(report: &mut Report) -> Verdict {
     for command in [5, 6, 7, 8, 10, 11, 12, 13, 15, 21, 22, 23, 24, 25, 28] {
         report.saw_pointers(format_args!("command {command}"), |pointer| call(number::PHYSDEV_OP, [command, pointer]));
     }
+    // Every number, the old ones and those behind the last too; a wrong I/O privilege and lines come below.
+    for command in (0..=34).filter(|command| ![6, 7].contains(command)) {
+        let answers = [!0, bad::UNMAPPED].map(|word| op(command, &mut [word; 16]));
+        report.saw_all(format_args!("command {command}: ones, addresses"), answers);
+    }
+    let pci = |command: u64, words: [u32; 8]| op(command, &mut { words });
+    report.saw_all("manage_pci: add, again, remove, remove one that is not there", [
+        pci(15, [0xf800, 0, 0, 0, 0, 0, 0, 0]),
+        pci(15, [0xf800, 0, 0, 0, 0, 0, 0, 0]),
+        pci(16, [0xf800, 0, 0, 0, 0, 0, 0, 0]),
+        pci(16, [0xf700, 0, 0, 0, 0, 0, 0, 0]),
+    ]);
+    report.saw_all("manage_pci_add_ext: a function, a virtual one of it, flags 2 and 2", [
+        pci(20, [0xf800, 0, 0, 0, 0, 0, 0, 0]),
+        pci(20, [0xf900, 1, 0xf800, 0, 0, 0, 0, 0]),
+        pci(20, [0xf900, 2, 0, 0, 0, 0, 0, 0]),
+        pci(20, [0xf900, 0x200, 0, 0, 0, 0, 0, 0]),
+    ]);
+    // Segment; bus and function; flags; the physical function; the node.
+    report.saw_all("pci_device_add: of segment 0, of 5, unknown flags, a virtual function, of a node", [
+        pci(25, [0xf800 << 16, 0, 0, 0, 0, 0, 0, 0]),
+        pci(25, [0xf800 << 16 | 5, 0, 0, 0, 0, 0, 0, 0]),
+        pci(25, [0xf800 << 16, 0x80, 0, 0, 0, 0, 0, 0]),
+        pci(25, [0xf900 << 16, 2, 0xf800, 0, 0, 0, 0, 0]),
+        pci(25, [0xfa00 << 16, 4, 0, 0, 0, 0, 0, 0]),
+    ]);
+    for (name, command) in [("pci_device_remove", 26), ("restore_msi_ext", 27), ("prepare_msix", 30), ("release_msix", 31)] {
+        report.saw_all(format_args!("{name}: one without messages, one that is not there"), [
+            pci(command, [0xf800 << 16, 0, 0, 0, 0, 0, 0, 0]),
+            pci(command, [0xf700 << 16, 0, 0, 0, 0, 0, 0, 0]),
+        ]);
+    }
+    // Address; segment; first and last bus; flags.
+    report.saw_all("pci_mmcfg_reserved: none such, backwards, unknown flags", [
+        pci(24, [0xb000_0000, 0, 0, 0, 0xff00_0000 >> 16, 0, 0, 0]),
+        pci(24, [0xb000_0000, 0, 0, 0x0000_0005, 0, 0, 0, 0]),
+        pci(24, [0xb000_0000, 0, 0, 0xff00, 0, 8, 0, 0]),
+    ]);
+    report.saw_all("dbgp_op: prepare, done, no command; another bus", [[1, 1], [2, 1], [3, 1], [1, 9]].map(|[command, bus]| {
+        pci(29, [command, bus, 0, 0, 0, 0, 0, 0])
+    }));
     let irqs: [u32; 6] = [0, 4, 9, 23, 5000, !0];
     let status = |irq: u32| {
         let mut request = [irq, 0];
@@ -43,7 +85,7 @@ pub fn act(report: &mut Report) -> Verdict {
     report.saw_all("map_pirq: gsi 200, -1; no domain; no type; a number out of range", [
         map(SELF, 1, 200, 200),
         map(SELF, 1, !0, !0),
-        map(crate::bad::NO_DOMAIN, 1, 9, 9),
+        map(bad::NO_DOMAIN, 1, 9, 9),
         map(SELF, 99, 9, 9),
         map(SELF, 1, 10, 5000),
     ]);
@@ -67,7 +109,7 @@ pub fn act(report: &mut Report) -> Verdict {
         unmap(SELF, 9),
         unmap(SELF, 200),
         unmap(SELF, !0),
-        unmap(crate::bad::NO_DOMAIN, 9),
+        unmap(bad::NO_DOMAIN, 9),
     ]);
     event::close(port);
     report.saw_all("unmap_pirq after closing; again", [unmap(SELF, 9), unmap(SELF, 9)]);

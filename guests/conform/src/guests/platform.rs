@@ -5,6 +5,7 @@
 use pv::hypercall::{address, call, number};
 use pv::{Answer, start};
 
+use crate::bad;
 use crate::report::{End, Report, Verdict};
 
 const PLATFORM_VERSION: u32 = 0x0300_0001;
@@ -40,6 +41,11 @@ pub fn act(report: &mut Report) -> Verdict {
     report.saw("getidletime", platform(53, &[0, 0, 0, 0]).0);
     report.saw("get_symbol", platform(63, &[0, 0, 0, 0]).0);
 
+    // Every number, but for the two that set the clock, and the one that switches the machine off.
+    for command in (0..=66).chain([99]).filter(|command| ![17, 51, 62].contains(command)) {
+        let answers = [0, !0, bad::UNMAPPED].map(|word| platform(command, &[word; 16]).0);
+        report.saw_all(format_args!("command {command}: zeros, ones, addresses"), answers);
+    }
     report.saw_pointers("sysctl", |pointer| call(number::SYSCTL, [pointer]));
     let control = |hypercall: u32, command: u32, version: u32| {
         let mut request = [0_u64; 20];

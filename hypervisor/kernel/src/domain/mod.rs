@@ -15,6 +15,7 @@ pub mod list;
 pub mod vcpu;
 
 use crate::cpu::AtomicCpuSet;
+use crate::hypercall::event_channel;
 use crate::hypercall::event_fifo::{self, Fifo};
 use crate::lock::{Lock, Rank};
 use crate::memory::DomainMemory;
@@ -25,8 +26,9 @@ use ferroxen_abi::errno::Errno;
 use ferroxen_abi::xen::{shared_info, vcpu_info};
 use ferroxen_evtchn::PortTable;
 use ferroxen_grants::GrantTable;
+use ferroxen_loader::options::Options;
 use ferroxen_machine::memory::Page;
-use ferroxen_words::{DomId, Mfn, VcpuId};
+use ferroxen_words::{DomId, Mfn, Port, VcpuId};
 
 pub use list::{by_id, create, resolve};
 pub use vcpu::{Callback, InfoArea, PvState, Vcpu, VcpuRef};
@@ -42,6 +44,10 @@ pub struct Limits {
     pub grant_frames: u32,
     /// Frames' worth of grant mappings.
     pub maptrack_frames: u32,
+    /// It serves xenstore, and may look at other domains.
+    pub is_xenstore: bool,
+    /// Registers that it does not have read as 0 where the host has them, and forget what is written.
+    pub relaxed_registers: bool,
 }
 
 impl Default for Limits {
@@ -51,6 +57,22 @@ impl Default for Limits {
             evtchn_port: 1023,
             grant_frames: 64,
             maptrack_frames: 1024,
+            is_xenstore: false,
+            relaxed_registers: false,
+        }
+    }
+}
+
+impl Limits {
+    /// As the host's command line has them.
+    pub fn with_options(self, options: &Options<'_>) -> Limits {
+        Limits {
+            grant_frames: options.gnttab_max_frames.unwrap_or(self.grant_frames).clamp(1, 1024),
+            maptrack_frames: options
+                .gnttab_max_maptrack_frames
+                .unwrap_or(self.maptrack_frames)
+                .clamp(1, 4096),
+            ..self
         }
     }
 }
@@ -108,6 +130,14 @@ pub struct Domain {
     pub vm_assist: AtomicU64,
     /// Seconds added to wall-clock time.
     pub time_offset: AtomicU64,
+    /// `TSC_MODE_*` as its toolstack set it.
+    pub tsc_mode: AtomicU32,
+    /// How often it has been made, by migrations too.
+    pub incarnation: AtomicU32,
+    /// The NUMA nodes that its toolstack wants it on; 0: no wish.
+    pub nodes: AtomicU64,
+    /// Its port that is rung when it suspends, in place of the host's virtual interrupt; 0: none.
+    pub suspend_port: AtomicU32,
     /// CPUID and MSR policy.
     pub policy: Lock<crate::pv::policy::DomainPolicy>,
     /// Scheduling.
@@ -165,6 +195,10 @@ impl Domain {
             dirty_cpus: AtomicCpuSet::new(),
             vm_assist: AtomicU64::new(0),
             time_offset: AtomicU64::new(0),
+            tsc_mode: AtomicU32::new(0),
+            incarnation: AtomicU32::new(1),
+            nodes: AtomicU64::new(0),
+            suspend_port: AtomicU32::new(0),
             policy: Lock::new(Rank::Vcpu, crate::pv::policy::DomainPolicy::new(is_privileged)),
             sched: crate::sched::DomainSched::new(),
             life: AtomicU8::new(Life::Alive as u8),
@@ -176,17 +210,13 @@ impl Domain {
         })
     }
 
-    /// Gives it its vcpus, once (`max_vcpus`): `EINVAL` for a number out of range or different from before.
+    /// Gives it its vcpus, once (`max_vcpus`): `EINVAL` for another number than it was made for.
     pub fn set_max_vcpus(self: &Arc<Self>, count: u32) -> Result<(), Errno> {
-        if count == 0 || count > self.limits.vcpus {
+        if count != self.limits.vcpus {
             return Err(Errno::EINVAL);
         }
-        if let Some(vcpus) = self.vcpus.get() {
-            return if vcpus.len() == count as usize {
-                Ok(())
-            } else {
-                Err(Errno::EINVAL)
-            };
+        if self.vcpus.is_completed() {
+            return Ok(());
         }
         let mut vcpus = alloc::vec::Vec::new();
         vcpus.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
@@ -349,7 +379,7 @@ impl Domain {
         Ok(())
     }
 
-    /// Stops the domain for a reason (`SHUTDOWN_*`) and tells Domain 0.
+    /// Stops the domain for a reason (`SHUTDOWN_*`) and tells Domain 0, or who subscribed if it suspends.
     pub fn shut_down(self: &Arc<Self>, code: u8) {
         if self.set_shutdown(code) {
             self.pause_nosync();
@@ -361,7 +391,10 @@ impl Domain {
             if self.id == DomId::DOM0 {
                 crate::boot::dom0_shut_down(code);
             }
-            crate::hypercall::event_channel::send_global_virq(ferroxen_abi::xen::virq::DOM_EXC);
+            match self.suspend_port.load(Ordering::Relaxed) {
+                port if code == SHUTDOWN_SUSPEND && port != 0 => event_channel::send_if_open(self, Port::new(port)),
+                _ => event_channel::send_global_virq(ferroxen_abi::xen::virq::DOM_EXC),
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::guest::GuestPtr;
 use crate::{memory, sched};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use ferroxen_abi::domctl::{self as abi, Domctl, DomctlCmd, cdf, dominf};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::VcpuGuestContext;
@@ -28,9 +28,17 @@ use zerocopy::FromZeros;
 /// domain, `ENOSYS` for commands that we do not know.
 pub fn domctl(call: &mut Call<'_>) -> Answer {
     // Before anything is looked up: a guest shall not even learn which domains there are.
-    access::to_host(call.caller.domain(), Operation::ControlHost)?;
+    let caller = call.caller.domain();
+    let may_control = access::to_host(caller, Operation::ControlHost);
+    if !caller.limits.is_xenstore {
+        may_control?;
+    }
     let at = GuestPtr::<Domctl>::new(call.args()[0]);
     let mut request = at.read()?;
+    // Who serves xenstore may look.
+    if request.cmd != DomctlCmd::GETDOMAININFO {
+        may_control?;
+    }
     if request.interface_version != abi::DOMCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES);
     }
@@ -53,9 +61,11 @@ fn subject_of(request: &Domctl) -> Result<Arc<Domain>, Errno> {
     match request.cmd {
         // Upstream finds the next domain here, so that a list can be walked.
         DomctlCmd::GETDOMAININFO => {
-            let from = DomId::new(request.domain.0).ok_or(Errno::ESRCH)?;
+            let from = DomId::new(request.domain.0).ok_or(Errno::EINVAL)?;
             domain::list::at_or_after(from).ok_or(Errno::ESRCH)
         }
+        // Whether a device could be given to anybody.
+        DomctlCmd::TEST_ASSIGN_DEVICE if request.domain == RawDomId::INVALID => Err(refusal(request.cmd)),
         // By its number only: "myself" is nobody here.
         _ => DomId::new(request.domain.0).and_then(domain::by_id).ok_or(Errno::ESRCH),
     }
@@ -105,10 +115,12 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
             request.set_payload(&info);
             return Ok(Reply::Write);
         }
+        DomctlCmd::MAX_VCPUS if is_self => return Err(Errno::EINVAL),
         DomctlCmd::MAX_VCPUS => subject.set_max_vcpus(request.payload::<abi::MaxVcpus>().max)?,
         DomctlCmd::MAX_MEM => {
             memory::set_max_pages(subject, request.payload::<abi::MaxMem>().max_memkb / 4);
         }
+        DomctlCmd::SETVCPUCONTEXT if is_self => return Err(Errno::EINVAL),
         DomctlCmd::SETVCPUCONTEXT => return set_context(subject, request.payload()),
         DomctlCmd::GETVCPUCONTEXT => return get_context(call.caller, subject, request.payload()),
         DomctlCmd::GETVCPUINFO => {
@@ -131,10 +143,14 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
             if !nodes.contains(0) {
                 return Err(Errno::EINVAL);
             }
+            // All that there could be are no wish.
+            let wished = Some(nodes.first_word()).filter(|nodes| *nodes != u64::MAX);
+            subject.nodes.store(wished.unwrap_or(0), Ordering::Relaxed);
         }
         DomctlCmd::GETNODEAFFINITY => {
             let wanted: abi::Nodeaffinity = request.payload();
-            CpuBitmap::single(0).write(&wanted.nodemap)?;
+            let nodes = subject.nodes.load(Ordering::Relaxed).max(1);
+            CpuBitmap::of_word(nodes).write(&wanted.nodemap)?;
         }
         DomctlCmd::SCHEDULER_OP => {
             let mut wanted: abi::SchedulerOp = request.payload();
@@ -192,6 +208,7 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
             request.set_payload(&abi::AddressSize { size: 64 });
             return Ok(Reply::Write);
         }
+        DomctlCmd::GETTSCINFO | DomctlCmd::SETTSCINFO if is_self => return Err(Errno::EINVAL),
         DomctlCmd::GETTSCINFO => {
             request.set_payload(&crate::time::control::tsc_info(subject));
             return Ok(Reply::Write);
@@ -200,8 +217,9 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
         DomctlCmd::GETPAGEFRAMEINFO3 => return page_types(subject, request),
         DomctlCmd::SENDTRIGGER => {
             let wanted: abi::Sendtrigger = request.payload();
+            let vcpu = existing_vcpu(subject, wanted.vcpu)?;
             match wanted.trigger {
-                abi::Trigger::NMI => crate::pv::trap::send_nmi(&existing_vcpu(subject, wanted.vcpu)?),
+                abi::Trigger::NMI => crate::pv::trap::send_nmi(&vcpu),
                 // Buttons that PV domains have not.
                 abi::Trigger::POWER | abi::Trigger::SLEEP => return Err(Errno::EINVAL),
                 _ => return Err(Errno::ENOSYS),
@@ -228,15 +246,65 @@ fn run(call: &Call<'_>, subject: &Arc<Domain>, request: &mut Domctl) -> Result<R
                 return Err(Errno::EOPNOTSUPP);
             }
         }
-        // No cache can be watched or shared out.
-        DomctlCmd::PSR_CMT_OP | DomctlCmd::PSR_ALLOC => return Err(Errno::ENODEV),
-        DomctlCmd::SHADOW_OP => return shadow_op::shadow_op(call, subject, request),
-        DomctlCmd::SET_PAGING_MEMPOOL_SIZE | DomctlCmd::GET_PAGING_MEMPOOL_SIZE => {
-            return Err(Errno::EOPNOTSUPP);
+        DomctlCmd::SUBSCRIBE => {
+            let port = request.payload::<abi::Subscribe>().port;
+            subject.suspend_port.store(port, Ordering::Relaxed);
         }
-        _ => return Err(Errno::ENOSYS),
+        DomctlCmd::MEMORY_MAPPING => map_device_memory(&request.payload())?,
+        DomctlCmd::SET_TARGET => {
+            let target = DomId::new(request.payload::<abi::SetTarget>().target.0);
+            let target = target.and_then(domain::by_id).ok_or(Errno::ESRCH)?;
+            let is_itself = Arc::ptr_eq(&target, subject);
+            // A domain that models devices for another, which would be HVM.
+            return Err(if is_itself { Errno::EINVAL } else { Errno::EOPNOTSUPP });
+        }
+        // Registers of caches: the commands that there are.
+        DomctlCmd::PSR_ALLOC if request.u[0] as u32 > PSR_GET_MBA => return Err(Errno::EOPNOTSUPP),
+        DomctlCmd::SHADOW_OP => return shadow_op::shadow_op(call, subject, request),
+        DomctlCmd::VM_EVENT_OP if is_self => return Err(Errno::EINVAL),
+        command => return Err(refusal(command)),
     }
     Ok(Reply::Done)
+}
+
+/// The last of `XEN_DOMCTL_PSR_*`.
+const PSR_GET_MBA: u32 = 9;
+
+/// What upstream answers where the machine, or a PV domain, has not what a command is about.
+fn refusal(command: DomctlCmd) -> Errno {
+    match command {
+        // No cache can be watched or shared out.
+        DomctlCmd::PSR_CMT_OP | DomctlCmd::PSR_ALLOC => Errno::ENODEV,
+        // Of HVM domains.
+        DomctlCmd::GETHVMCONTEXT
+        | DomctlCmd::SETHVMCONTEXT
+        | DomctlCmd::GETHVMCONTEXT_PARTIAL
+        | DomctlCmd::BIND_PT_IRQ
+        | DomctlCmd::UNBIND_PT_IRQ
+        | DomctlCmd::SOFT_RESET
+        | DomctlCmd::SOFT_RESET_CONT
+        | DomctlCmd::DEBUG_OP
+        | DomctlCmd::VMTRACE_OP
+        | DomctlCmd::SET_BROKEN_PAGE_P2M => Errno::EINVAL,
+        DomctlCmd::IOPORT_MAPPING
+        | DomctlCmd::SET_PAGING_MEMPOOL_SIZE
+        | DomctlCmd::GET_PAGING_MEMPOOL_SIZE
+        // There is no IOMMU of ours.
+        | DomctlCmd::ASSIGN_DEVICE
+        | DomctlCmd::DEASSIGN_DEVICE
+        | DomctlCmd::TEST_ASSIGN_DEVICE
+        | DomctlCmd::GET_DEVICE_GROUP => Errno::EOPNOTSUPP,
+        _ => Errno::ENOSYS,
+    }
+}
+
+/// `memory_mapping`: a PV domain maps a device's memory by its own tables, so nothing is to be done for frames that there
+/// can be.
+fn map_device_memory(wanted: &abi::MemoryMapping) -> Result<(), Errno> {
+    let frames = 1u64 << (u32::from(ferroxen_machine::cpu::features().physical_bits) - ferroxen_words::PAGE_SHIFT);
+    let end = |first: u64| wanted.nr_mfns.checked_sub(1).and_then(|more| first.checked_add(more));
+    let is_there = end(wanted.first_mfn).is_some_and(|last| last < frames) && end(wanted.first_gfn).is_some();
+    if is_there { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// One of the subject's vcpus, where upstream calls a wrong number a wrong argument.
@@ -262,24 +330,35 @@ fn create(request: &Domctl) -> Result<DomId, Errno> {
     if !matches!(wanted.grant_opts, 1 | 2) || wanted.max_grant_frames == 0 || wanted.iommu_opts != 0 {
         return Err(Errno::EINVAL);
     }
-    if wanted.vmtrace_size != 0 {
+    let abi::ArchDomainconfig {
+        emulation_flags,
+        misc_flags,
+    } = wanted.arch;
+    if wanted.vmtrace_size != 0 || misc_flags & !abi::MSR_RELAXED != 0 || emulation_flags & !abi::emu::ALL != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if emulation_flags != 0 {
+        // Devices of HVM domains; and no PV kernel has needed a timer of its own for long.
         return Err(Errno::EOPNOTSUPP);
     }
-    let defaults = Limits::default();
-    let bounded = |value: i32, default: u32, most: u32| match u32::try_from(value) {
-        Err(_) => Ok(default),
+    let most = Limits {
+        grant_frames: GRANT_FRAMES.load(Ordering::Relaxed),
+        maptrack_frames: MAPTRACK_FRAMES.load(Ordering::Relaxed),
+        ..Limits::default()
+    };
+    // Below 0: as many as there may be.
+    let bounded = |value: i32, most: u32| match u32::try_from(value) {
+        Err(_) => Ok(most),
         Ok(value) if value <= most => Ok(value),
         Ok(_) => Err(Errno::EINVAL),
     };
     let limits = Limits {
         vcpus: wanted.max_vcpus,
         evtchn_port: wanted.max_evtchn_port.min(ferroxen_abi::xen::EVTCHN_2L_PORTS - 1),
-        grant_frames: bounded(wanted.max_grant_frames, defaults.grant_frames, MAX_GRANT_FRAMES)?,
-        maptrack_frames: bounded(
-            wanted.max_maptrack_frames,
-            defaults.maptrack_frames,
-            MAX_MAPTRACK_FRAMES,
-        )?,
+        grant_frames: bounded(wanted.max_grant_frames, most.grant_frames)?,
+        maptrack_frames: bounded(wanted.max_maptrack_frames, most.maptrack_frames)?,
+        is_xenstore: wanted.flags & cdf::XS_DOMAIN != 0,
+        relaxed_registers: misc_flags & abi::MSR_RELAXED != 0,
     };
     let id = match request.domain {
         RawDomId(0) => None,
@@ -291,10 +370,16 @@ fn create(request: &Domctl) -> Result<DomId, Errno> {
 
 /// Whether PV guests may be made (`pv=`).
 static ALLOWS_PV: AtomicBool = AtomicBool::new(true);
+/// Most frames of a domain's grant table, and of its list of mappings (`gnttab_max_frames=`, `gnttab_max_maptrack_frames=`).
+static GRANT_FRAMES: AtomicU32 = AtomicU32::new(0);
+static MAPTRACK_FRAMES: AtomicU32 = AtomicU32::new(0);
 
 /// Takes the host's policy from its command line.
 pub fn configure(options: &Options<'_>) {
     ALLOWS_PV.store(options.pv, Ordering::Relaxed);
+    let limits = Limits::default().with_options(options);
+    GRANT_FRAMES.store(limits.grant_frames, Ordering::Relaxed);
+    MAPTRACK_FRAMES.store(limits.maptrack_frames, Ordering::Relaxed);
 }
 
 /// Whether PV guests may be made.
@@ -304,10 +389,6 @@ pub fn allows_pv() -> bool {
 
 /// Most vcpus of a PV domain.
 const MAX_VCPUS: u32 = 256;
-/// Most frames of a grant table.
-const MAX_GRANT_FRAMES: u32 = 512;
-/// Most frames' worth of grant mappings.
-const MAX_MAPTRACK_FRAMES: u32 = 4096;
 
 /// A domain as `xl list` sees it.
 pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
@@ -333,6 +414,7 @@ pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
     // Upstream: with no vcpu online, none waits either.
     raise(is_blocked && online != 0, dominf::BLOCKED);
     raise(is_running, dominf::RUNNING);
+    raise(subject.limits.is_xenstore, dominf::XS_DOMAIN);
     // All ones: no reason yet.
     flags |= subject.shutdown_code().map_or(u32::MAX, u32::from) << dominf::SHUTDOWNSHIFT;
     let pages = memory::counts(subject);
@@ -348,6 +430,7 @@ pub fn info_of(subject: &Arc<Domain>) -> abi::Getdomaininfo {
         max_vcpu_id: (subject.vcpus().len() as u32).wrapping_sub(1),
         cpupool: sched::pools::of_domain(subject).0,
         handle: *subject.handle.lock(),
+        gpaddr_bits: ferroxen_machine::cpu::features().physical_bits as u8,
         ..abi::Getdomaininfo::default()
     }
 }
@@ -390,8 +473,12 @@ fn get_context(caller: &VcpuRef, subject: &Arc<Domain>, wanted: abi::Vcpucontext
 fn set_affinity(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Errno> {
     let wanted: abi::Vcpuaffinity = request.payload();
     let vcpu = vcpu_of(subject, wanted.vcpu)?;
-    if wanted.flags & (abi::VCPUAFFINITY_HARD | abi::VCPUAFFINITY_SOFT) == 0 {
+    if wanted.flags == 0 {
         return Err(Errno::EINVAL);
+    }
+    if wanted.flags & abi::VCPUAFFINITY_FORCE != 0 {
+        // If it is not pinned, there is nothing to undo.
+        let _ = sched::pin(&vcpu, None);
     }
     let hard = (wanted.flags & abi::VCPUAFFINITY_HARD != 0)
         .then(|| CpuBitmap::read(&wanted.cpumap_hard))
@@ -408,7 +495,7 @@ fn set_affinity(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Er
 fn get_affinity(subject: &Arc<Domain>, request: &mut Domctl) -> Result<Reply, Errno> {
     let wanted: abi::Vcpuaffinity = request.payload();
     let vcpu = vcpu_of(subject, wanted.vcpu)?;
-    if wanted.flags & (abi::VCPUAFFINITY_HARD | abi::VCPUAFFINITY_SOFT) == 0 {
+    if wanted.flags == 0 {
         return Err(Errno::EINVAL);
     }
     write_affinity(&vcpu, &wanted)?;

@@ -252,6 +252,12 @@ fn send(domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Rings one of a domain's ports for it; if it has closed it since, nobody is to hear.
+#[cold]
+pub fn send_if_open(domain: &Arc<Domain>, port: Port) {
+    let _ = send(domain, port);
+}
+
 /// Rings another domain's port, if the two still name each other: either may have closed its end since, and then nobody
 /// listens, which is no error.
 #[inline(never)]

@@ -12,9 +12,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::memory::{
-    AcquireResource, AddToPhysmap, E820Entry, E820Type, ForeignMemoryMap, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT,
-    MachphysMapping, MachphysMfnList, MapSpace, MemoryCmd, MemoryExchange, MemoryMap, MemoryReservation, PodTarget,
-    RemoveFromPhysmap, ReservedDeviceMemoryMap, ResourceType, VnumaTopologyInfo, memf,
+    AcquireResource, AddToPhysmap, AddToPhysmapBatch, E820Entry, E820Type, ForeignMemoryMap, MEMOP_CMD_MASK,
+    MEMOP_EXTENT_SHIFT, MachphysMapping, MachphysMfnList, MapSpace, MemoryCmd, MemoryExchange, MemoryMap,
+    MemoryReservation, PodTarget, RemoveFromPhysmap, ReservedDeviceMemoryMap, ResourceType, VnumaTopologyInfo, memf,
 };
 use ferroxen_abi::xen::{MACH2PHYS_VIRT_END, shared_info};
 use ferroxen_access::Operation;
@@ -49,18 +49,21 @@ pub fn memory_op(call: &mut Call<'_>) -> Answer {
             if wanted.space == MapSpace::GMFN_FOREIGN {
                 return Err(Errno::ENOSYS);
             }
-            subject_of(call, wanted.domid)?;
-            // A PV guest has no physical map of ours: it maps frames by its page tables.
-            Err(Errno::EINVAL)
+            // A PV guest has no physical map of ours: it maps frames by its page tables. So whoever asks is refused.
+            domain::resolve(call.caller.domain(), wanted.domid)?;
+            Err(Errno::EACCES)
         }
-        MemoryCmd::ADD_TO_PHYSMAP_BATCH => Err(Errno::EINVAL),
+        MemoryCmd::ADD_TO_PHYSMAP_BATCH => {
+            let wanted = GuestPtr::<AddToPhysmapBatch>::new(at).read()?;
+            domain::resolve(call.caller.domain(), wanted.domid)?;
+            Err(Errno::EACCES)
+        }
         MemoryCmd::REMOVE_FROM_PHYSMAP => remove_from_physmap(call),
         MemoryCmd::MEMORY_MAP => memory_map(call),
         MemoryCmd::MACHINE_MEMORY_MAP => machine_memory_map(call),
         MemoryCmd::SET_MEMORY_MAP => set_memory_map(call),
         MemoryCmd::SET_POD_TARGET | MemoryCmd::GET_POD_TARGET => {
             let wanted = GuestPtr::<PodTarget>::new(at).read()?;
-            access::to_host(call.caller.domain(), Operation::ControlHost)?;
             domain::resolve(call.caller.domain(), wanted.domid)?;
             // Populate-on-demand is for guests with a physical map.
             Err(Errno::EINVAL)
@@ -69,6 +72,9 @@ pub fn memory_op(call: &mut Call<'_>) -> Answer {
         MemoryCmd::CLAIM_PAGES => claim_pages(call),
         MemoryCmd::GET_VNUMAINFO => {
             let wanted = GuestPtr::<VnumaTopologyInfo>::new(at).read()?;
+            if wanted.pad != 0 {
+                return Err(Errno::EINVAL);
+            }
             subject_of(call, wanted.domid)?;
             Err(Errno::EOPNOTSUPP)
         }
@@ -210,6 +216,9 @@ fn exchange(call: &mut Call<'_>) -> Answer {
     if exchange.nr_exchanged > input.nr_extents || input.domid != output.domid || !sizes_match {
         return Err(Errno::EINVAL);
     }
+    if exchange.nr_exchanged == input.nr_extents {
+        return Ok(0);
+    }
     let chunk_order = input.extent_order.max(output.extent_order);
     let inputs_shift = chunk_order - input.extent_order;
     let subject = subject_of(call, input.domid)?;
@@ -339,10 +348,9 @@ fn machphys_mapping(at: GuestPtr<MachphysMapping>) -> Answer {
 
 fn remove_from_physmap(call: &Call<'_>) -> Answer {
     let wanted = GuestPtr::<RemoveFromPhysmap>::new(call.args()[1]).read()?;
-    let subject = subject_of(call, wanted.domid)?;
-    // There is nothing to remove it from, but it must be a page.
-    memory::hold(&subject, Mfn::new(wanted.gpfn)).map_err(|_| Errno::ENOENT)?;
-    Ok(0)
+    domain::resolve(call.caller.domain(), wanted.domid)?;
+    // There is nothing to remove it from.
+    Err(Errno::EACCES)
 }
 
 fn claim_pages(call: &Call<'_>) -> Answer {
@@ -350,7 +358,10 @@ fn claim_pages(call: &Call<'_>) -> Answer {
     if wanted.extent_start != 0 || wanted.extent_order != 0 || wanted.mem_flags != 0 {
         return Err(Errno::EINVAL);
     }
-    let subject = domain::resolve(call.caller.domain(), wanted.domid)?;
+    // By its number; as upstream, where there is none that is a wrong argument.
+    let subject = DomId::new(wanted.domid.0)
+        .and_then(domain::by_id)
+        .ok_or(Errno::EINVAL)?;
     access::to_host(call.caller.domain(), Operation::ControlHost)?;
     memory::claim(&subject, wanted.nr_extents)?;
     Ok(0)

@@ -344,7 +344,10 @@ fn resource_op(wanted: &abi::ResourceOp) -> Result<Reply, Errno> {
 /// `XENPF_get_symbol`: one of our functions by number; the next number goes back, or the same at the end.
 fn symbol(wanted: &mut abi::Symdata) -> Result<(), Errno> {
     let Some((name, address)) = symbols::by_number(wanted.symnum) else {
-        // The end, by giving back the same number.
+        // The end, by giving back the same number; behind it is nothing.
+        if wanted.symnum != 0 && symbols::by_number(wanted.symnum - 1).is_none() {
+            return Err(Errno::ERANGE);
+        }
         wanted.namelen = 0;
         return Ok(());
     };

@@ -71,10 +71,7 @@ fn run(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
         SysctlCmd::GETCPUINFO => cpu_info(request),
         SysctlCmd::AVAILHEAP => {
             let mut wanted: abi::Availheap = request.payload();
-            if wanted.node > 0 {
-                return Err(Errno::EINVAL);
-            }
-            wanted.avail_bytes = memory::free_pages() * 4096;
+            wanted.avail_bytes = free_pages_of(&wanted) * 4096;
             request.set_payload(&wanted);
             Ok(())
         }
@@ -112,10 +109,43 @@ fn run(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
         SysctlCmd::PCITOPOINFO => pci_topology(request),
         // As a build without it.
         SysctlCmd::COVERAGE_OP => Err(Errno::EOPNOTSUPP),
-        // No cache can be watched.
-        SysctlCmd::PSR_CMT_OP => Err(Errno::ENODEV),
+        // No cache can be watched, or shared out: the questions that there are.
+        SysctlCmd::PSR_ALLOC if request.u[0] as u32 > PSR_GET_MBA_INFO => Err(Errno::EOPNOTSUPP),
+        SysctlCmd::PSR_CMT_OP | SysctlCmd::PSR_ALLOC => Err(Errno::ENODEV),
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// The last of `XEN_SYSCTL_PSR_*`.
+const PSR_GET_MBA_INFO: u32 = 2;
+
+/// Free pages of a node, whose addresses have no fewer and no more bits than wanted; 0 for either is no limit.
+fn free_pages_of(wanted: &abi::Availheap) -> u64 {
+    const ALL_NODES: i32 = -1;
+    /// With fewer bits there is but page 0.
+    const OF_A_PAGE: u32 = ferroxen_words::PAGE_SHIFT + 1;
+    if !matches!(wanted.node, ALL_NODES | 0) {
+        return 0;
+    }
+    let bits_of_ram =
+        u64::BITS - (ferroxen_machine::memory::max_mfn() - 1).leading_zeros() + ferroxen_words::PAGE_SHIFT;
+    // Pages that are being scrubbed count as free, wherever they are.
+    let up_to = |bits: u32| {
+        if bits >= bits_of_ram {
+            memory::free_pages()
+        } else {
+            memory::free_pages_below(bits)
+        }
+    };
+    let most = match wanted.max_bitwidth {
+        0 => memory::free_pages(),
+        bits => up_to(bits),
+    };
+    let below = match wanted.min_bitwidth {
+        ..=OF_A_PAGE => 0,
+        bits => up_to(bits - 1),
+    };
+    most.saturating_sub(below)
 }
 
 fn read_console(request: &mut Sysctl) -> Result<(), Errno> {
@@ -143,6 +173,9 @@ fn read_console(request: &mut Sysctl) -> Result<(), Errno> {
     Ok(())
 }
 
+/// As many NUMA nodes could a host have, as upstream has it.
+const MAX_NODES: u32 = 64;
+
 fn physinfo() -> abi::Physinfo {
     /// Bits of leaf 0x80000001's `edx` that repeat those of leaf 1.
     const COMMON_FEATURES: u32 = 0x0183_f3ff;
@@ -158,7 +191,7 @@ fn physinfo() -> abi::Physinfo {
         nr_cpus: cpus,
         max_cpu_id: cpus - 1,
         nr_nodes: 1,
-        max_node_id: 0,
+        max_node_id: MAX_NODES - 1,
         cpu_khz: (ferroxen_machine::time::tsc_hz() / 1000) as u32,
         capabilities: physcap::GNTTAB_V1 | if domctl::allows_pv() { physcap::PV } else { 0 },
         total_pages: memory::total_pages(),
@@ -235,7 +268,9 @@ fn cpu_hotplug(wanted: &abi::CpuHotplug) -> Result<(), Errno> {
     use abi::hotplug;
     match wanted.op {
         hotplug::ONLINE | hotplug::OFFLINE if wanted.cpu >= cpu::cpus_online() => Err(Errno::EINVAL),
-        hotplug::ONLINE => Ok(()),
+        hotplug::ONLINE => Err(Errno::EEXIST),
+        // The first is the last to go.
+        hotplug::OFFLINE if wanted.cpu == 0 => Err(Errno::EINVAL),
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
@@ -245,8 +280,10 @@ fn page_offline(wanted: &abi::PageOfflineOp) -> Result<(), Errno> {
     if wanted.end < wanted.start {
         return Err(Errno::EINVAL);
     }
-    if wanted.cmd != abi::QUERY_PAGE_OFFLINE {
-        return Err(Errno::EOPNOTSUPP);
+    match wanted.cmd {
+        abi::QUERY_PAGE_OFFLINE => {}
+        abi::PAGE_OFFLINE | abi::PAGE_ONLINE => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
     }
     let status = GuestPtr::<u32>::new(wanted.status);
     for (index, mfn) in (0..).zip(wanted.start..=wanted.end) {
@@ -265,6 +302,8 @@ fn page_offline(wanted: &abi::PageOfflineOp) -> Result<(), Errno> {
 /// `XEN_SYSCTL_livepatch_op`: there are no patches, and none can be loaded.
 fn livepatch(request: &mut Sysctl) -> Result<(), Errno> {
     use abi::livepatch;
+    /// With its zero byte.
+    const LONGEST_NAME: u32 = 128;
     let wanted: abi::LivepatchList = request.payload();
     match wanted.cmd {
         _ if wanted.pad != 0 => Err(Errno::EINVAL),
@@ -279,6 +318,12 @@ fn livepatch(request: &mut Sysctl) -> Result<(), Errno> {
             });
             Ok(())
         }
+        // These begin with a name: its address, its length, and 6 bytes of 0.
+        livepatch::UPLOAD | livepatch::GET | livepatch::ACTION
+            if !(1..=LONGEST_NAME).contains(&wanted.nr) || wanted.pad2 != 0 =>
+        {
+            Err(Errno::EINVAL)
+        }
         livepatch::GET | livepatch::ACTION => Err(Errno::ENOENT),
         _ => Err(Errno::EOPNOTSUPP),
     }
@@ -286,6 +331,7 @@ fn livepatch(request: &mut Sysctl) -> Result<(), Errno> {
 
 fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
     let mut wanted: abi::Numainfo = request.payload();
+    let wants_some = wanted.meminfo != 0 || wanted.distance != 0;
     if wanted.num_nodes != 0 {
         if wanted.meminfo != 0 {
             let info = abi::Meminfo {
@@ -299,7 +345,7 @@ fn numa_info(request: &mut Sysctl) -> Result<(), Errno> {
             GuestPtr::new(wanted.distance).write(&10u32)?;
         }
     }
-    wanted.num_nodes = 1;
+    wanted.num_nodes = if wants_some { wanted.num_nodes.min(1) } else { 1 };
     request.set_payload(&wanted);
     Ok(())
 }
@@ -347,8 +393,7 @@ fn cpupool(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
         }
         abi::CpupoolCmd::DESTROY => pools::destroy(pool)?,
         abi::CpupoolCmd::INFO => {
-            let from = if wanted.cpupool_id == any { PoolId::FIRST } else { pool };
-            let found = pools::info(from).ok_or(Errno::ENOENT)?;
+            let found = pools::info(pool).ok_or(Errno::ENOENT)?;
             wanted.cpupool_id = found.id.0;
             wanted.sched_id = sched::control::SCHEDULER;
             wanted.n_dom = found.domains;
@@ -365,7 +410,7 @@ fn cpupool(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
             pools::move_domain(&subject, pool)?;
         }
         abi::CpupoolCmd::FREEINFO => bitmap(pools::free()).write(&wanted.cpumap)?,
-        _ => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::ENOSYS),
     }
     request.set_payload(&wanted);
     Ok(())

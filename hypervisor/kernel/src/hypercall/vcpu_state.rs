@@ -38,13 +38,15 @@ pub(super) fn get_states(caller: &VcpuRef, subject: &Arc<Domain>, request: &mut 
         request.set_payload(&wanted);
         return Ok(Reply::Write);
     }
-    if wanted.size != size || wanted.xfeature_mask != cpu::xcr0() {
+    if wanted.size < size || wanted.xfeature_mask != cpu::xcr0() {
         return Err(Errno::EINVAL);
     }
+    wanted.size = size;
+    request.set_payload(&wanted);
     vcpu.pause();
     let given = give_states(&vcpu, wanted.buffer);
     vcpu.unpause();
-    given.map(|()| Reply::Done)
+    given.map(|()| Reply::Write)
 }
 
 fn give_states(vcpu: &VcpuRef, at: u64) -> Result<(), Errno> {
@@ -111,7 +113,7 @@ pub(super) fn get_extended(caller: &VcpuRef, subject: &Arc<Domain>, request: &mu
     let wanted: abi::ExtVcpucontext = request.payload();
     let vcpu = existing_vcpu(subject, wanted.vcpu)?;
     if caller.is(&vcpu) {
-        return Err(Errno::EINVAL);
+        return Err(Errno::ESRCH);
     }
     let pv = vcpu.pv.lock();
     let mut given = abi::ExtVcpucontext {
@@ -130,7 +132,17 @@ pub(super) fn get_extended(caller: &VcpuRef, subject: &Arc<Domain>, request: &mu
     Ok(Reply::Write)
 }
 
-/// `XEN_DOMCTL_set_ext_vcpucontext`: `EPERM` for machine-check capabilities that vcpus do not have.
+/// What a saved vcpu may have had beside any number of banks: a control register; on Intel's also recovery by software
+/// and events for one vcpu alone. A guest sees those of this host.
+fn strange_checks(caps: u64) -> bool {
+    const COUNT: u64 = 0xff;
+    const CONTROL: u64 = 1 << 8;
+    const INTEL: u64 = 1 << 24 | 1 << 27;
+    let known = COUNT | CONTROL | if cpu::features().amd { 0 } else { INTEL };
+    caps & !known != 0
+}
+
+/// `XEN_DOMCTL_set_ext_vcpucontext`: `EINVAL` for machine-check capabilities that no vcpu has.
 pub(super) fn set_extended(caller: &VcpuRef, subject: &Arc<Domain>, request: &Domctl) -> Result<Reply, Errno> {
     /// Up to the machine checks.
     const WITHOUT_CHECKS: u32 = 32;
@@ -138,11 +150,14 @@ pub(super) fn set_extended(caller: &VcpuRef, subject: &Arc<Domain>, request: &Do
     let vcpu = existing_vcpu(subject, wanted.vcpu)?;
     let addresses = [wanted.syscall32_callback_eip, wanted.sysenter_callback_eip];
     let is_canonical = addresses.into_iter().all(|at| Vaddr::new(at).is_canonical());
-    if caller.is(&vcpu) || wanted.size < WITHOUT_CHECKS || !is_canonical {
+    if caller.is(&vcpu) {
+        return Err(Errno::ESRCH);
+    }
+    if wanted.size < WITHOUT_CHECKS || !is_canonical {
         return Err(Errno::EINVAL);
     }
-    if wanted.size > WITHOUT_CHECKS && wanted.vmce.caps & !MACHINE_CHECKS != 0 {
-        return Err(Errno::EPERM);
+    if wanted.size > WITHOUT_CHECKS && strange_checks(wanted.vmce.caps) {
+        return Err(Errno::EINVAL);
     }
     // Only who was saved somewhere has such a state, and may have had queues there.
     super::event_fifo::offer(subject)?;
@@ -203,18 +218,23 @@ pub(super) fn set_registers(caller: &VcpuRef, subject: &Arc<Domain>, request: &m
     let has_tsc_aux = msr::has_tsc_aux(subject.policy.lock().get());
     let array = GuestPtr::<VcpuMsr>::new(wanted.msrs);
     for index in 0..wanted.msr_count {
-        let given = array.read_element(index.into())?;
-        let value = u32::try_from(given.value);
-        match (given.index, given.reserved, value) {
-            (number::TSC_AUX, 0, Ok(value)) if has_tsc_aux => {
+        let given = array.read_element(index.into());
+        let taken = given.and_then(
+            |given| match (given.index, given.reserved, u32::try_from(given.value)) {
+                (number::TSC_AUX, 0, Ok(value)) if has_tsc_aux => Ok(value),
+                _ => Err(Errno::EINVAL),
+            },
+        );
+        match taken {
+            Ok(value) => {
                 vcpu.pause();
                 vcpu.pv.lock().tsc_aux = value;
                 vcpu.unpause();
             }
-            _ => {
+            Err(why) => {
                 wanted.msr_count = index;
                 request.set_payload(&wanted);
-                return Ok(Reply::Refused(Errno::EINVAL));
+                return Ok(Reply::Refused(why));
             }
         }
     }

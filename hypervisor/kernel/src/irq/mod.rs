@@ -510,6 +510,9 @@ pub(crate) fn line_count() -> u32 {
 pub(crate) fn restore_messages(function: Function) -> Result<(), Errno> {
     let mut state = state();
     let State { irqs, devices } = &mut *state;
+    if !devices.has_function(function) {
+        return Err(Errno::ENODEV);
+    }
     for irq in devices.messages_of(function) {
         if let Some(message) = irqs.place_of(irq).and_then(message) {
             devices.rewrite(irq, message);

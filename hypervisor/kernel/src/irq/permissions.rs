@@ -197,10 +197,11 @@ pub fn permit_iomem(
     count: u64,
     allow: bool,
 ) -> Result<(), Errno> {
-    let last = count
-        .checked_sub(1)
-        .and_then(|more| first.checked_add(more))
-        .ok_or(Errno::EINVAL)?;
+    // As upstream: none from 0 is all that there are, and none from elsewhere is a range that ends before it begins.
+    let last = Mfn::new(first.raw().wrapping_add(count).wrapping_sub(1));
+    if last < first {
+        return Err(Errno::EINVAL);
+    }
     pass_on(caller, subject, |of| &mut of.frames, first.raw(), last.raw(), allow)
 }
 

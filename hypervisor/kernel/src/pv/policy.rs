@@ -2,6 +2,7 @@
 
 use crate::domain::{Domain, VcpuRef};
 use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
 use ferroxen_machine::cpu::{self, GuestControl, GuestMsr};
 use ferroxen_machine::{fpu, memory, time};
 use ferroxen_words::{Maddr, Vaddr};
@@ -114,13 +115,13 @@ pub fn cpuid(vcpu: &VcpuRef, leaf: u32, subleaf: u32, forced: bool) -> [u32; 4] 
         osxsave: osxsave || (forced && is_kernel && policy.policy.has(features::XSAVE)),
         is_dom0_kernel: policy.is_privileged && is_kernel,
         machine_bits: u64::BITS - (memory::max_mfn() - 1).leading_zeros() + 12,
-        tsc: tsc_of(policy.is_privileged),
+        tsc: tsc_of(vcpu.domain()),
     };
     let Leaf { a, b, c, d } = ferroxen_x86policy::cpuid(&policy.policy, &Processor, &asking, leaf, subleaf);
     [a, b, c, d]
 }
 
-fn tsc_of(is_privileged: bool) -> Tsc {
+fn tsc_of(domain: &Domain) -> Tsc {
     let features = cpu::features();
     let khz = (time::tsc_hz() / 1000) as u32;
     let host = Tsc {
@@ -129,11 +130,13 @@ fn tsc_of(is_privileged: bool) -> Tsc {
         host_khz: khz,
         ..Tsc::default()
     };
-    if is_privileged {
+    if domain.is_privileged {
         return host;
     }
     let scale = time::moment().scale;
     Tsc {
+        mode: domain.tsc_mode.load(Ordering::Relaxed),
+        incarnation: domain.incarnation.load(Ordering::Relaxed),
         khz,
         mul: scale.mul_frac,
         shift: scale.shift,
@@ -164,8 +167,15 @@ pub fn read_msr(vcpu: &VcpuRef, number: u32) -> Option<u64> {
         Read::Efer => cpu::read_host_msr(number)? & !EFER_SVME,
         Read::ApicBase => APIC_BASE | if vcpu.id.0 == 0 { APIC_BASE_BSP } else { 0 },
         Read::MiscEnable => msr::misc_enable(cpu::read_host_msr(number)?),
+        Read::Fault if is_forgiven(vcpu, number) => 0,
         Read::Fault => return None,
     })
+}
+
+/// Whether the domain need not fear a register that it does not have: its toolstack wants that, and the host has one.
+#[cold]
+fn is_forgiven(vcpu: &VcpuRef, number: u32) -> bool {
+    vcpu.domain().limits.relaxed_registers && cpu::read_host_msr(number).is_some()
 }
 
 /// Does what the guest's WRMSR asks; `None`: #GP.
@@ -192,7 +202,7 @@ pub fn write_msr(vcpu: &VcpuRef, number: u32, value: u64) -> Option<()> {
             let fits = at.offset() == 0;
             fits.then(|| super::hypercall_page::fill(vcpu.domain(), at.mfn()).ok())?
         }
-        Write::Fault => None,
+        Write::Fault => is_forgiven(vcpu, number).then_some(()),
     }
 }
 

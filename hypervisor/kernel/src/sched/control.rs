@@ -38,12 +38,13 @@ pub fn adjust(subject: &Arc<Domain>, request: &mut domctl::SchedulerOp) -> Resul
             if wanted.weight != 0 && WEIGHTS.contains(&u32::from(wanted.weight)) {
                 set_weight(subject, u32::from(wanted.weight));
             }
-            // As upstream: all ones leave the cap alone.
-            if wanted.cap != u16::MAX {
-                let mut cap = sched.cap.lock();
-                cap.set_percent(u32::from(wanted.cap));
-                sched.has_cap.store(wanted.cap != 0, Ordering::Relaxed);
+            // More than all of its vcpus can use is no cap. The weight is set by then, as upstream does it.
+            if usize::from(wanted.cap) > 100 * subject.vcpus().len() {
+                return Err(Errno::EINVAL);
             }
+            let mut cap = sched.cap.lock();
+            cap.set_percent(u32::from(wanted.cap));
+            sched.has_cap.store(wanted.cap != 0, Ordering::Relaxed);
             Ok(())
         }
         _ => Err(Errno::EINVAL),
@@ -63,6 +64,9 @@ fn set_weight(subject: &Arc<Domain>, weight: u32) {
 
 /// `XEN_SYSCTL_scheduler_op`: the rate limit.
 pub fn global(request: &mut sysctl::SchedulerOp) -> Result<(), Errno> {
+    if !matches!(request.cmd, PUTINFO | GETINFO) {
+        return Err(Errno::EINVAL);
+    }
     if !super::pools::exists(PoolId(request.cpupool_id)) {
         return Err(Errno::ESRCH);
     }

@@ -97,6 +97,9 @@ fn has_domains(id: PoolId) -> bool {
 /// Gives a pool a free CPU: this one, or any.
 pub fn give_cpu(id: PoolId, wanted: Option<CpuId>) -> Result<(), Errno> {
     let mut pools = POOLS.lock();
+    if pools.cpus(id).is_none() {
+        return Err(Errno::ENOENT);
+    }
     let cpu = pools.give(id, existing(wanted)?).map_err(errno)?;
     of_cpu(cpu).store(id.0, Ordering::SeqCst);
     // It looks for vcpus that wait elsewhere.

@@ -111,7 +111,7 @@ impl Pools {
 
     /// Gives a pool a free CPU: this one, or any.
     pub fn give(&mut self, id: PoolId, cpu: Option<CpuId>) -> Result<CpuId, PoolRefused> {
-        let cpu = cpu.or_else(|| self.free.first()).ok_or(PoolRefused::NoCpu)?;
+        let cpu = cpu.or_else(|| self.free.first()).ok_or(PoolRefused::NotFree)?;
         if !self.free.contains(cpu) {
             return Err(PoolRefused::NotFree);
         }
