@@ -418,6 +418,20 @@ pub(super) fn with_options(parts: &Parts) -> Result<()> {
     ensure!((1..=256).contains(&total), "free says that Domain 0 has {total} MiB");
     let listed = dom0.run("xl list 0 | awk 'END { print $3 }'")?;
     ensure!(listed == "256", "the list says that Domain 0 has {listed} MiB");
+    // With its whole system in memory, and idle, it has an eighth and more to give; its daemons need least of it.
+    let available: u64 = dom0
+        .run("awk '/^MemAvailable:/ { print $2 }' /proc/meminfo")?
+        .trim()
+        .parse()?;
+    ensure!(available >= 32 << 10, "in 256 MiB, {available} KiB are left for work");
+    let resident: u64 = dom0
+        .run("cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ { sum += $2 } END { print sum }'")?
+        .trim()
+        .parse()?;
+    ensure!(
+        (1..=16 << 10).contains(&resident),
+        "processes have {resident} KiB resident"
+    );
     // It is there for guests and nothing else.
     dom0.run("! command -v gcc cc sendmail mysqld")?;
     let guest = Tiny::new("refused").config();

@@ -182,7 +182,7 @@ pub const STORIES: &[Story] = &[
                 drill, a shared folder, a screen, images that are cloned by shared blocks and by overlays, and grown with a \
                 kill in the middle",
         rows: &[
-            "M011", "M102", "M103", "M104", "M106", "M112", "M114", "M115", "M117", "M163", "M171", "M173",
+            "M011", "M102", "M103", "M104", "M106", "M112", "M114", "M115", "M117", "M163", "M169", "M171", "M173",
         ],
         tell: server::serves,
     },

@@ -49,23 +49,36 @@ fn source<'a>(tools: &Toolstack, disk: &'a Disk) -> Result<Source<'a>> {
         )
         .way_out("leave `backendtype` out: QEMU's nbd server reads them"));
     }
+    if disk.limits.any() && disk.backend_type == Some(DiskBackend::Phy) {
+        return Err(
+            Error::new(step(disk), "Linux' own backend knows no `rate` and no `iops`")
+                .way_out("leave `backendtype` out: QEMU's nbd server keeps limits"),
+        );
+    }
     let Some(target) = &disk.target else {
         return Err(Error::new(step(disk), "only the drive of an HVM domain can be empty").way_out("name an image"));
     };
     let server = tools.server(disk.backend.as_deref());
     let server = server.map_err(|error| error.in_step(step(disk)))?;
     if server != DomId::DOM0 {
-        let is_plain = !matches!(disk.format, DiskFormat::Other(_));
+        let is_plain = !matches!(disk.format, DiskFormat::Other(_)) && !disk.limits.any();
         return match is_plain && matches!(disk.backend_type, None | Some(DiskBackend::Phy)) {
             true => Ok(Source::Elsewhere(server, target)),
             // As with libxl, which has only blkback in other domains.
-            false => Err(
-                Error::new(step(disk), "driver domains serve plain images and devices only")
-                    .way_out("leave `format` and `backendtype` out, or have Domain 0 serve it"),
-            ),
+            false => Err(Error::new(
+                step(disk),
+                "driver domains serve plain images and devices only, without limits",
+            )
+            .way_out("leave `format`, `backendtype`, `rate` and `iops` out, or have Domain 0 serve it")),
         };
     }
     Ok(match disk.script.as_deref().filter(|name| *name != BUILT_IN) {
+        Some(_) if disk.limits.any() => {
+            return Err(
+                Error::new(step(disk), "what a script finds can have no `rate` and no `iops`")
+                    .way_out("have the script itself see to it, or name the image or the device"),
+            );
+        }
         Some(script) => Source::Script(script, target),
         None => Source::Here(image::find(target)),
     })
@@ -124,6 +137,44 @@ fn from_here(tools: &Toolstack, domid: DomId, disk: &Disk, target: &Path) -> Res
         .keep(&*tools.host)
         .doing(|| format!("keeping {}", device.path.display()))?;
     tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback")
+}
+
+/// Announces a disk whose image somebody else has yet; the backend waits for [`open_announced`].
+pub(crate) fn announce_held(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
+    let Source::Here(target) = source(tools, disk)? else {
+        return attach(tools, domid, disk);
+    };
+    let special = vec![
+        ("type", "phy".to_owned()),
+        ("script", SCRIPT.to_owned()),
+        ("params", target.display().to_string()),
+    ];
+    announce(tools, DomId::DOM0, domid, disk, &target, special)
+        .and_then(|()| tools.wait_backend(domid, "vbd", disk.vdev.number, "xen-blkback"))
+        .map_err(|error| error.in_step_once(step(disk)))
+}
+
+/// Gives the backend of a disk that was announced its device.
+pub(crate) fn open_announced(tools: &Toolstack, domid: DomId, disk: &Disk) -> Result<()> {
+    let Source::Here(target) = source(tools, disk)? else {
+        return Ok(());
+    };
+    let owner = nbd::owner(domid, disk.vdev.number);
+    let device = image::open(&*tools.host, &target, disk, &owner).map_err(|error| error.in_step(step(disk)))?;
+    let back = nodes::backend(domid, "vbd", disk.vdev.number);
+    let mut changes = Changes::default();
+    nodes::write_all(&mut changes, &back, &connected(&device));
+    let is_there = tools.store.transaction(|tx| match tx.exists(&back)? {
+        true => tx.apply(&changes).map(|()| true),
+        // The domain has ended meanwhile, or has lost the disk.
+        false => Ok(false),
+    });
+    let is_there = is_there.doing(|| step(disk));
+    if !matches!(is_there, Ok(true)) {
+        // The complaint about the nodes is the one worth reading.
+        let _ = image::let_go(&*tools.host, &device.path);
+    }
+    is_there.map(|_| ())
 }
 
 /// What a backend's nodes say once there is a device for it.

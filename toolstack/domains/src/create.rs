@@ -2,7 +2,7 @@
 
 use crate::error::{Doing, Error, Result};
 use crate::hyper::Affinity;
-use crate::image::Claimant;
+use crate::image::{self, Claimant};
 use crate::nodes;
 use crate::pv::{self, Built, Channels};
 use crate::{Toolstack, block, boot, device_model, grants, network, restore, rights};
@@ -74,7 +74,7 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     let payload = boot::payload(&mut config)?;
     let layout = payload.plan(config.memory_mib)?;
     let cmdline = config.cmdline.clone().unwrap_or_default();
-    bring_up(tools, config, &others, |domid, channels| {
+    bring_up(tools, config, &others, Holder::Nobody, |domid, channels| {
         let claimed = !tools.conf.without_claim && claim(tools, domid, layout.frames)?;
         let built = pv::build(tools, domid, &payload, &layout, &cmdline, channels)?;
         if claimed {
@@ -87,15 +87,39 @@ pub fn create(tools: &Toolstack, config: &DomainConfig) -> Result<DomId> {
     })
 }
 
-/// Makes a domain from an image, complete and paused.
-pub fn restore(tools: &Toolstack, config: &DomainConfig, image: &mut dyn Read) -> Result<DomId> {
+/// Who has the disks of a domain that is made from an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// Nobody.
+    Nobody,
+    /// The domain itself, where it comes from. QEMU may have to write there yet what it holds of an image, and locks it.
+    Sender,
+}
+
+/// Makes a domain from an image, complete and paused; but for the disks that QEMU serves, if the sender has them:
+/// [`open_disks`] is for when it has let go.
+pub fn restore(tools: &Toolstack, config: &DomainConfig, image: &mut dyn Read, holder: Holder) -> Result<DomId> {
     let mut config = config.clone();
     tools.conf.complete(&mut config);
     let others = check(tools, &config)?;
     let maxmem_mib = config.maxmem_mib;
-    bring_up(tools, config, &others, |domid, channels| {
+    bring_up(tools, config, &others, holder, |domid, channels| {
         restore::read_image(tools, domid, maxmem_mib, channels, image)
     })
+}
+
+/// Whether a domain that comes from elsewhere has disks that wait for [`open_disks`].
+pub fn has_held_disks(config: &DomainConfig) -> bool {
+    config.disks.iter().any(image::is_served)
+}
+
+/// Opens the disks of a domain that the sender had until now. The first that fails is told; the others are opened all the same.
+pub fn open_disks(tools: &Toolstack, domid: DomId, config: &DomainConfig) -> Result<()> {
+    let mut result = Ok(());
+    for disk in config.disks.iter().filter(|disk| image::is_served(disk)) {
+        result = result.and(block::open_announced(tools, domid, disk));
+    }
+    result
 }
 
 /// Makes a domain of which `fill` makes the contents; `others` have other names.
@@ -103,6 +127,7 @@ fn bring_up(
     tools: &Toolstack,
     mut config: DomainConfig,
     others: &[DomId],
+    holder: Holder,
     fill: impl FnOnce(DomId, Channels) -> Result<Built>,
 ) -> Result<DomId> {
     let uuid = config.uuid.unwrap_or_else(ferroxen_uuids::fresh);
@@ -120,7 +145,10 @@ fn bring_up(
     tools.progress.end();
     introduce(tools, domid, &config, &built, channels)?;
     for disk in &config.disks {
-        block::attach(tools, domid, disk)?;
+        match holder == Holder::Sender && image::is_served(disk) {
+            true => block::announce_held(tools, domid, disk)?,
+            false => block::attach(tools, domid, disk)?,
+        }
     }
     for (index, vif) in (0..).zip(&config.vifs) {
         network::attach(tools, domid, &uuid, vif, index)?;

@@ -13,6 +13,7 @@ use ferroxen_xlconfig::{
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
+use std::num::NonZero;
 use uuid::Uuid;
 
 /// Values in the order in which they were put.
@@ -285,6 +286,9 @@ pub fn disk(disk: &Disk) -> Value {
         info.put("direct_io_safe", true);
     }
     info.put_some("discard_enable", disk.discard.map(truth));
+    // Ours: libxl passes them over.
+    info.put_some("rate_bytes_per_second", disk.limits.bytes.map(NonZero::get));
+    info.put_some("requests_per_second", disk.limits.requests.map(NonZero::get));
     Value::Object(info.0)
 }
 

@@ -1,7 +1,7 @@
 //! What Domain 0's Linux does for domains: loop devices, network devices, and the backends' own devices.
 
 use crate::hotplug;
-use crate::nbd;
+use crate::nbd::{self, Served};
 use crate::netlink::{LinkChange, Links, News};
 use crate::patience::Patience;
 use crate::qemu::{self, Viewed};
@@ -29,8 +29,8 @@ pub trait Host: Debug + Sync {
     /// Lets go of the image behind a loop device.
     fn detach_loop(&self, device: &Path) -> io::Result<()>;
 
-    /// Shows an image in one of QEMU's formats as a device, for the disk `owner`; gives its path.
-    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access, owner: &str) -> io::Result<PathBuf>;
+    /// Has QEMU show an image as a device, for the disk `owner`; gives its path.
+    fn attach_nbd(&self, served: Served<'_>, owner: &str) -> io::Result<PathBuf>;
 
     /// Ends that.
     fn detach_nbd(&self, device: &Path) -> io::Result<()>;
@@ -107,8 +107,8 @@ impl Host for Linux {
         loopdev::detach(device)
     }
 
-    fn attach_nbd(&self, image: &Path, format: &str, access: loopdev::Access, owner: &str) -> io::Result<PathBuf> {
-        nbd::connect(image, format, access == loopdev::Access::ReadOnly, owner)
+    fn attach_nbd(&self, served: Served<'_>, owner: &str) -> io::Result<PathBuf> {
+        nbd::connect(served, owner)
     }
 
     fn end_nbds_of(&self, domid: DomId) -> io::Result<()> {

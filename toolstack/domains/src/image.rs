@@ -3,7 +3,8 @@
 use crate::error::{Doing, Error, Result};
 use crate::host::Host;
 use crate::mounts::{self, Mount};
-use crate::{nbd, nodes};
+use crate::nbd::{self, Served};
+use crate::nodes;
 use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Result as StoreResult, Store};
@@ -68,11 +69,16 @@ pub(crate) fn is_image(target: &Path, disk: &Disk) -> Result<bool> {
     Ok(true)
 }
 
-/// The format that QEMU has to read, if the kernel cannot or is not to.
+/// Whether QEMU serves it, which keeps to itself for a while what was written.
+pub(crate) fn is_served(disk: &Disk) -> bool {
+    qemu_format(disk).is_some()
+}
+
+/// The format that QEMU has to read, if the kernel cannot or is not to, or knows no limits.
 fn qemu_format(disk: &Disk) -> Option<&'static str> {
     match disk.format {
         DiskFormat::Other(format) => Some(format),
-        _ => (disk.backend_type == Some(DiskBackend::Qdisk)).then_some("raw"),
+        _ => (disk.limits.any() || disk.backend_type == Some(DiskBackend::Qdisk)).then_some("raw"),
     }
 }
 
@@ -87,17 +93,24 @@ pub(crate) fn open(host: &dyn Host, target: &Path, disk: &Disk, owner: &str) -> 
             held: None,
         });
     }
-    let access = match disk.access {
-        DiskAccess::ReadOnly => loopdev::Access::ReadOnly,
-        DiskAccess::ReadWrite | DiskAccess::Shared => loopdev::Access::ReadWrite,
-    };
+    let read_only = disk.access == DiskAccess::ReadOnly;
     let (made, path, held) = match qemu_format(disk) {
         Some(format) => {
-            let served = host.attach_nbd(target, format, access, owner);
+            let served = Served {
+                image: target,
+                format,
+                read_only,
+                limits: disk.limits,
+            };
+            let served = host.attach_nbd(served, owner);
             let path = served.doing(|| format!("setting up an nbd device for {}", target.display()))?;
             (Made::Nbd, path, None)
         }
         None => {
+            let access = match read_only {
+                true => loopdev::Access::ReadOnly,
+                false => loopdev::Access::ReadWrite,
+            };
             let looped = host.attach_loop(target, access);
             let looped = looped.doing(|| format!("setting up a loop device for {}", target.display()));
             let (path, device) = looped.map_err(|error| match error.errno() {

@@ -3,15 +3,22 @@
 //! The server, `qemu-nbd`, goes into the background once its device can be used. It ends, and has written everything,
 //! when the device is let go. The kernel's `/sys/block/nbdN/pid` says which devices have a server.
 //!
+//! It also serves disks that may be used only so much, whatever their format: its filter for that
+//! (`throttle`) makes requests wait.
+//!
 //! A server outlives us, even if we are killed before we could note its device anywhere: whoever ends the domain, or
 //! attaches that disk again, finds it by the disk that it carries in its environment.
 
 use crate::patience::Patience;
 use crate::servers::{self, LAST_WORDS};
 use ferroxen_words::DomId;
+use ferroxen_xlconfig::DiskLimits;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::json;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -27,8 +34,53 @@ pub(crate) fn owner(domid: DomId, id: u32) -> String {
     format!("{}/{id}", domid.raw())
 }
 
+/// What a server is to show.
+#[derive(Clone, Copy, Debug)]
+pub struct Served<'a> {
+    /// The image, or the device that it lies on.
+    pub image: &'a Path,
+    /// As in xl-disk-configuration(5).
+    pub format: &'a str,
+    /// Whether the device is to refuse to be written.
+    pub read_only: bool,
+    /// How much of it may be used.
+    pub limits: DiskLimits,
+}
+
+impl Served<'_> {
+    /// What tells `qemu-nbd` so.
+    fn arguments(&self) -> io::Result<Vec<OsString>> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        if self.read_only {
+            arguments.push("--read-only".into());
+        }
+        if !self.limits.any() {
+            arguments.extend(["--format".into(), name_of(self.format).into(), self.image.into()]);
+            return Ok(arguments);
+        }
+        let path = self
+            .image
+            .to_str()
+            .ok_or_else(|| io::Error::other("the name of a disk's image has to be UTF-8 if the disk has limits"))?;
+        let is_device = std::fs::metadata(self.image)?.file_type().is_block_device();
+        let file = json!({ "driver": if is_device { "host_device" } else { "file" }, "filename": path });
+        let image = json!({ "driver": name_of(self.format), "file": file });
+        let filter = json!({ "driver": "throttle", "throttle-group": "limits", "file": image });
+        let mut limits = serde_json::Map::new();
+        let DiskLimits { bytes, requests } = self.limits;
+        for (name, limit) in [("bps-total", bytes), ("iops-total", requests)] {
+            limits.extend(limit.map(|limit| (name.to_owned(), limit.get().into())));
+        }
+        let group = json!({ "qom-type": "throttle-group", "id": "limits", "limits": limits });
+        arguments.extend(["--object".into(), group.to_string().into()]);
+        arguments.push(format!("json:{filter}").into());
+        Ok(arguments)
+    }
+}
+
 /// Shows an image as a block device, for a disk that has no other; gives the device's path.
-pub(crate) fn connect(image: &Path, format: &str, read_only: bool, owner: &str) -> io::Result<PathBuf> {
+pub(crate) fn connect(served: Served<'_>, owner: &str) -> io::Result<PathBuf> {
+    let arguments = served.arguments()?;
     let devices = devices()?;
     end_servers(|other| other == owner)?;
     if devices.is_empty() {
@@ -39,15 +91,8 @@ pub(crate) fn connect(image: &Path, format: &str, read_only: bool, owner: &str) 
             continue;
         }
         let mut command = qemu_nbd();
-        command
-            .env(OWNER, owner)
-            .arg("--connect")
-            .arg(&device)
-            .args(["--format", name_of(format)]);
-        if read_only {
-            command.arg("--read-only");
-        }
-        match run(command.arg(image)) {
+        command.env(OWNER, owner).arg("--connect").arg(&device);
+        match run(command.args(&arguments)) {
             Ok(()) => return Ok(device),
             // Somebody else has taken the device in between: the next one.
             Err(_) if server_of(&device).is_some() => {}
@@ -149,12 +194,42 @@ fn run(command: &mut Command) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZero;
 
     #[test]
     fn a_server_is_found_by_its_domain() {
         let domid = |number| DomId::new(number).expect("is small");
         assert!(owner(domid(5), 51712).starts_with(&owner_prefix(domid(5))));
         assert!(!owner(domid(51), 51712).starts_with(&owner_prefix(domid(5))));
+    }
+
+    #[test]
+    fn limits_stand_before_the_image() {
+        let limits = DiskLimits {
+            bytes: NonZero::new(1_000_000),
+            requests: None,
+        };
+        let image = Path::new("/dev/null");
+        let plain = Served {
+            image,
+            format: "vhd",
+            read_only: true,
+            limits: DiskLimits::default(),
+        };
+        let arguments = |served: Served<'_>| served.arguments().expect("is there");
+        assert_eq!(arguments(plain), ["--read-only", "--format", "vpc", "/dev/null"]);
+        assert_eq!(
+            arguments(Served {
+                read_only: false,
+                limits,
+                ..plain
+            }),
+            [
+                "--object",
+                r#"{"qom-type":"throttle-group","id":"limits","limits":{"bps-total":1000000}}"#,
+                r#"json:{"driver":"throttle","throttle-group":"limits","file":{"driver":"vpc","file":{"driver":"file","filename":"/dev/null"}}}"#
+            ]
+        );
     }
 
     #[test]

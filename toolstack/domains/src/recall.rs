@@ -180,6 +180,11 @@ fn disk(device: &Value) -> String {
     put("backend", word(device, "backend_domname"));
     put("script", word(device, "script"));
     put(
+        "rate",
+        word(device, "rate_bytes_per_second").map(|rate| format!("{rate}B/s")),
+    );
+    put("iops", word(device, "requests_per_second"));
+    put(
         "access",
         Some(if is_set(device, "readwrite") { "rw" } else { "ro" }.to_owned()),
     );
@@ -271,37 +276,49 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).expect("is text");
-            let mut loaded = ferroxen_xlconfig::parse(Source::new("stock.cfg", text), &[]).expect("is valid");
-            loaded.settle();
-            if loaded.config.kind != ferroxen_xlconfig::DomainType::Pv {
-                continue;
-            }
-            let json = describe::pretty(&describe::config(&loaded));
-            let (recalled, _) = config(&json).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let (mut ours, mut theirs) = (recalled.config, loaded.config);
-            // The same in other words: a list for each vcpu, CPUs one by one, cards with their numbers.
-            let plainly = |config: &mut ferroxen_xlconfig::DomainConfig| {
-                config.disks.iter_mut().for_each(|disk| disk.spec.clear());
-                for disk in &mut config.disks {
-                    if matches!(disk.format, DiskFormat::File | DiskFormat::Phy) {
-                        disk.format = DiskFormat::Raw;
-                    }
-                }
-                for lists in [&mut config.cpus, &mut config.cpus_soft] {
-                    if let [one] = lists.as_slice() {
-                        *lists = vec![one.clone(); config.maxvcpus as usize];
-                    }
-                    for list in lists.iter_mut().filter(|list| **list == CpuList::All) {
-                        *list = CpuList::These((0..64).collect());
-                    }
-                }
-                for (index, vif) in (0..).zip(&mut config.vifs) {
-                    vif.devid.get_or_insert(index);
-                }
-            };
-            plainly(&mut ours);
-            plainly(&mut theirs);
-            assert_eq!(ours, theirs, "{}", path.display());
+            reads_back(&path.display().to_string(), text);
         }
+    }
+
+    /// What libxl does not know is recalled, too.
+    #[test]
+    fn what_is_ours_reads_back() {
+        let disks = "disk = [ 'vdev=xvda,rate=8Mb/s,iops=200,target=/srv/a', '/srv/b,qcow2,xvdb,r,iops=7' ]";
+        let text = format!("name = 'a'\nkernel = '/boot/vmlinuz'\n{disks}\n");
+        reads_back("ours", text);
+    }
+
+    fn reads_back(name: &str, text: String) {
+        let mut loaded = ferroxen_xlconfig::parse(Source::new("stock.cfg", text), &[]).expect("is valid");
+        loaded.settle();
+        if loaded.config.kind != ferroxen_xlconfig::DomainType::Pv {
+            return;
+        }
+        let json = describe::pretty(&describe::config(&loaded));
+        let (recalled, _) = config(&json).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (mut ours, mut theirs) = (recalled.config, loaded.config);
+        // The same in other words: a list for each vcpu, CPUs one by one, cards with their numbers.
+        let plainly = |config: &mut ferroxen_xlconfig::DomainConfig| {
+            config.disks.iter_mut().for_each(|disk| disk.spec.clear());
+            for disk in &mut config.disks {
+                if matches!(disk.format, DiskFormat::File | DiskFormat::Phy) {
+                    disk.format = DiskFormat::Raw;
+                }
+            }
+            for lists in [&mut config.cpus, &mut config.cpus_soft] {
+                if let [one] = lists.as_slice() {
+                    *lists = vec![one.clone(); config.maxvcpus as usize];
+                }
+                for list in lists.iter_mut().filter(|list| **list == CpuList::All) {
+                    *list = CpuList::These((0..64).collect());
+                }
+            }
+            for (index, vif) in (0..).zip(&mut config.vifs) {
+                vif.devid.get_or_insert(index);
+            }
+        };
+        plainly(&mut ours);
+        plainly(&mut theirs);
+        assert_eq!(ours, theirs, "{name}");
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_consoled::interrupts;
 use ferroxen_domains::Toolstack;
+use ferroxen_domains::create::{self, Holder};
 use ferroxen_domains::patience::{Interrupt, Patience, Piped};
 use ferroxen_domains::save::Sender;
 use ferroxen_stream::{envelope, file::Head};
@@ -192,19 +193,25 @@ pub fn send(args: &Migrate) -> anyhow::Result<()> {
             return Err(error.context("the domain was not moved, and runs on here"));
         }
     };
-    let moved = hand_over(&tools, domid, &name, &mut peer);
-    peer.end();
-    match moved? {
-        true => {
+    match hand_over(&tools, domid, &name, &mut peer) {
+        Ok(true) => {
             eprintln!(
                 "migration sender: {name} stood still for {} ms",
                 began.elapsed().as_millis()
             );
-            tools.destroy(domid)?;
+            let gone = tools.destroy(domid);
+            // The end of its pipe tells the other host that the disks are its own.
+            peer.end();
+            gone?;
             eprintln!("Migration successful.");
             Ok(())
         }
-        false => {
+        Err(error) => {
+            peer.end();
+            Err(error)
+        }
+        Ok(false) => {
+            peer.end();
             tools.rename(domid, &name)?;
             tools.resume(domid)?;
             bail!("{} could not start the domain; it runs on here", args.host)
@@ -278,7 +285,7 @@ pub fn receive(args: &Receive) -> anyhow::Result<()> {
     let mut loaded = save::recalled(&head)?;
     let name = loaded.config.name.clone();
     loaded.rename(&format!("{name}--incoming"));
-    let domid = save::receive(&tools, &loaded, &mut from)?;
+    let domid = save::receive(&tools, &loaded, &mut from, Holder::Sender)?;
     let mut say = |words: &[&[u8]]| -> anyhow::Result<()> {
         words.iter().try_for_each(|word| to.write_all(word))?;
         to.flush()?;
@@ -295,7 +302,17 @@ pub fn receive(args: &Receive) -> anyhow::Result<()> {
         Ok(()) => say(&[REPORT.as_bytes(), &[0]])?,
         Err(_) => say(&[REPORT.as_bytes(), &[1], GO.as_bytes()])?,
     }
-    started
+    started?;
+    if create::has_held_disks(&loaded.config) {
+        // Who sent it ends, or closes its pipe, when it has let go of them.
+        std::io::copy(&mut from, &mut std::io::sink())?;
+        create::open_disks(&tools, domid, &loaded.config).with_context(|| {
+            format!(
+                "{name} runs here, and waits for a disk: detach it (`xl block-detach --force`), and attach it again"
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Starts the domain under its own name; takes it back if that fails.

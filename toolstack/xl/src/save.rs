@@ -5,6 +5,7 @@ use crate::{json, progress};
 use anyhow::{Context, bail};
 use clap::Args;
 use ferroxen_consoled::interrupts;
+use ferroxen_domains::create::Holder;
 use ferroxen_domains::draft::Draft;
 use ferroxen_domains::patience::Interrupt;
 use ferroxen_domains::{Toolstack, create, recall, save};
@@ -165,7 +166,7 @@ pub fn restore(args: &Restore) -> anyhow::Result<()> {
         .until(Interrupt::from_pipe(stop.try_clone()?))
         .showing(progress::for_people("restore"));
     loaded.settle();
-    let domid = receive(&tools, &loaded, &mut from).with_context(what)?;
+    let domid = receive(&tools, &loaded, &mut from, Holder::Nobody).with_context(what)?;
     let start = Start {
         console: args.console,
         paused: args.paused,
@@ -190,13 +191,13 @@ pub fn recalled(head: &Head) -> anyhow::Result<Loaded> {
 }
 
 /// Makes a domain of a stream from behind its head on.
-pub fn receive(tools: &Toolstack, loaded: &Loaded, from: &mut dyn Read) -> anyhow::Result<DomId> {
+pub fn receive(tools: &Toolstack, loaded: &Loaded, from: &mut dyn Read, holder: Holder) -> anyhow::Result<DomId> {
     let mut from = from;
     envelope::header(&mut from)?;
     if envelope::next(&mut from)? != envelope::Next::Image {
         bail!("there is no domain in it");
     }
-    let domid = create::restore(tools, &loaded.config, from)?;
+    let domid = create::restore(tools, &loaded.config, from, holder)?;
     match envelope::next(&mut from) {
         Ok(envelope::Next::End) => Ok(domid),
         other => {

@@ -1,5 +1,7 @@
 //! Disk specifications: xl-disk-configuration(5), and `xm`'s `file:/image,sda1,w`.
 
+use crate::rate;
+use std::num::NonZero;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -28,6 +30,24 @@ pub struct Disk {
     pub backend_type: Option<DiskBackend>,
     /// The backend may hand the guest's own pages to the disk (stable writes); of no effect on ours.
     pub direct_io_safe: bool,
+    /// How much of it the guest may use.
+    pub limits: DiskLimits,
+}
+
+/// How much reading and writing a disk bears, each second, both together; not Xen's: ours.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct DiskLimits {
+    /// Bytes.
+    pub bytes: Option<NonZero<u64>>,
+    /// Requests.
+    pub requests: Option<NonZero<u64>>,
+}
+
+impl DiskLimits {
+    /// Whether there is one.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
 }
 
 /// What may serve a disk.
@@ -262,6 +282,18 @@ struct Draft {
     discard: Option<bool>,
     backend_type: Option<DiskBackend>,
     direct_io_safe: bool,
+    limits: DiskLimits,
+}
+
+/// The most that QEMU takes ("throttle-group" in its manual, qemu(1)).
+const MOST: u64 = 1_000_000_000_000_000;
+
+fn limit(number: Option<u64>, text: &str, range: Range<usize>, example: &str) -> Result<NonZero<u64>, SpecError> {
+    let number = number.filter(|number| *number <= MOST).and_then(NonZero::new);
+    number.ok_or_else(|| SpecError {
+        range,
+        message: format!("`{text}` is no limit such as {example}"),
+    })
 }
 
 /// Prefixes that name a script of Xen's: `drbd:res0` is what `block-drbd` makes of `res0`.
@@ -357,6 +389,14 @@ impl Draft {
             },
             "script" => {
                 self.script = Some(value.to_owned());
+                Ok(())
+            }
+            "rate" => {
+                self.limits.bytes = Some(limit(rate::bytes_per_second(value), value, value_range, "10MB/s")?);
+                Ok(())
+            }
+            "iops" => {
+                self.limits.requests = Some(limit(value.parse().ok(), value, value_range, "200")?);
                 Ok(())
             }
             other => Err(SpecError {
@@ -466,6 +506,7 @@ impl Draft {
             discard: self.discard,
             backend_type: self.backend_type,
             direct_io_safe: self.direct_io_safe,
+            limits: self.limits,
         })
     }
 }
@@ -519,6 +560,29 @@ mod tests {
         let cdrom = parse("file:/tmp/MSWindows_XP.iso,hdc:cdrom,r").expect("is right");
         assert!(cdrom.is_cdrom && cdrom.access == DiskAccess::ReadOnly && cdrom.vdev.number == 5632);
         assert_eq!(parse(",,hdc,cdrom").expect("is right").format, DiskFormat::Empty);
+    }
+
+    #[test]
+    fn a_limit_is_a_number_above_nothing() {
+        let disk = parse("/a.img,raw,xvda,w,rate=8Mb/s,iops=200").expect("is right");
+        let limits = DiskLimits {
+            bytes: NonZero::new(1_000_000),
+            requests: NonZero::new(200),
+        };
+        assert_eq!(disk.limits, limits);
+        assert!(disk.limits.any() && !parse("/a.img,raw,xvda,w").expect("is right").limits.any());
+        for wrong in [
+            "rate=0B/s",
+            "rate=1b/s",
+            "rate=10",
+            "rate=10MB/s@20ms",
+            "iops=0",
+            "iops=many",
+            "iops=-1",
+        ] {
+            let error = parse(&format!("/a.img,raw,xvda,w,{wrong}")).expect_err(wrong);
+            assert_eq!(error.range, 23..18 + wrong.len(), "{wrong}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod model;
 mod passing;
 mod plain;
 mod qemu;
+mod rate;
 mod render;
 mod script;
 mod source;
@@ -32,7 +33,7 @@ mod vif;
 
 pub use cpuid::{CpuidRule, CpuidRules, Register};
 pub use cpus::{CpuList, parse_cpu_list};
-pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, VirtualDisk};
+pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, DiskLimits, VirtualDisk};
 pub use host::{PoolConfig, XlConf, parse_pool, parse_xl_conf};
 pub use model::{Action, Bootloader, DomainConfig, DomainType, TscMode, check_name};
 pub use passing::{IoMemory, Ports};

@@ -1,6 +1,7 @@
 //! Network specifications: xl-network-configuration(5), with `xm`'s habits (`mac=` empty, spaces anywhere).
 
 use crate::disk::SpecError;
+use crate::rate;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -156,7 +157,7 @@ pub fn parse(spec: &str) -> Result<Vif, SpecError> {
                     .map_err(wrong)?;
             }
             "backend" => vif.backend = text,
-            "rate" => vif.rate = Some(rate(value).map_err(wrong)?),
+            "rate" => vif.rate = Some(dosed(value).map_err(wrong)?),
             "devid" => {
                 vif.devid = Some(
                     value
@@ -210,27 +211,12 @@ fn device_name(name: String) -> Result<String, String> {
 }
 
 /// `10Mb/s`, `1GB/s@50ms`: bits or bytes a second, dosed out in intervals.
-fn rate(text: &str) -> Result<Rate, String> {
+fn dosed(text: &str) -> Result<Rate, String> {
     let wrong = || format!("`{text}` is no rate such as 10Mb/s or 1MB/s@20ms");
     let (speed, interval) = text
         .split_once('@')
         .map_or((text, None), |(speed, interval)| (speed, Some(interval)));
-    let speed = speed.trim().strip_suffix("/s").ok_or_else(wrong)?;
-    let (speed, bits_per_unit) = match speed.strip_suffix('b') {
-        Some(rest) => (rest, 1u64),
-        None => (speed.strip_suffix('B').ok_or_else(wrong)?, 8),
-    };
-    let (number, scale) = match speed.chars().last() {
-        Some('G') => (&speed[..speed.len() - 1], 1_000_000_000u64),
-        Some('M') => (&speed[..speed.len() - 1], 1_000_000),
-        Some('K') => (&speed[..speed.len() - 1], 1_000),
-        _ => (speed, 1),
-    };
-    let number: u64 = number.trim().parse().map_err(|_| wrong())?;
-    let bits = number
-        .checked_mul(scale)
-        .and_then(|n| n.checked_mul(bits_per_unit))
-        .ok_or_else(wrong)?;
+    let speed = rate::bytes_per_second(speed).ok_or_else(wrong)?;
     let interval_us = match interval.map(str::trim) {
         None => 50_000,
         Some(interval) => {
@@ -247,7 +233,7 @@ fn rate(text: &str) -> Result<Rate, String> {
                 .ok_or_else(wrong)?
         }
     };
-    let bytes = (u128::from(bits / 8) * u128::from(interval_us) / 1_000_000)
+    let bytes = (u128::from(speed) * u128::from(interval_us) / 1_000_000)
         .try_into()
         .map_err(|_| wrong())?;
     if bytes == 0 {

@@ -1,5 +1,5 @@
 //! Disks of every kind behind one guest, and what an administrator does with them: a volume, a partition with swap, a
-//! whole disk, files by three words, and two of QEMU's formats.
+//! whole disk, files by three words, two of QEMU's formats, and disks that may be used only so much.
 
 use anyhow::{Result, ensure};
 
@@ -62,8 +62,13 @@ fn go_with_who_was_killed(dom0: &mut Dom0) -> Result<()> {
     );
     nothing_is_left(dom0)?;
 
-    let served = Tiny::new("served").disk("tap:qcow2:/vmimages/b.qcow2,xvdf,w");
+    let served = Tiny::new("served")
+        .disk("vdev=xvdd,rate=2MB/s,target=/vmimages/a.img")
+        .disk("vdev=xvde,iops=40,target=/vmimages/t.img")
+        .disk("tap:qcow2:/vmimages/b.qcow2,xvdf,w");
     dom0.start_tiny(&served)?;
+    keep_their_limits(dom0)?;
+    follow_their_guest(dom0)?;
     dom0.run("pkill -KILL -x qemu-nbd")?;
     let read = "dd if=/dev/xvdf of=/dev/null bs=64k count=1 skip=900 iflag=direct 2>&1 | grep -c 'Input/output error'";
     let errors = dom0.in_guest("served", read, PATIENCE)?;
@@ -75,6 +80,50 @@ fn go_with_who_was_killed(dom0: &mut Dom0) -> Result<()> {
     let servers = dom0.run("ls /sys/block/nbd*/pid 2>/dev/null | wc -l")?;
     ensure!(servers == "0", "{servers} nbd devices are in use");
     nothing_is_left(dom0)
+}
+
+/// 4 MiB at 2 MB/s take two seconds, 60 requests at 40 each second one and a half, but for what QEMU lets pass at once.
+fn keep_their_limits(dom0: &mut Dom0) -> Result<()> {
+    for (dd, centiseconds) in [
+        ("if=/dev/zero of=/dev/xvdd bs=64k count=64 oflag=direct", 170),
+        ("if=/dev/xvde of=/dev/null bs=4k count=60 iflag=direct", 120),
+        ("if=/dev/xvdd of=/dev/null bs=64k count=64 iflag=direct", 170),
+    ] {
+        let clock = "$(sed 's/ .*//;s/[.]//' /proc/uptime)";
+        let timed = format!("began={clock}; dd {dd} 2>/dev/null && echo $(({clock} - began))");
+        let taken: u64 = dom0.in_guest("served", &timed, PATIENCE)?.parse()?;
+        ensure!(
+            taken >= centiseconds,
+            "`dd {dd}` takes {taken} hundredths of a second only"
+        );
+    }
+    Ok(())
+}
+
+/// Over a real ssh, to this very host: for a moment two domains are announced with the same images.
+fn follow_their_guest(dom0: &mut Dom0) -> Result<()> {
+    dom0.run(
+        "mkdir -pm 700 /root/.ssh && cd /root/.ssh && ssh-keygen -q -N '' -t ed25519 -f id_ed25519 && \
+         cp id_ed25519.pub authorized_keys && ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null >known_hosts",
+    )?;
+    let write = |word: &str| {
+        format!("for d in xvdd xvde xvdf; do echo {word}-$d | dd of=/dev/$d bs=512 conv=sync,fsync 2>/dev/null; done")
+    };
+    dom0.in_guest("served", &write("there"), PATIENCE)?;
+    let before = dom0.run("xl domid served")?;
+    dom0.run_within("xl migrate served 127.0.0.1 2>&1", PATIENCE * 3)?;
+    ensure!(dom0.run("xl domid served")? != before, "it has not moved");
+    let read = "for d in xvdd xvde xvdf; do head -c 10 /dev/$d | head -n 1; done | xargs";
+    let found = dom0.in_guest("served", read, PATIENCE)?;
+    ensure!(
+        found == "there-xvdd there-xvde there-xvdf",
+        "after it has moved the guest reads: {found}"
+    );
+    keep_their_limits(dom0)?;
+    dom0.in_guest("served", &write("here"), PATIENCE)?;
+    let servers = dom0.run("pgrep -xc qemu-nbd")?;
+    ensure!(servers == "3", "{servers} servers for three disks");
+    Ok(())
 }
 
 fn make(dom0: &mut Dom0) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::Stage;
 use crate::host::Host;
+use crate::nbd::Served;
 use crate::netlink::LinkChange;
 use crate::patience::Patience;
 use crate::qemu::Viewed;
@@ -63,7 +64,7 @@ impl Host for Rehearsed {
         Ok(())
     }
 
-    fn attach_nbd(&self, _image: &Path, _format: &str, _access: Access, owner: &str) -> io::Result<PathBuf> {
+    fn attach_nbd(&self, _served: Served<'_>, owner: &str) -> io::Result<PathBuf> {
         let mut state = self.stage.call("attach_nbd")?;
         let path = PathBuf::from(format!("/dev/nbd-rehearsal-{}", state.servers.len()));
         state.servers.insert(path.clone(), owner.to_owned());

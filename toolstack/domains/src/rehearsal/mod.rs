@@ -10,6 +10,7 @@ mod kernel;
 mod linux;
 mod store;
 
+use crate::create::Holder;
 use crate::devd::Devd;
 use crate::dump::Manner;
 use crate::keep::Keep;
@@ -368,7 +369,7 @@ fn a_failing_step_of_a_restoration_leaves_nothing_behind() {
     let steps = with_trouble_at_each_call(|scene, turn| {
         let config = scene.config("maxmem = 16\n").config;
         scene.plan(turn, false);
-        let made = create::restore(&scene.tools, &config, &mut image.as_slice());
+        let made = create::restore(&scene.tools, &config, &mut image.as_slice(), Holder::Nobody);
         let failed = scene.calm();
         if let Ok(domid) = made {
             restored += 1;
@@ -388,12 +389,52 @@ fn a_failing_step_of_a_restoration_leaves_nothing_behind() {
     );
 }
 
+/// The sender's QEMU locks an image, and may have to write to it yet.
+#[test]
+fn a_disk_that_the_sender_has_is_opened_when_it_has_let_go() {
+    let image = images::of_a_small_domain();
+    let mut opened = 0;
+    let steps = with_trouble_at_each_call(|scene, turn| {
+        let dir = scene.directory.display();
+        let disks = format!(
+            "['tap:qcow2:{dir}/third.qcow2,xvda,w', '{dir}/disk.img,raw,xvdb,w,iops=9', '{dir}/disk.img,raw,xvdc,w!']"
+        );
+        let config = scene.config(&format!("maxmem = 16\ndisk = {disks}\n")).config;
+        scene.plan(turn, false);
+        let made = create::restore(&scene.tools, &config, &mut image.as_slice(), Holder::Sender);
+        assert!(scene.stage.state().servers.is_empty(), "a server has begun");
+        if let Ok(domid) = made {
+            opened += usize::from(create::open_disks(&scene.tools, domid, &config).is_ok());
+            let failed = scene.calm();
+            if failed.is_none() {
+                assert_eq!(scene.stage.state().servers.len(), 2, "two disks are QEMU's");
+            }
+            scene.tools.destroy(domid).expect("nothing goes wrong any more");
+            assert_eq!(
+                scene.litter(),
+                Vec::<String>::new(),
+                "after call {turn}, {failed:?}, had failed"
+            );
+            return failed;
+        }
+        let failed = scene.calm()?;
+        assert_eq!(
+            scene.litter(),
+            Vec::<String>::new(),
+            "after call {turn}, {failed}, had failed"
+        );
+        Some(failed)
+    });
+    assert!(steps > 40 && opened > 0, "only {steps} calls, {opened} times opened");
+}
+
 #[test]
 fn a_frame_that_went_while_its_domain_was_sent_holds_no_memory() {
     let frames_of = |image: Vec<u8>| {
         let scene = Scene::new();
         let config = scene.config("maxmem = 16\n").config;
-        let domid = create::restore(&scene.tools, &config, &mut image.as_slice()).expect("it makes sense");
+        let domid =
+            create::restore(&scene.tools, &config, &mut image.as_slice(), Holder::Nobody).expect("it makes sense");
         scene.stage.state().domains[&domid.raw()]
     };
     assert_eq!(
@@ -407,7 +448,7 @@ fn an_image_that_makes_no_sense_is_refused_with_the_reason() {
     for (image, reason) in images::without_sense() {
         let scene = Scene::new();
         let config = scene.config("maxmem = 16\n").config;
-        let refused = create::restore(&scene.tools, &config, &mut image.as_slice()).expect_err(reason);
+        let refused = create::restore(&scene.tools, &config, &mut image.as_slice(), Holder::Nobody).expect_err(reason);
         assert!(refused.to_string().contains(reason), "{refused} instead of {reason}");
         assert_eq!(scene.litter(), Vec::<String>::new(), "after {reason}");
     }
@@ -486,8 +527,13 @@ fn a_server_that_nobody_noted_goes_with_its_domain() {
     let domid = scene.create(&scene.config("")).expect("nothing goes wrong");
     let image = scene.directory.join("third.qcow2");
     for owner in [crate::nbd::owner(domid, 51712), "77/51712".to_owned()] {
-        let access = ferroxen_loopdev::Access::ReadWrite;
-        let served = scene.tools.host.attach_nbd(&image, "qcow2", access, &owner);
+        let image = crate::nbd::Served {
+            image: &image,
+            format: "qcow2",
+            read_only: false,
+            limits: ferroxen_xlconfig::DiskLimits::default(),
+        };
+        let served = scene.tools.host.attach_nbd(image, &owner);
         served.expect("nothing goes wrong");
     }
     scene.tools.destroy(domid).expect("nothing goes wrong");
