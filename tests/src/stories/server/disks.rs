@@ -113,7 +113,7 @@ fn follow_their_guest(dom0: &mut Dom0) -> Result<()> {
     let before = dom0.run("xl domid served")?;
     dom0.run_within("xl migrate served 127.0.0.1 2>&1", PATIENCE * 3)?;
     ensure!(dom0.run("xl domid served")? != before, "it has not moved");
-    let read = "for d in xvdd xvde xvdf; do head -c 10 /dev/$d | head -n 1; done | xargs";
+    let read = "for d in xvdd xvde xvdf; do head -n 1 /dev/$d; done | xargs";
     let found = dom0.in_guest("served", read, PATIENCE)?;
     ensure!(
         found == "there-xvdd there-xvde there-xvdf",
