@@ -63,6 +63,15 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// The same, but from now on for so long at most.
+    pub fn within(self, limit: Duration) -> Patience<'a> {
+        let deadline = Instant::now() + limit;
+        Patience {
+            deadline: Some(self.deadline.map_or(deadline, |other| other.min(deadline))),
+            ..self
+        }
+    }
+
     /// Waits until `source` can be read. `false`: it is too late. Fails when interrupted.
     pub fn ready(&self, source: impl AsFd) -> io::Result<bool> {
         self.wait(Some((source.as_fd(), PollFlags::IN)))

@@ -16,11 +16,11 @@ use ferroxen_domains::save::Sender;
 use ferroxen_stream::{envelope, file::Head};
 use ferroxen_words::DomId;
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const BANNER: &str = "xl migration receiver ready, send binary domain data.\n";
 // The zero that ends a string in C goes along with all but the first.
@@ -29,6 +29,8 @@ const GO: &str = "domain is yours, you are cleared to unpause\0";
 const REPORT: &str = "my copy unpause results are as follows\0";
 /// Bytes gathered before they are sent, or read ahead.
 const BUFFER: usize = 1 << 20;
+/// How long a sender may take to end its domain, once ours runs.
+const LETTING_GO: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub struct Migrate {
@@ -304,15 +306,29 @@ pub fn receive(args: &Receive) -> anyhow::Result<()> {
     }
     started?;
     if create::has_held_disks(&loaded.config) {
-        // Who sent it ends, or closes its pipe, when it has let go of them.
-        std::io::copy(&mut from, &mut std::io::sink())?;
-        create::open_disks(&tools, domid, &loaded.config).with_context(|| {
+        let opened = wait_for_end(&mut from, tools.until_interrupted().within(LETTING_GO))
+            .and_then(|()| Ok(create::open_disks(&tools, domid, &loaded.config)?));
+        opened.with_context(|| {
             format!(
                 "{name} runs here, and waits for a disk: detach it (`xl block-detach --force`), and attach it again"
             )
         })?;
     }
     Ok(())
+}
+
+/// Waits until the sender closes its pipe, which it does when it has let go of the domain's disks.
+fn wait_for_end(from: &mut BufReader<impl Read + AsFd>, patience: Patience<'_>) -> anyhow::Result<()> {
+    while patience.ready(from.get_ref())? {
+        let rest = from.fill_buf()?.len();
+        if rest == 0 {
+            return Ok(());
+        }
+        from.consume(rest);
+    }
+    bail!(
+        "the sender has not closed its pipe in {LETTING_GO:?}, so it may have the disks still (OpenBSD's nc needs -N for that)"
+    )
 }
 
 /// Starts the domain under its own name; takes it back if that fails.
@@ -343,6 +359,17 @@ mod tests {
     #[test]
     fn sentences_are_as_long_as_those_of_stock_xl() {
         assert_eq!([BANNER, RECEIVED, GO, REPORT].map(str::len), [54, 34, 44, 39]);
+    }
+
+    #[test]
+    fn the_end_of_a_pipe_is_waited_for_and_not_for_ever() {
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut from = BufReader::new(near);
+        far.write_all(b"more").unwrap();
+        let error = wait_for_end(&mut from, Patience::stubborn(Duration::ZERO)).unwrap_err();
+        assert!(error.to_string().contains("has not closed its pipe"), "{error}");
+        drop(far);
+        wait_for_end(&mut from, Patience::stubborn(LETTING_GO)).unwrap();
     }
 
     #[test]
