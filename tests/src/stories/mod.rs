@@ -11,6 +11,7 @@ mod daemons;
 mod debian_xl;
 mod devices;
 mod disk;
+mod from_host;
 mod handover;
 mod hosts;
 mod kernels;
@@ -41,8 +42,8 @@ pub struct Story {
 }
 
 /// The stories that are told only when they are named: they need Debian's hypervisor or a desktop's programs, which no other
-/// does.
-pub const ON_REQUEST: [&str; 2] = ["crosswise", "virt-manager"];
+/// does, or take long.
+pub const ON_REQUEST: [&str; 3] = ["crosswise", "virt-manager", "from-host"];
 
 /// Every story there is.
 pub const STORIES: &[Story] = &[
@@ -191,6 +192,13 @@ pub const STORIES: &[Story] = &[
         claim: "Debian's virt-manager, which talks to the libvirt of Domain 0, shows what a guest says on its console",
         rows: &["M141", "M197"],
         tell: virt_manager::shows_a_console,
+    },
+    Story {
+        name: "from-host",
+        claim: "a guest that is a copy of Domain 0, a Debian with systemd, has all its units run, and neither Domain 0's daemons nor \
+                its address",
+        rows: &["M109"],
+        tell: from_host::is_another_machine,
     },
     Story {
         name: "kernels",

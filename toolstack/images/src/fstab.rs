@@ -6,9 +6,9 @@ const ROOT: &str = "/dev/xvda1";
 /// Whether the root's file system is the one that the machine had, or a new one with its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Names {
-    /// It has its UUID and its label.
+    /// It has its UUID and its label, and all files.
     Kept,
-    /// It has others.
+    /// It has others, and not the files that are swap.
     New,
 }
 
@@ -20,7 +20,9 @@ pub(crate) fn fitted(old: &str, names: Names) -> (String, Vec<String>) {
         .map(|line| {
             let mut fields = line.split_whitespace();
             let (device, place) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-            let is_disk = device.starts_with("/dev/") || device.contains("UUID=") || device.contains("LABEL=");
+            let is_swap = fields.next() == Some("swap") && names == Names::New;
+            let is_disk =
+                device.starts_with("/dev/") || device.contains("UUID=") || device.contains("LABEL=") || is_swap;
             // Those of the file system, not those of the partition.
             let stays = names == Names::Kept && (device.starts_with("UUID=") || device.starts_with("LABEL="));
             match (device.starts_with('#') || !is_disk, place) {
@@ -60,8 +62,12 @@ mod tests {
             assert!(put_aside.is_empty());
         }
         assert_eq!(
-            fitted("UUID=9b1e / ext4 defaults 0 1\n", Names::New).0,
-            "/dev/xvda1 / ext4 defaults 0 1"
+            fitted(
+                "UUID=9b1e / ext4 defaults 0 1\n/swapfile none swap sw 0 0\n",
+                Names::New
+            )
+            .0,
+            "/dev/xvda1 / ext4 defaults 0 1\n# not in this image: /swapfile none swap sw 0 0"
         );
     }
 }

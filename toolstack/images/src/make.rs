@@ -45,16 +45,27 @@ pub enum Origin {
     },
 }
 
-/// What a copied system must not take along: its identity, and what is only of the moment.
-const HOST_ONLY: [&str; 7] = [
+/// What a copied system must not take along: its identity, its network (its address above all, but also a bridge that would
+/// take the card), disks that are not in the image, and what is only of the moment.
+const HOST_ONLY: [&str; 15] = [
     "lost+found",
     "etc/machine-id",
+    "etc/crypttab",
+    "etc/NetworkManager/system-connections",
+    "etc/netplan",
+    "etc/network/interfaces",
+    "etc/network/interfaces.d",
+    "etc/systemd/network",
     "etc/udev/rules.d/70-persistent-net.rules",
     "var/lib/dbus/machine-id",
+    "var/lib/systemd/credential.secret",
+    "var/lib/systemd/random-seed",
     "var/lib/xen",
     "var/log/xen",
     "var/cache/apt/archives",
 ];
+/// The host's swap, of which some may be in files.
+const SWAPS: &str = "/proc/swaps";
 /// What every root has and the copy makes anew.
 const EMPTY: [&str; 8] = ["dev", "proc", "sys", "run", "tmp", "mnt", "media", "srv"];
 
@@ -110,7 +121,8 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
             progress("copying the host");
             let root = staging.path().join("root");
             let ours = [staging.path(), &image.path].map(Path::to_owned);
-            copy_host(&root, &[&left_out[..], &ours].concat())?;
+            let swaps = fs::read_to_string(SWAPS).unwrap_or_default();
+            copy_host(&root, &[&left_out[..], &ours, &swap_files(&swaps)].concat())?;
             Files::Folder(root)
         }
     };
@@ -221,6 +233,16 @@ fn copy_host(root: &Path, left_out: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// The files among the host's swaps (proc(5)); a blank in a name is written as an octal number there.
+fn swap_files(swaps: &str) -> Vec<PathBuf> {
+    let file = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let (path, kind) = (fields.next()?, fields.next()?);
+        (kind == "file").then(|| PathBuf::from(path.replace("\\040", " ")))
+    };
+    swaps.lines().filter_map(file).collect()
+}
+
 /// Looks for mistakes in an image's file system and leaves them alone. Gives what was found; `Err` if there are any.
 ///
 /// What is left of a step that was killed is told, with what to do about it.
@@ -275,4 +297,17 @@ pub(crate) fn set_len(path: &Path, size: u64) -> Result<()> {
     let file = File::options().write(true).open(path);
     file.and_then(|file| file.set_len(size))
         .with_context(|| format!("giving {} its size", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_in_a_file_is_a_file() {
+        let swaps =
+            "Filename\tType\tSize\tUsed\tPriority\n/dev/vda2 partition 999420 0 -2\n/swap\\040file file 65532 0 -3\n";
+        assert_eq!(swap_files(swaps), [PathBuf::from("/swap file")]);
+        assert_eq!(swap_files(""), Vec::<PathBuf>::new());
+    }
 }

@@ -52,7 +52,8 @@ pub enum Verb {
         #[command(flatten)]
         sure: Sure,
     },
-    /// Make an image of this host's own system
+    /// Make an image of this host's own system, but for its identity, its network and its swap: the copy asks the network for
+    /// an address unless --network is given
     FromHost {
         file: PathBuf,
         /// Its size: MiB, or with a suffix b, k, m, g or t
@@ -144,7 +145,7 @@ pub struct Sure {
     pub yes: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Changes {
     /// The guest's name
     #[arg(long)]
@@ -237,7 +238,11 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
             sure,
         } => {
             let left_out = exclude.clone();
-            build(file, *size, &Origin::Host { left_out }, set, sure)?;
+            let set = Changes {
+                network: set.network.clone().or(Some(Network::Dhcp)),
+                ..set.clone()
+            };
+            build(file, *size, &Origin::Host { left_out }, &set, sure)?;
             crate::show(&format!("{}\n", starts_by(file)))
         }
         Verb::FromDisk {
