@@ -98,4 +98,30 @@ fn every_command_has_a_page_and_every_shell_its_completions() {
         let text = std::fs::read_to_string(directory.join("share").join(place)).expect("is there");
         assert!(text.contains("vcpu-list"), "{place}");
     }
+    // What a page tells of is there.
+    let manuals = directory.join("share/man/man1");
+    let mut told = 0;
+    for entry in std::fs::read_dir(&manuals).expect("is there").flatten() {
+        let page = std::fs::read_to_string(entry.path()).expect("is text");
+        for line in page
+            .lines()
+            .filter(|line| line.starts_with("xl\\-") && line.ends_with("(1)"))
+        {
+            let other = manuals.join(line.replace('\\', "").replace("(1)", ".1"));
+            assert!(other.exists(), "{} tells of {line}", entry.path().display());
+            told += 1;
+        }
+    }
+    assert!(told > 60, "only {told} pages are told of");
+    let shell = "source share/bash-completion/completions/xl && complete -p xl && COMP_WORDS=(xl image cl) COMP_CWORD=2 && \
+                 _xl xl cl image && echo ${COMPREPLY[@]}";
+    let completed = Command::new("bash")
+        .args(["-ec", shell])
+        .current_dir(&directory)
+        .output()
+        .expect("it starts");
+    assert!(
+        String::from_utf8_lossy(&completed.stdout).ends_with("clone\n"),
+        "{completed:?}"
+    );
 }

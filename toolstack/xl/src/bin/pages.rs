@@ -44,11 +44,17 @@ fn manuals(directory: &Path) -> anyhow::Result<()> {
     section(OLD_ONES, OLD).to_writer(&mut page)?;
     write(&directory.join("xl.1"), &page)?;
     write(&directory.join("xm.1"), b".so man1/xl.1\n")?;
-    for command in visible(&xl) {
-        let name = format!("xl-{}", command.get_name());
+    pages_below(&xl, "xl", directory)
+}
+
+/// A page for each command below one, under the name by which that one's page tells of it.
+fn pages_below(above: &Command, name: &str, directory: &Path) -> anyhow::Result<()> {
+    for command in visible(above) {
+        let name = format!("{name}-{}", command.get_name());
         let mut page = Vec::new();
         Man::new(command.clone()).title(&name).render(&mut page)?;
         write(&directory.join(format!("{name}.1")), &page)?;
+        pages_below(command, &name, directory)?;
     }
     Ok(())
 }
