@@ -291,7 +291,10 @@ impl Extras {
             packages::require(&[Need::VirtManager], choice.yes)?;
             extras.libvirt_ramdisk = Some(images::make_dom0(Toolstack::Libvirt)?);
         }
-        let (ramdisk, server) = (any_of(&["debian-xl", "crosswise"]), any_of(&["server", "from-host"]));
+        let (ramdisk, server) = (
+            any_of(&["debian-xl", "crosswise"]),
+            any_of(&["server", "from-host", "channels"]),
+        );
         let (built, newer) = (any_of(&["disk", "stress"]), any_of(&["newer-kernel"]));
         // Each waits much for package managers.
         thread::scope(|scope| {

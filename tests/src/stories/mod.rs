@@ -5,6 +5,7 @@
 
 mod boot;
 mod bridges;
+mod channels;
 mod commands;
 mod console;
 mod daemons;
@@ -43,7 +44,7 @@ pub struct Story {
 
 /// The stories that are told only when they are named: they need Debian's hypervisor or a desktop's programs, which no other
 /// does, or take long.
-pub const ON_REQUEST: [&str; 3] = ["crosswise", "virt-manager", "from-host"];
+pub const ON_REQUEST: [&str; 4] = ["crosswise", "virt-manager", "from-host", "channels"];
 
 /// Every story there is.
 pub const STORIES: &[Story] = &[
@@ -192,6 +193,13 @@ pub const STORIES: &[Story] = &[
         claim: "Debian's virt-manager, which talks to the libvirt of Domain 0, shows what a guest says on its console",
         rows: &["M141", "M197"],
         tell: virt_manager::shows_a_console,
+    },
+    Story {
+        name: "channels",
+        claim: "a guest's channels carry bytes both ways, to a socket and to a terminal of the host's, also after it was saved and \
+                restored; a socket comes in nobody's place",
+        rows: &[],
+        tell: channels::carry_bytes,
     },
     Story {
         name: "from-host",

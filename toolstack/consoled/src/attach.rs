@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 /// How to attach.
 #[derive(Default)]
 pub struct AttachOptions {
+    /// Which console: 0 is xenconsoled's, the others are channels that QEMU serves.
+    pub number: u32,
     /// The key that detaches; `None` is Ctrl-].
     pub escape: Option<u8>,
     /// Attaching ends when this can be read ([`interrupts`]): somebody wants us to stop.
@@ -52,6 +54,9 @@ const RELEASED: &str = "@releaseDomain";
 /// How long the console is still read after the domain's directory has gone from the store.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Where the terminals are that consoles end in.
+const TERMINALS: &str = "/dev/pts/";
+
 /// Shows a domain's console and sends it what is typed, until the escape key or the domain's end.
 ///
 /// Waits a while for xenconsoled to serve the console, if it does not yet. Ends of standard input (a pipe,
@@ -59,11 +64,14 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub fn attach(domid: u16, options: AttachOptions) -> Result<Ended> {
     let store = Client::connect()?;
     let stop = options.interrupt;
-    let tty = match wait_for_terminal(&store, domid, stop.as_ref())? {
-        Ok(tty) => tty,
-        Err(ended) => return Ok(ended),
+    let line = if options.number == 0 {
+        match wait_for_terminal(&store, domid, stop.as_ref())? {
+            Ok(tty) => connect(domid, &tty)?,
+            Err(ended) => return Ok(ended),
+        }
+    } else {
+        open(domid, &channel(&store, domid, options.number)?)?
     };
-    let line = connect(domid, &tty)?;
     let stdin = io::stdin();
     let raw = RawMode::enter(&stdin)?;
     if let Some(on_attached) = options.on_attached {
@@ -78,6 +86,24 @@ pub fn attach(domid: u16, options: AttachOptions) -> Result<Ended> {
     );
     drop(raw);
     ended
+}
+
+/// The terminal that a channel ends in.
+fn channel(store: &Client, domid: u16, number: u32) -> Result<String> {
+    // Domain 0's own note says that there is one.
+    let note = format!("/libxl/{domid}/device/console/{number}");
+    let read = |path: &str| store.read_opt(path);
+    match read(&format!("{note}/connection"))?.as_deref() {
+        Some("pty") => {}
+        Some(_) => {
+            let path = read(&format!("{note}/path"))?.unwrap_or_default();
+            bail!("console {number} of domain {domid} is a channel that ends in the socket {path}");
+        }
+        None => bail!("domain {domid} has no console {number} (`xl channel-list` shows what it has)"),
+    }
+    let tty = read(&format!("/local/domain/{domid}/device/console/{number}/tty"))?;
+    tty.filter(|tty| tty.starts_with(TERMINALS))
+        .with_context(|| format!("QEMU has not said which terminal console {number} of domain {domid} ends in"))
 }
 
 /// Waits until xenconsoled has said which terminal shows the console.
@@ -129,6 +155,10 @@ fn connect(domid: u16, tty: &str) -> Result<File> {
             return Ok(File::from(OwnedFd::from(socket)));
         }
     }
+    open(domid, tty)
+}
+
+fn open(domid: u16, tty: &str) -> Result<File> {
     let no_controlling_terminal = rustix::fs::OFlags::NOCTTY.bits() as i32;
     let file = OpenOptions::new()
         .read(true)

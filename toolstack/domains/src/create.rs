@@ -52,7 +52,7 @@ pub fn check(tools: &Toolstack, config: &DomainConfig) -> Result<Vec<DomId>> {
     for (index, vif) in (0..).zip(&config.vifs) {
         network::check(tools, vif, index)?;
     }
-    device_model::check(tools, config).map_err(|error| error.in_step(what()))?;
+    device_model::check(tools, config)?;
     Ok(others.into_iter().map(|(domid, _)| domid).collect())
 }
 

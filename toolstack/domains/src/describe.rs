@@ -7,8 +7,8 @@
 use crate::network;
 use ferroxen_words::DomId;
 use ferroxen_xlconfig::{
-    Action, Bootloader, CpuList, CpuidRules, Disk, DiskAccess, DiskBackend, DiskFormat, DomainConfig, DomainType,
-    Loaded, Screen, Share, TscMode, Value as Written, Vif, VifType,
+    Action, Bootloader, Channel, Connection, CpuList, CpuidRules, Disk, DiskAccess, DiskBackend, DiskFormat,
+    DomainConfig, DomainType, Loaded, Screen, Share, TscMode, Value as Written, Vif, VifType,
 };
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
@@ -56,6 +56,9 @@ pub fn config(loaded: &Loaded) -> Value {
     }
     if !config.shares.is_empty() {
         whole.put("p9s", config.shares.iter().map(share).collect::<Value>());
+    }
+    if !config.channels.is_empty() {
+        whole.put("channels", config.channels.iter().map(channel).collect::<Value>());
     }
     for (key, action) in [
         ("on_poweroff", config.on_poweroff),
@@ -334,6 +337,15 @@ fn share(share: &Share) -> Value {
         "path": share.path.display().to_string(),
         "security_model": "none",
     })
+}
+
+/// `libxl_device_channel`. Without a number: stock xl 4.17 gives the first one 0, which is the console's, and then refuses it.
+fn channel(channel: &Channel) -> Value {
+    let (kind, ends) = match &channel.connection {
+        Connection::Pty => ("connection.pty", json!({})),
+        Connection::Socket(path) => ("connection.socket", json!({"path": path.display().to_string()})),
+    };
+    json!({"name": channel.name, kind: ends})
 }
 
 /// What a domain has got that its configuration leaves open, as libxl tells it of one that is there.

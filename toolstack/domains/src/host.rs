@@ -7,7 +7,7 @@ use crate::patience::Patience;
 use crate::qemu::{self, Viewed};
 use ferroxen_loopdev as loopdev;
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::Screen;
+use ferroxen_xlconfig::{Channel, Screen};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
@@ -47,6 +47,7 @@ pub trait Host: Debug + Sync {
         domid: DomId,
         name: &str,
         screen: Option<&Screen>,
+        channels: &[Channel],
         patience: Patience<'_>,
     ) -> io::Result<Option<Viewed>>;
 
@@ -124,9 +125,10 @@ impl Host for Linux {
         domid: DomId,
         name: &str,
         screen: Option<&Screen>,
+        channels: &[Channel],
         patience: Patience<'_>,
     ) -> io::Result<Option<Viewed>> {
-        qemu::start(domid, name, screen, patience)
+        qemu::start(domid, name, screen, channels, patience)
     }
 
     fn end_device_model(&self, domid: DomId) -> io::Result<()> {

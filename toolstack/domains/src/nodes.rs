@@ -67,7 +67,7 @@ pub fn domain_of(path: &str) -> Option<DomId> {
 pub const BACKENDS: &str = "/local/domain/0/backend";
 
 /// Bytes of console output kept for a domain that nobody watches, as libxl has it.
-const CONSOLE_LIMIT: &str = "1048576";
+pub const CONSOLE_LIMIT: &str = "1048576";
 
 fn entry(rights: Rights, domid: DomId) -> Permission {
     Permission {

@@ -6,7 +6,7 @@ use crate::hotplug::wait;
 use crate::patience::{Patience, Piped};
 use crate::servers;
 use ferroxen_words::DomId;
-use ferroxen_xlconfig::{Screen, VNC_PORT};
+use ferroxen_xlconfig::{Channel, Connection, Screen, VNC_PORT};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -56,6 +56,7 @@ pub(crate) fn start(
     domid: DomId,
     name: &str,
     screen: Option<&Screen>,
+    channels: &[Channel],
     patience: Patience<'_>,
 ) -> io::Result<Option<Viewed>> {
     let program = program().ok_or(ErrorKind::NotFound)?;
@@ -64,7 +65,7 @@ pub(crate) fn start(
     let (out, err) = open_log(&log)?;
     let mut command = Command::new(program);
     command
-        .args(arguments(domid, name, screen))
+        .args(arguments(domid, name, screen, channels))
         .env(OWNER, domid.raw().to_string())
         .env("LC_ALL", "C")
         .current_dir("/")
@@ -130,7 +131,12 @@ fn open_log(path: &Path) -> io::Result<(File, File)> {
     open().map_err(|error: io::Error| io::Error::new(error.kind(), format!("opening {}: {error}", path.display())))
 }
 
-fn arguments(domid: DomId, name: &str, screen: Option<&Screen>) -> Vec<OsString> {
+/// What a channel's node calls the socket that it leads to, as libxl has it.
+pub(crate) fn line(id: u32) -> String {
+    format!("libxl-channel{id}")
+}
+
+fn arguments(domid: DomId, name: &str, screen: Option<&Screen>, channels: &[Channel]) -> Vec<OsString> {
     let mut list: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| list.extend(words.iter().map(OsString::from));
     add(&["-xen-domid", &domid.raw().to_string(), "-xen-attach"]);
@@ -150,6 +156,14 @@ fn arguments(domid: DomId, name: &str, screen: Option<&Screen>) -> Vec<OsString>
         &format!("socket,id=libxl-cmd,path={},server=on,wait=off", socket.display()),
     ]);
     add(&["-mon", "chardev=libxl-cmd,mode=control"]);
+    // A terminal it makes by itself, for what the node says.
+    for (id, channel) in (1..).zip(channels) {
+        if let Connection::Socket(path) = &channel.connection {
+            let path = one_value(&path.display().to_string());
+            let socket = format!("socket,id={},path={path},server=on,wait=off", line(id));
+            add(&["-chardev", &socket]);
+        }
+    }
     let Some(screen) = screen else {
         return list;
     };
@@ -258,12 +272,29 @@ mod tests {
         );
         assert_eq!(vnc(&screen("vncdisplay=59635")), "127.0.0.1:59635,to=59635");
         let domid = DomId::new(3).expect("is one");
-        let arguments = arguments(domid, "a,b", Some(&screen("vnc=0,vncpasswd=secret")));
+        let arguments = arguments(domid, "a,b", Some(&screen("vnc=0,vncpasswd=secret")), &[]);
         assert!(arguments.contains(&OsString::from("guest=a,,b")));
         assert!(
             !arguments
                 .iter()
                 .any(|word| word == OsStr::new("-vnc") || word == OsStr::new("secret"))
+        );
+    }
+
+    #[test]
+    fn a_channel_to_a_socket_has_its_number() {
+        let text =
+            "kernel='k'\nname='n'\nchannel=['connection=pty,name=a', 'connection=socket,name=b,path=/run/b.sock']\n";
+        let loaded = ferroxen_xlconfig::parse(ferroxen_xlconfig::Source::new("n.cfg", text), &[]).expect("is valid");
+        let domid = DomId::new(3).expect("is one");
+        let arguments = arguments(domid, "n", None, &loaded.config.channels);
+        let sockets: Vec<_> = arguments
+            .iter()
+            .filter(|word| word.to_string_lossy().contains("channel"))
+            .collect();
+        assert_eq!(
+            sockets,
+            ["socket,id=libxl-channel2,path=/run/b.sock,server=on,wait=off"]
         );
     }
 

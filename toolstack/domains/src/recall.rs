@@ -26,6 +26,7 @@ pub fn config(json: &str) -> Result<(Loaded, Vec<String>)> {
             // One comes with each screen.
             ("vkbs", Value::Array(_)) => {}
             ("p9s", Value::Array(shares)) => found.devices("p9", shares, share),
+            ("channels", Value::Array(channels)) => found.devices("channel", channels, channel),
             (key, Value::String(_)) if ACTIONS.contains(&key) => {}
             _ => found.strange(key, value),
         }
@@ -259,6 +260,21 @@ fn share(device: &Value) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(",")
 }
 
+fn channel(device: &Value) -> String {
+    let mut parts: Vec<String> = word(device, "name")
+        .map(|name| format!("name={name}"))
+        .into_iter()
+        .collect();
+    if device.get("connection.pty").is_some() {
+        parts.push("connection=pty".to_owned());
+    }
+    if let Some(socket) = device.get("connection.socket") {
+        parts.push("connection=socket".to_owned());
+        parts.extend(word(socket, "path").map(|path| format!("path={path}")));
+    }
+    parts.join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,5 +336,22 @@ mod tests {
         plainly(&mut ours);
         plainly(&mut theirs);
         assert_eq!(ours, theirs, "{name}");
+    }
+
+    #[test]
+    fn channels_are_as_libxl_has_them_and_read_back() {
+        let text = "name = 'web'\nkernel = '/k'\n\
+                    channel = ['connection=pty,name=a', 'connection=socket,name=b,path=/run/b.sock']\n";
+        let loaded = ferroxen_xlconfig::parse(Source::new("web.cfg", text), &[]).expect("is valid");
+        let json = describe::pretty(&describe::config(&loaded));
+        let (recalled, strange) = config(&json).expect("is one");
+        assert_eq!(recalled.config.channels, loaded.config.channels);
+        assert_eq!(strange, Vec::<String>::new());
+        // libxl's own words for the second.
+        let words = json.split_whitespace().collect::<String>();
+        assert!(
+            words.contains(r#"{"name":"b","connection.socket":{"path":"/run/b.sock"}}"#),
+            "{json}"
+        );
     }
 }

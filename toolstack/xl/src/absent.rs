@@ -104,7 +104,6 @@ pub const ABSENT: &[Absent] = &[
     absent("pci-assignable-list", PCI),
     absent("button-press", HVM),
     absent("sched-rtds", "the scheduler is credit2"),
-    absent("channel-list", "channels are not supported"),
     absent("vtpm-attach", "virtual TPMs are not supported"),
     absent("vtpm-list", "virtual TPMs are not supported"),
     absent("vtpm-detach", "virtual TPMs are not supported"),

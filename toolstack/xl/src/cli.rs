@@ -138,6 +138,8 @@ commands! {
     "block-list" BlockList(Some_),
     /// Destroy a domain's virtual block device
     "block-detach" BlockDetach(devices::BlockDetach),
+    /// List virtual channel devices for a domain
+    "channel-list" ChannelList(Some_),
     /// Insert a cdrom into a guest's cd drive
     "cd-insert" CdInsert(cdrom::CdInsert),
     /// Eject a cdrom from a guest's cd drive
@@ -275,7 +277,7 @@ mod tests {
 
     #[test]
     fn every_command_that_lists_can_do_so_for_programs() {
-        const LISTS: [&str; 12] = [
+        const LISTS: [&str; 13] = [
             "list",
             "vcpu-list",
             "vm-list",
@@ -285,6 +287,7 @@ mod tests {
             "sched-credit2",
             "network-list",
             "block-list",
+            "channel-list",
             "uptime",
             "claims",
             "cpupool-list",

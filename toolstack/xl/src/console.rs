@@ -1,4 +1,5 @@
-//! `xl console`: this terminal joined to a domain's console, until Ctrl-] or the domain's end.
+//! `xl console`: this terminal joined to a domain's console, or to a channel of it that ends in a terminal (`-n`), until Ctrl-]
+//! or the domain's end.
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -17,7 +18,7 @@ pub struct Console {
     /// The kind of console: `pv` is the one that a PV domain has
     #[arg(short = 't', value_name = "TYPE", value_parser = ["pv", "serial", "vuart"])]
     kind: Option<String>,
-    /// The console's number
+    /// The console's number: 0 is the domain's own, others are channels with connection=pty
     #[arg(short = 'n', value_name = "NUM")]
     number: Option<u32>,
     /// The key that leaves, as `^]` or as a letter
@@ -43,12 +44,10 @@ pub fn run(tools: &Toolstack, args: &Console) -> anyhow::Result<ExitCode> {
     if let Some(kind) = args.kind.as_deref().filter(|kind| *kind != "pv") {
         bail!("a PV domain has no {kind} console: leave -t out");
     }
-    if args.number.is_some_and(|number| number != 0) {
-        bail!("a PV domain has one console, number 0");
-    }
     let ended = attach(
         domid.raw(),
         AttachOptions {
+            number: args.number.unwrap_or(0),
             escape: args.escape,
             interrupt: Some(interrupts().context("preparing for Ctrl-C")?),
             ..Default::default()

@@ -1,4 +1,4 @@
-//! Disks and network cards of running domains: listing, attaching, detaching.
+//! Disks, network cards and channels of running domains: listing, attaching, detaching.
 
 use crate::cli::Some_;
 use crate::json::{self, Format};
@@ -148,6 +148,44 @@ pub fn cards(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
             text,
             "{id:<3} {server:<2} {mac:<17}{id:>6} {state:>5} {channel:>6} {tx:>5}/{rx:<11} {path:<30}"
         );
+    }
+    print(&text, records, args.format)?;
+    Ok(code)
+}
+
+/// `xl channel-list`
+pub fn channels(tools: &Toolstack, args: &Some_) -> anyhow::Result<ExitCode> {
+    let mut text = format!(
+        "{:<3} {:<2} {:<5} {:<6} {:>8} {:<10} {:<30}\n",
+        "Idx", "BE", "state", "evt-ch", "ring-ref", "connection", ""
+    );
+    let (domids, code) = crate::chosen(tools, &args.domains)?;
+    let mut records = Vec::new();
+    for (domid, id) in each(tools, &domids, "console")? {
+        let front = Front::new(tools, domid, "console", id);
+        let name = front.noted("name");
+        // A console is a channel if it has a name.
+        if name.is_empty() {
+            continue;
+        }
+        let (state, channel, ring) = (front.number("state"), front.number("port"), front.number("ring-ref"));
+        let (connection, path) = (front.noted("connection"), front.noted("backend"));
+        let server = server(&path);
+        let tty = front.text("tty");
+        let end = if connection == "pty" { tty } else { front.noted("path") };
+        records.push(json!({
+            "devid": id, "backend_domid": server, "domid": domid.raw(), "name": name, "state": state,
+            "event_channel": channel, "ring_ref": ring, "connection": connection, "path": end, "backend_path": path,
+        }));
+        let _ = write!(
+            text,
+            "{id:<3} {server:<2} {state:<5} {channel:<6} {ring:<8} {connection:<10} "
+        );
+        // Of a socket stock xl does not tell the path.
+        let _ = match connection.as_str() {
+            "pty" => writeln!(text, "{end:<30} "),
+            _ => writeln!(text),
+        };
     }
     print(&text, records, args.format)?;
     Ok(code)

@@ -90,6 +90,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::BlockDetach(args) => devices::detach_disk(&tools()?, &args)?,
         Command::NetworkAttach(args) => devices::attach_card(&args, dry)?,
         Command::NetworkList(args) => return devices::cards(&tools()?, &args),
+        Command::ChannelList(args) => return devices::channels(&tools()?, &args),
         Command::NetworkDetach(args) => devices::detach_card(&tools()?, &args)?,
         Command::CdInsert(args) => cdrom::insert(&tools()?, &args)?,
         Command::CdEject(args) => cdrom::eject(&tools()?, &args)?,

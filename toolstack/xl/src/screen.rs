@@ -90,7 +90,7 @@ pub fn monitor_command(tools: &Toolstack, args: &MonitorCommand) -> anyhow::Resu
     let said = qemu::monitor(domid, &args.words.join(" "), tools.until_interrupted());
     let said = match said {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            bail!("no QEMU serves the domain: those with `p9` or `vfb` have one")
+            bail!("no QEMU serves the domain: those with `p9`, `vfb` or `channel` have one")
         }
         said => said.context("asking the domain's QEMU")?,
     };

@@ -20,7 +20,7 @@ use Fate::{HardwareOnly, Idle, Missing, Old, Used};
 const ARM: &str = "it is for Arm";
 const ABOUT_PCI: &str = "it is about `pci`";
 const XSM: &str = "the hypervisor has no security modules (XSM), nor has Debian's Xen";
-const QEMU: &str = "its backend is QEMU's, which is run for `p9` and `vfb` alone";
+const QEMU: &str = "its backend is QEMU's, which is run for `p9`, `vfb` and `channel` alone";
 
 /// In alphabetical order within each group.
 const KEYS: &[(&str, Fate)] = &[
@@ -28,6 +28,7 @@ const KEYS: &[(&str, Fate)] = &[
     ("bootloader_args", Used),
     ("builder", Used),
     ("cap", Used),
+    ("channel", Used),
     ("cmdline", Used),
     ("cpu_weight", Used),
     ("cpuid", Used),
@@ -93,7 +94,6 @@ const KEYS: &[(&str, Fate)] = &[
     ("vpmu", Idle(ARM)),
     ("vuart", Idle(ARM)),
     // What a PV domain could have elsewhere.
-    ("channel", Missing(QEMU)),
     ("pci", Missing("no PCI device can be passed to a domain")),
     (
         "pvcalls",

@@ -37,7 +37,7 @@ pub use disk::{Disk, DiskAccess, DiskBackend, DiskFormat, DiskLimits, VirtualDis
 pub use host::{PoolConfig, XlConf, parse_pool, parse_xl_conf};
 pub use model::{Action, Bootloader, DomainConfig, DomainType, TscMode, check_name};
 pub use passing::{IoMemory, Ports};
-pub use qemu::{Screen, Share, VNC_PORT};
+pub use qemu::{Channel, Connection, Screen, Share, VNC_PORT};
 pub use source::{Notice, Problem, Source};
 pub use sxp::HostConfig;
 pub use value::Value;

@@ -5,7 +5,7 @@ use crate::cpus::{CpuList, parse_cpu_list};
 use crate::disk::{self, Disk, DiskBackend, DiskFormat, SpecError};
 use crate::keys::{self, Fate};
 use crate::passing::{self, IoMemory, Ports};
-use crate::qemu::{self, Screen, Share};
+use crate::qemu::{self, Channel, Connection, Screen, Share};
 use crate::source::{Notice, Place, Problem, Source};
 use crate::value::{Setting, Settings, Value};
 use crate::vif::{self, Vif};
@@ -126,6 +126,8 @@ pub struct DomainConfig {
     pub vifs: Vec<Vif>,
     /// Folders of the host that it sees.
     pub shares: Vec<Share>,
+    /// Lines to programs of the host's, in order.
+    pub channels: Vec<Channel>,
     /// A screen, with keyboard and pointer.
     pub screen: Option<Screen>,
     /// What to do after a shut-down.
@@ -250,6 +252,7 @@ pub fn build(source: &Source, settings: Settings) -> Result<(DomainConfig, Vec<N
         disks: all.note(disks(&mut reader)),
         vifs: all.note(reader.specs("vif", vif::parse)),
         shares: all.note(shares(&mut reader)),
+        channels: all.note(channels(&mut reader)),
         screen: all.note(screen(&mut reader)),
         on_poweroff: all.note(action(&mut reader, "on_poweroff", Action::Destroy)),
         on_reboot: all.note(action(&mut reader, "on_reboot", Action::Restart)),
@@ -480,6 +483,25 @@ fn shares(reader: &mut Reader) -> Result<Vec<Share>, Problem> {
         }
     }
     Ok(shares)
+}
+
+fn channels(reader: &mut Reader) -> Result<Vec<Channel>, Problem> {
+    let place = reader.place("channel");
+    let channels = reader.specs("channel", qemu::channel)?;
+    for (at, channel) in channels.iter().enumerate() {
+        let is_socket = matches!(channel.connection, Connection::Socket(_));
+        let taken = channels[..at]
+            .iter()
+            .find(|other| other.connection == channel.connection);
+        if let Some(other) = taken.filter(|_| is_socket) {
+            let message = format!(
+                "the channels \"{}\" and \"{}\" have one socket",
+                other.name, channel.name
+            );
+            return Err(Problem::at(place, message));
+        }
+    }
+    Ok(channels)
 }
 
 fn screen(reader: &mut Reader) -> Result<Option<Screen>, Problem> {

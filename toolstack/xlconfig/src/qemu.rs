@@ -1,4 +1,5 @@
-//! What QEMU serves to a PV domain, as xl.cfg(5) writes it: folders of the host (`p9`), and a screen with a keyboard (`vfb`).
+//! What QEMU serves to a PV domain, as xl.cfg(5) writes it: folders of the host (`p9`), a screen with a keyboard (`vfb`), and
+//! lines to programs of the host's (`channel`).
 
 use crate::disk::SpecError;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,6 +13,24 @@ pub struct Share {
     pub tag: String,
     /// The folder.
     pub path: PathBuf,
+}
+
+/// A line of bytes between the guest, which has it as a further console (`/dev/hvc1`, ...), and a program of the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Channel {
+    /// What it is for; the guest reads it in its xenstore directory.
+    pub name: String,
+    /// Where it ends in the host.
+    pub connection: Connection,
+}
+
+/// The host's end of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// A terminal of its own, which xenstore names.
+    Pty,
+    /// A socket of this path, to which one program at a time may connect.
+    Socket(PathBuf),
 }
 
 /// A screen, a keyboard and a pointer, seen by VNC.
@@ -57,6 +76,10 @@ impl Screen {
 pub const VNC_PORT: u16 = 5900;
 /// The longest tag: a name of the guest's xenstore and an option of QEMU.
 const LONGEST_TAG: usize = 31;
+/// The longest name of a channel: nobody needs more, and xenstore takes it.
+const LONGEST_NAME: usize = 255;
+/// The longest path of a socket (unix(7)), which ends with a zero byte.
+const LONGEST_SOCKET: usize = 107;
 /// The highest number of a VNC server, so that its port is one.
 const LAST_DISPLAY: u16 = u16::MAX - VNC_PORT;
 
@@ -98,6 +121,55 @@ fn path_of(value: &Word<'_>) -> Result<PathBuf, SpecError> {
     match value.text.starts_with('/') {
         true => Ok(PathBuf::from(value.text)),
         false => Err(value.wrong("is no folder's whole path")),
+    }
+}
+
+/// Reads one element of `channel = [...]`.
+pub fn channel(spec: &str) -> Result<Channel, SpecError> {
+    let (mut name, mut connection, mut path) = (None, None, None);
+    for setting in settings(spec) {
+        let Setting { key, value, .. } = setting?;
+        match key.text {
+            "name" => name = Some(name_of(&value)?),
+            "connection" if matches!(value.text, "pty" | "socket") => connection = Some(value),
+            "connection" => return Err(value.wrong("is no connection of a channel: there are `pty` and `socket`")),
+            "path" => path = Some((socket_of(&value)?, value)),
+            "backend" if matches!(value.text, "0" | "Domain-0") => {}
+            "backend" => return Err(value.wrong("cannot serve channels: Domain 0 does")),
+            _ => return Err(key.wrong("is no setting of a channel: connection, name, path")),
+        }
+    }
+    let missing = |what: &str| SpecError {
+        range: 0..spec.len(),
+        message: format!(
+            "a channel needs `{what}`, such as connection=socket,name=org.example.agent,path=/run/agent.sock"
+        ),
+    };
+    let connection = connection.ok_or_else(|| missing("connection="))?;
+    let name = name.ok_or_else(|| missing("name="))?;
+    let connection = match (connection.text, path) {
+        ("pty", None) => Connection::Pty,
+        ("pty", Some((_, path))) => return Err(path.wrong("is a socket's path, and connection=pty has none")),
+        (_, Some((path, _))) => Connection::Socket(path),
+        (_, None) => return Err(missing("path=")),
+    };
+    Ok(Channel { name, connection })
+}
+
+fn name_of(value: &Word<'_>) -> Result<String, SpecError> {
+    match (1..=LONGEST_NAME).contains(&value.text.len()) && value.text.chars().all(|c| c.is_ascii_graphic()) {
+        true => Ok(value.text.to_owned()),
+        false => Err(value.wrong("is no name of a channel: up to 255 printable characters without blanks")),
+    }
+}
+
+fn socket_of(value: &Word<'_>) -> Result<PathBuf, SpecError> {
+    if value.text.len() > LONGEST_SOCKET || value.text.contains(|c: char| c.is_ascii_control()) {
+        return Err(value.wrong("is no socket's path: up to 107 bytes"));
+    }
+    match value.text.starts_with('/') {
+        true => Ok(PathBuf::from(value.text)),
+        false => Err(value.wrong("is no socket's whole path")),
     }
 }
 
@@ -246,6 +318,42 @@ mod tests {
         }
         assert!(share("tag=data,path=/srv").is_err_and(|error| error.message.contains("security_model=none")));
         assert!(share("").is_err());
+    }
+
+    #[test]
+    fn a_channel_has_a_name_and_two_ends() {
+        let read = channel("connection=socket, name=org.example.agent,path=/run/agent.sock");
+        let wanted = |connection| Channel {
+            name: "org.example.agent".to_owned(),
+            connection,
+        };
+        assert_eq!(read, Ok(wanted(Connection::Socket(PathBuf::from("/run/agent.sock")))));
+        assert_eq!(
+            channel("name=org.example.agent,connection=pty"),
+            Ok(wanted(Connection::Pty))
+        );
+        let long = format!("connection=socket,name=a,path=/{}", "x".repeat(107));
+        for (spec, word) in [
+            ("connection=tty,name=a", "tty"),
+            ("connection=pty,name=a b", "a b"),
+            ("connection=pty,name=", ""),
+            ("connection=pty,name=a,path=/run/a", "/run/a"),
+            ("connection=socket,name=a,path=a", "a"),
+            ("connection=socket,name=a,path=/run/a,backend=net", "net"),
+            ("connection=socket,name=a,paht=/run/a", "paht"),
+            (&long, long.rsplit('=').next().unwrap_or_default()),
+        ] {
+            let error = channel(spec).expect_err(spec);
+            assert_eq!(spec.get(error.range.clone()), Some(word), "{spec}: {}", error.message);
+        }
+        for (spec, what) in [
+            ("name=a", "`connection=`"),
+            ("connection=pty", "`name=`"),
+            ("connection=socket,name=a", "`path=`"),
+        ] {
+            let error = channel(spec).expect_err(spec);
+            assert!(error.message.contains(what), "{spec}: {}", error.message);
+        }
     }
 
     #[test]

@@ -12,6 +12,9 @@ struct Options {
     /// The letter that detaches, with Ctrl
     #[arg(short, long, default_value = "]")]
     escape: char,
+    /// The console's number: 0 is the domain's own, others are channels
+    #[arg(short, long, default_value_t = 0)]
+    num: u32,
     /// The domain's number
     domid: u16,
 }
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     match attach(
         options.domid,
         AttachOptions {
+            number: options.num,
             escape: Some(escape),
             interrupt: interrupts().ok(),
             on_attached: None,

@@ -9,7 +9,7 @@ use crate::qemu::Viewed;
 use ferroxen_loopdev::Access;
 use ferroxen_words::DomId;
 use ferroxen_xenstore::{Client, Store as _};
-use ferroxen_xlconfig::Screen;
+use ferroxen_xlconfig::{Channel, Screen};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,7 @@ impl Host for Rehearsed {
         domid: DomId,
         _name: &str,
         screen: Option<&Screen>,
+        channels: &[Channel],
         _patience: Patience<'_>,
     ) -> io::Result<Option<Viewed>> {
         // Failing, it may have come so far that it has to be ended.
@@ -103,6 +104,10 @@ impl Host for Rehearsed {
                 let state = format!("{devices}/{kind}/{}/0/state", domid.raw());
                 self.store.write(&state, "2").map_err(io::Error::other)?;
             }
+        }
+        for (id, _) in (1..).zip(channels) {
+            let state = format!("{devices}/console/{}/{id}/state", domid.raw());
+            self.store.write(&state, "2").map_err(io::Error::other)?;
         }
         Ok(screen.map(|_| Viewed {
             listen: "127.0.0.1".to_owned(),

@@ -194,6 +194,7 @@ impl Scene {
              disk = ['file:{dir}/disk.img,xvda,w', 'file:{dir}/other.img,xvdb,r',\
              'tap:qcow2:{dir}/third.qcow2,xvdd,w', 'script=block-drbd,vdev=xvdc,access=rw,target=r0']\n\
              p9 = ['tag=data,path={dir},security_model=none']\nvfb = ['vnc=1']\n\
+             channel = ['connection=pty,name=one', 'connection=socket,name=other,path={dir}/other.sock']\n\
              vif = ['', 'vifname=cable,mtu=1400', 'script=vif-route,ip=192.0.2.7,mac=00:16:3e:00:00:07']\n"
         ))
     }
