@@ -19,7 +19,7 @@ pub struct Bundle {
 /// Packs images and configurations into an archive that [`import`] takes, each under its own name and nothing else: whose
 /// disks they are is told by those names. What is empty in an image takes no room.
 pub fn export(archive: &Path, files: &[PathBuf]) -> Result<()> {
-    let bundle = Unfinished::new(archive);
+    let bundle = Unfinished::new(archive)?;
     let mut names = BTreeSet::new();
     let mut arguments = vec![format!("-cS{}f", packer(archive)), text(&bundle.path)?.to_owned()];
     for file in files {

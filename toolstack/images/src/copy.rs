@@ -21,7 +21,7 @@ pub enum Way {
 
 /// Copies an image and makes the copy a machine of its own, if it holds a system.
 pub fn clone(source: &Path, target: &Path, identity: &Identity) -> Result<Way> {
-    let image = Unfinished::new(target);
+    let image = Unfinished::of_another(target, source)?;
     let way = contents(source, &image.path)?;
     let inside = Inside::of(&image.path);
     if let Some(own) = inside.own(identity, HostKeys::OneNow)? {

@@ -77,7 +77,7 @@ pub fn create(target: &Path, size: u64, file_system: FileSystem) -> Result<()> {
 }
 
 fn sparse(target: &Path, size: u64) -> Result<Unfinished> {
-    let image = Unfinished::new(target);
+    let image = Unfinished::new(target)?;
     let file = File::create(&image.path).with_context(|| format!("making {}", image.path.display()))?;
     file.set_len(size)
         .with_context(|| format!("giving {} its size", image.path.display()))?;
@@ -267,7 +267,7 @@ pub fn resize(target: &Path, size: u64, mut progress: impl FnMut(&str)) -> Resul
     let now = fs::metadata(target)
         .with_context(|| format!("looking at {}", target.display()))?
         .len();
-    let image = Unfinished::new(target);
+    let image = Unfinished::new(target)?;
     progress("copying");
     copy::contents(target, &image.path)?;
     let path = text(&image.path)?.to_owned();

@@ -31,7 +31,7 @@ pub fn take_over(
         );
     }
     let Root { start, len } = find_root(disk).with_context(doing)?;
-    let image = Unfinished::new(target);
+    let image = Unfinished::of_another(target, disk)?;
     progress("copying its root file system");
     let end = start.checked_add(len).context("its file system has no end")?;
     copy::range(disk, start..end, &image.path)?;

@@ -36,7 +36,7 @@ pub fn overlay(template: &Path, target: &Path, identity: &Identity) -> Result<()
     metadata.copy(&below, &after)?;
     Inside::of(&copy).make(&own)?;
 
-    let image = Unfinished::new(target);
+    let image = Unfinished::of_another(target, &template)?;
     let file = File::create(&image.path).with_context(|| format!("making {}", image.path.display()))?;
     let after = File::open(&copy).context("opening a temporary file")?;
     let changes = changes(&metadata, &after, &below, size).context("finding what has changed")?;

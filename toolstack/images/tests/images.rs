@@ -443,3 +443,27 @@ fn what_is_exported_can_be_imported() {
         assert!(!archive.exists() && !folder.path().join("not.tar.new").exists());
     }
 }
+
+#[test]
+fn nothing_is_made_of_itself_nor_by_two_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = system(folder.path());
+    let (before, identity) = (fs::read(&template).unwrap(), Identity::default());
+    let link = folder.path().join("link.img");
+    std::os::unix::fs::symlink(&template, &link).unwrap();
+    for target in [&template, &link] {
+        let error = overlay(&template, target, &identity).unwrap_err();
+        assert!(error.to_string().contains("cannot be made of itself"), "{error}");
+        assert!(clone(&template, target, &identity).is_err());
+    }
+    let image = folder.path().join("other.img");
+    let other = fs::File::create(folder.path().join("other.img.new")).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = create(&image, MIB, FileSystem::Ext4).unwrap_err();
+    assert!(error.to_string().contains("somebody else is making"), "{error}");
+    assert!(folder.path().join("other.img.new").exists());
+    drop(other);
+    create(&image, MIB, FileSystem::Ext4).unwrap();
+    assert_eq!(fs::read(&template).unwrap(), before);
+    assert!(!fs::metadata(&template).unwrap().permissions().readonly());
+}
