@@ -293,9 +293,9 @@ impl Extras {
         }
         let (ramdisk, server) = (
             any_of(&["debian-xl", "crosswise"]),
-            any_of(&["server", "from-host", "channels"]),
+            any_of(&["server", "from-host", "channels", "ten-clones"]),
         );
-        let (built, newer) = (any_of(&["disk", "stress"]), any_of(&["newer-kernel"]));
+        let (built, newer) = (any_of(&["disk", "stress", "ten-clones"]), any_of(&["newer-kernel"]));
         // Each waits much for package managers.
         thread::scope(|scope| {
             let ramdisk = ramdisk.then(|| scope.spawn(|| images::make_dom0(Toolstack::Debian)));

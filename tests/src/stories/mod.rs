@@ -6,6 +6,7 @@
 mod boot;
 mod bridges;
 mod channels;
+mod clones;
 mod commands;
 mod console;
 mod daemons;
@@ -44,7 +45,7 @@ pub struct Story {
 
 /// The stories that are told only when they are named: they need Debian's hypervisor or a desktop's programs, which no other
 /// does, or take long.
-pub const ON_REQUEST: [&str; 4] = ["crosswise", "virt-manager", "from-host", "channels"];
+pub const ON_REQUEST: [&str; 5] = ["crosswise", "virt-manager", "from-host", "channels", "ten-clones"];
 
 /// Every story there is.
 pub const STORIES: &[Story] = &[
@@ -200,6 +201,12 @@ pub const STORIES: &[Story] = &[
                 restored; a socket comes in nobody's place",
         rows: &[],
         tell: channels::carry_bytes,
+    },
+    Story {
+        name: "ten-clones",
+        claim: "ten clones of a template are made in less than a second each",
+        rows: &["M112"],
+        tell: clones::are_made_in_no_time,
     },
     Story {
         name: "from-host",
