@@ -250,3 +250,83 @@ pub fn log(host: &str, words: &str) -> PathBuf {
     let dir: &Path = &places::made().join("logs");
     dir.join(format!("conform-{host}-{}.log", words.replace(' ', "-")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The section of the table, and where its operations are named: a file of `abi/xen`, and what begins them.
+    const FAMILIES: [(&str, &str, &str); 11] = [
+        ("Hypercalls", "xen.rs", "pub mod hypercall {"),
+        ("domctl", "domctl.rs", "DomctlCmd(u32) {"),
+        ("sysctl", "sysctl.rs", "SysctlCmd(u32) {"),
+        ("platform_op", "platform.rs", "PlatformCmd(u32) {"),
+        ("memory_op", "memory.rs", "MemoryCmd(u32) {"),
+        ("physdev_op", "physdev.rs", "pub mod physdevop {"),
+        ("vcpu_op", "vcpu.rs", "pub mod vcpuop {"),
+        ("event_channel_op", "event_channel.rs", "pub mod evtchnop {"),
+        ("grant_table_op", "grant_table.rs", "pub mod gnttabop {"),
+        ("sched_op", "sched.rs", "pub mod schedop {"),
+        ("xen_version", "version.rs", "VersionCmd(u32) {"),
+    ];
+
+    fn read(path: &str) -> String {
+        let path = places::root().join(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// `NAME = 1` and `pub const NAME: u32 = 1`, to the end of the block that `start` begins.
+    fn operations(file: &str, start: &str) -> Vec<(String, String)> {
+        let source = read(&format!("abi/xen/src/{file}"));
+        let block = source.split_once(start).expect("no such block").1;
+        let block = block.split_once("\n}").expect("a block has an end").0;
+        let items = block.split([',', ';']).filter_map(|item| item.rsplit_once(" = "));
+        let named = items.filter_map(|(name, number)| {
+            let name = name.rsplit_once("const ").map_or(name, |(_, name)| name);
+            let name = name.split(':').next()?.split_whitespace().last()?;
+            let is_name = name.starts_with(|first: char| first.is_ascii_uppercase());
+            is_name.then(|| (number.trim().to_owned(), name.to_owned()))
+        });
+        named.filter(|(_, name)| name != "PAGE_SLOTS").collect()
+    }
+
+    #[test]
+    fn every_operation_of_the_abi_is_in_the_table() {
+        let table = read("docs/hypercalls.md");
+        for (title, file, start) in FAMILIES {
+            let section = table.split(&format!("\n## {title}\n")).nth(1).expect(title);
+            let section = section.split("\n## ").next().unwrap_or_default();
+            let operations = operations(file, start);
+            assert!(operations.len() > 2, "{title}: {operations:?}");
+            for (number, name) in &operations {
+                assert!(
+                    section.contains(&format!("| {number} | {name} |")),
+                    "{title}: {number} {name}"
+                );
+            }
+            let rows = section
+                .lines()
+                .filter(|line| line.starts_with("| ") && !line.starts_with("| number"))
+                .count();
+            assert_eq!(rows - 1, operations.len(), "{title} has rows for what there is not");
+        }
+    }
+
+    #[test]
+    fn guests_that_the_table_names_have_transcripts() {
+        let table = read("docs/hypercalls.md");
+        let shown_by = table
+            .lines()
+            .filter_map(|line| line.strip_suffix(" |")?.rsplit_once("| ").map(|(_, by)| by));
+        let guests: Vec<&str> = shown_by
+            .flat_map(|by| by.split(';').next().unwrap_or_default().split(", "))
+            .collect();
+        assert!(guests.len() > 200);
+        for guest in guests
+            .into_iter()
+            .filter(|guest| !guest.contains([' ', ':']) && !guest.starts_with('-'))
+        {
+            assert!(Place::Dom0.recording(guest).exists(), "{guest}");
+        }
+    }
+}

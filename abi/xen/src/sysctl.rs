@@ -376,6 +376,20 @@ pub mod physcap {
     pub const GNTTAB_V2: u32 = 1 << 9;
 }
 
+/// `XEN_SYSCTL_CPU_LEVELCAP_*`: leaves of CPUID that can be masked.
+#[allow(missing_docs, reason = "upstream's own names")]
+pub mod levelcap {
+    pub const FAULTING: u32 = 1 << 0;
+    pub const ECX: u32 = 1 << 1;
+    pub const EDX: u32 = 1 << 2;
+    pub const EXTD_ECX: u32 = 1 << 3;
+    pub const EXTD_EDX: u32 = 1 << 4;
+    pub const XSAVE_EAX: u32 = 1 << 5;
+    pub const THERMAL_ECX: u32 = 1 << 6;
+    pub const L7S0_EAX: u32 = 1 << 7;
+    pub const L7S0_EBX: u32 = 1 << 8;
+}
+
 /// `PMSTAT_*`
 #[allow(missing_docs, reason = "upstream's own names")]
 pub mod pmstat {

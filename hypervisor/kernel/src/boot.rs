@@ -153,6 +153,8 @@ fn start_console(options: &Options<'_>) {
     }
     console::configure(options);
     crate::hypercall::domctl::configure(options);
+    crate::pv::policy::configure(options);
+    crate::pv::levelling::configure(options);
     crate::hypercall::event_fifo::configure(options.fifo_events);
 }
 

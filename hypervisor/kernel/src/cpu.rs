@@ -10,6 +10,7 @@ use ferroxen_machine::current::Current;
 use ferroxen_machine::smp::CpuSet;
 use ferroxen_machine::{MAX_CPUS, PerCpu};
 use ferroxen_words::CpuId;
+use ferroxen_x86policy::levelling::Masks;
 
 /// Things to do before this CPU returns to a guest.
 pub mod work {
@@ -39,6 +40,8 @@ pub struct CpuLocal {
     pub hypercalls: Cell<Switchboard>,
     /// There is a trace, which hypercalls go through.
     pub is_traced: Cell<bool>,
+    /// What CPUID's masks hold; `None`: what they did after a reset.
+    pub cpuid_masks: Cell<Option<Masks>>,
 }
 
 static LOCAL: PerCpu<CpuLocal> = PerCpu::new();
@@ -51,6 +54,7 @@ pub fn init_this() {
         work: Cell::new(0),
         hypercalls: Cell::new(Switchboard::of_this_cpu(false)),
         is_traced: Cell::new(false),
+        cpuid_masks: Cell::new(None),
     });
 }
 

@@ -26,7 +26,8 @@ pub fn act(report: &mut Report) -> Verdict {
     if !start::is_dom0() {
         return Err(End::Skip("the host is Domain 0's to control"));
     }
-    for cmd in (0..=32).chain([63, 99]).map(SysctlCmd) {
+    // Xen takes its time over a CPU that is to come or go; see below for those that cannot.
+    for cmd in (0..=32).chain([63, 99]).filter(|cmd| *cmd != 11).map(SysctlCmd) {
         let ask = |word: u64| host::sysctl(cmd, &mut [word; 16]);
         let name = cmd.name().unwrap_or("no command");
         report.saw_all(format_args!("{} {name}: zeros, ones, addresses", cmd.0), [0, !0, UNMAPPED].map(ask));
@@ -275,7 +276,7 @@ fn power(report: &Report) {
     let (first, second) = (control(0x21, 0, 1), control(0x21, 0, 0));
     report.saw("siblings first, and not", format_args!("{} {} {} {}", first.0, first.1, second.0, second.1));
     let plug = |cpu: u32, op: u32| host::sysctl(SysctlCmd::CPU_HOTPLUG, &mut CpuHotplug { cpu, op });
-    report.saw_all("cpu_hotplug: on: 0, 1, 99; off: 0, 99; no command", [plug(0, 0), plug(1, 0), plug(99, 0), plug(0, 1), plug(99, 1), plug(0, 9)]);
+    report.saw_all("cpu_hotplug: on, off: 99; no command", [plug(99, 0), plug(99, 1), plug(0, 9)]);
     let page = Page::new();
     let offline = |cmd: u32, start: u32, end: u32, status: u64| {
         let mut wanted = PageOfflineOp {

@@ -3,7 +3,7 @@
 use super::vcpu::Callback;
 use super::{PvState, VcpuRef};
 use crate::pv::bounce::rflags;
-use crate::pv::{mm, policy};
+use crate::pv::{levelling, mm, policy};
 use ferroxen_abi::errno::Errno;
 use ferroxen_abi::x86::{CpuUserRegs, TrapInfo, VcpuGuestContext, vgcf};
 use ferroxen_machine::cpu::{self, GuestMsr};
@@ -66,6 +66,7 @@ pub fn load(vcpu: &VcpuRef, frame: &mut GuestFrame) {
     let _ = pv.fpu.restore();
     let _ = fpu::set_xcr0(pv.xcr0);
     policy::load_cr4(pv.cr4);
+    levelling::load(vcpu.domain(), pv.cr4 & policy::CR4_OSXSAVE != 0);
     cpu::set_tsc_aux(pv.tsc_aux);
     set_task_switched(pv.ts);
     drop(pv);

@@ -19,6 +19,7 @@ use crate::hypercall::event_channel;
 use crate::hypercall::event_fifo::{self, Fifo};
 use crate::lock::{Lock, Rank};
 use crate::memory::DomainMemory;
+use crate::pv::levelling::DomainMasks;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -140,6 +141,8 @@ pub struct Domain {
     pub suspend_port: AtomicU32,
     /// CPUID and MSR policy.
     pub policy: Lock<crate::pv::policy::DomainPolicy>,
+    /// What CPUID answers to who does not ask us.
+    pub cpuid_masks: DomainMasks,
     /// Scheduling.
     pub sched: crate::sched::DomainSched,
     life: AtomicU8,
@@ -170,6 +173,7 @@ impl Domain {
                 1,
             );
         }
+        let policy = crate::pv::policy::DomainPolicy::new(is_privileged);
         Ok(Domain {
             id,
             is_privileged,
@@ -199,7 +203,8 @@ impl Domain {
             incarnation: AtomicU32::new(1),
             nodes: AtomicU64::new(0),
             suspend_port: AtomicU32::new(0),
-            policy: Lock::new(Rank::Vcpu, crate::pv::policy::DomainPolicy::new(is_privileged)),
+            cpuid_masks: DomainMasks::of(policy.get()),
+            policy: Lock::new(Rank::Vcpu, policy),
             sched: crate::sched::DomainSched::new(),
             life: AtomicU8::new(Life::Alive as u8),
             shutdown: AtomicU8::new(NOT_SHUT_DOWN),

@@ -102,6 +102,7 @@ pub(super) fn set(caller: &Arc<Domain>, subject: &Arc<Domain>, request: &mut Dom
             .map(|misfit| (Errno::EINVAL, misfit)),
     };
     let Some((why, place)) = fault else {
+        subject.cpuid_masks.follow(subject.policy.lock().get());
         return Ok(Reply::Done);
     };
     (wanted.err_leaf, wanted.err_subleaf, wanted.err_msr) = match place {

@@ -3,7 +3,7 @@
 use super::{Answer, Call, cpu_policy, domctl, pm};
 use crate::cpu::CpuBitmap;
 use crate::guest::GuestPtr;
-use crate::pv::policy;
+use crate::pv::{levelling, policy};
 use crate::sched::pools;
 use crate::{access, console, domain, irq, memory, sched, trace};
 use ferroxen_abi::domctl::SchedulerId;
@@ -99,9 +99,9 @@ fn run(call: &Call<'_>, request: &mut Sysctl) -> Result<(), Errno> {
             Ok(())
         }
         SysctlCmd::CPUPOOL_OP => cpupool(call, request),
-        // No register of this host's hides features from what asks CPUID itself.
         SysctlCmd::GET_CPU_LEVELLING_CAPS => {
-            request.set_payload(&abi::CpuLevellingCaps { caps: 0 });
+            let caps = levelling::caps();
+            request.set_payload(&abi::CpuLevellingCaps { caps });
             Ok(())
         }
         SysctlCmd::GET_CPU_FEATURESET => cpu_policy::feature_set(request),
@@ -292,7 +292,7 @@ fn page_offline(wanted: &abi::PageOfflineOp) -> Result<(), Errno> {
             return Err(Errno::EINVAL);
         }
         status.write_element(index, &abi::PAGE_IS_ONLINE)?;
-        if time::entry_budget_spent() {
+        if mfn != wanted.end && time::entry_budget_spent() {
             return Err(Errno::E2BIG);
         }
     }

@@ -3,6 +3,7 @@
 pub mod bounce;
 pub mod emulate;
 pub mod hypercall_page;
+pub mod levelling;
 pub mod mm;
 pub mod mode;
 pub mod policy;

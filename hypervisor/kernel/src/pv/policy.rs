@@ -3,10 +3,12 @@
 use crate::domain::{Domain, VcpuRef};
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
+use ferroxen_loader::options::Options;
 use ferroxen_machine::cpu::{self, GuestControl, GuestMsr};
 use ferroxen_machine::{fpu, memory, time};
 use ferroxen_words::{Maddr, Vaddr};
 use ferroxen_x86policy::features::{self, FeatureSet};
+use ferroxen_x86policy::levelling;
 use ferroxen_x86policy::msr::{self, Read, Write};
 use ferroxen_x86policy::{Asking, HostCpuid, Leaf, Misfit, Policy, Tsc};
 
@@ -22,6 +24,16 @@ pub struct HostPolicies {
     pub pv_default: Policy,
 }
 
+/// Features that no guest gets (`cpuid=`).
+static HIDDEN: spin::Once<FeatureSet> = spin::Once::new();
+
+/// Takes the host's wishes from its command line.
+pub fn configure(options: &Options<'_>) {
+    let Some(words) = options.cpuid else { return };
+    let unknown = |word: &str| crate::warn!("cpuid={word}: no feature is called that");
+    HIDDEN.call_once(|| levelling::hidden(words, unknown));
+}
+
 /// The policies of this host.
 pub fn of_host() -> &'static HostPolicies {
     static POLICIES: spin::Once<Box<HostPolicies>> = spin::Once::new();
@@ -32,7 +44,10 @@ pub fn of_host() -> &'static HostPolicies {
         } else {
             0
         };
-        let host = Policy::host(&raw, cpu::features().lfence_dispatches, arch_caps);
+        let mut host = Policy::host(&raw, cpu::features().lfence_dispatches, arch_caps);
+        if let Some(hidden) = HIDDEN.get() {
+            host.hide(&raw, *hidden);
+        }
         let pv_max = Policy::pv_max(&host);
         let pv_default = Policy::pv_default(&host, &pv_max);
         Box::new(HostPolicies {

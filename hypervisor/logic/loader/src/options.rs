@@ -249,6 +249,10 @@ pub struct Options<'t> {
     pub pv: bool,
     /// `fifo-events`, which is our own: whether guests that boot here may have queues of events.
     pub fifo_events: bool,
+    /// `cpuid=`: words between commas, each of which takes a feature away from guests.
+    pub cpuid: Option<&'t str>,
+    /// `cpuid_mask_ecx=`, `edx`, `ext_ecx`, `ext_edx`, `l7s0_eax`, `l7s0_ebx`: the most that a processor with masks tells.
+    pub cpuid_masks: [u32; 6],
     /// `console_to_ring`
     pub console_to_ring: bool,
     /// `conring_size=` in bytes, a power of two.
@@ -315,6 +319,8 @@ impl Default for Options<'_> {
             console_timestamps: Timestamps::None,
             pv: true,
             fifo_events: false,
+            cpuid: None,
+            cpuid_masks: [!0; 6],
             console_to_ring: false,
             conring_size: None,
             conswitch: (b'a', false),
@@ -420,6 +426,7 @@ impl<'t> Options<'t> {
             _ if is("console_timestamps") => given.into(&mut self.console_timestamps, timestamps),
             // Upstream's `pv=32=` is about a kind of guests that there is not.
             _ if is("pv") && given.value.is_none_or(|value| !value.starts_with("32")) => given.switch(&mut self.pv),
+            _ if is("cpuid") => given.into(&mut self.cpuid, |text| Some(Some(text))),
             _ if is("fifo_events") => given.switch(&mut self.fifo_events),
             _ if is("console_to_ring") => given.switch(&mut self.console_to_ring),
             _ if is("conring_size") => given.into(&mut self.conring_size, |text| ring_size(text).map(Some)),
@@ -493,7 +500,10 @@ impl<'t> Options<'t> {
             _ if is("noapic") || is("nolapic") || is("apic") && given.value == Some("off") => {
                 Err(Remark::Refused(given.word, "interrupts and timers need the APICs"))
             }
-            _ => return None,
+            _ => {
+                let at = CPUID_MASKS.iter().position(|mask| is(mask))?;
+                given.into(&mut self.cpuid_masks[at], number32)
+            }
         })
     }
 
@@ -779,12 +789,22 @@ fn nmi(text: &str) -> Option<bool> {
     }
 }
 
+/// In the order of [`Options::cpuid_masks`].
+const CPUID_MASKS: [&str; 6] = [
+    "cpuid_mask_ecx",
+    "cpuid_mask_edx",
+    "cpuid_mask_ext_ecx",
+    "cpuid_mask_ext_edx",
+    "cpuid_mask_l7s0_eax",
+    "cpuid_mask_l7s0_ebx",
+];
+
 /// Upstream's options on x86 that change nothing here.
 #[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
     "acpi_apic_instance", "acpi_pstate_strict", "acpi_skip_timer_override", "acpi_sleep", "allow_unsafe", "altp2m",
     "apic", "apic_verbosity", "apicv", "arat", "argo", "asid", "async-show-all", "ats", "bootscrub_chunk", "cet",
-    "cmci-threshold", "cmos-rtc-probe", "core_parking", "cpu_type", "cpufreq", "cpuid", "cpuid_mask_cpu", "cpuidle",
+    "cmci-threshold", "cmos-rtc-probe", "core_parking", "cpu_type", "cpufreq", "cpuid_mask_cpu", "cpuidle",
     "cpuinfo", "crash-debug-all", "crash-debug-watchdog", "crashinfo_maxaddr", "crashkernel", "credit2_balance_over",
     "credit2_balance_under", "credit2_cap_period_ms", "credit2_load_precision_shift", "credit2_load_window_shift",
     "credit2_runqueue", "dbgp", "debug_stack_lines", "debugtrace", "dit", "dma_bits", "dom0-cpuid", "dom0-iommu",
@@ -951,5 +971,12 @@ mod tests {
             let options = Options::parse(&given, |_| {});
             options.dom0_mem.pages(u64::MAX >> 12);
         }
+    }
+
+    #[test]
+    fn features_are_hidden_and_masked() {
+        let options = quiet("cpuid=no-avx,rdrand=0 cpuid_mask_ext_ecx=0x1 cpuid_mask_l7s0_ebx=7");
+        assert_eq!(options.cpuid, Some("no-avx,rdrand=0"));
+        assert_eq!(options.cpuid_masks, [!0, !0, 1, !0, !0, 7]);
     }
 }

@@ -78,6 +78,11 @@ impl FeatureSet {
         if has { self.with(feature) } else { self.without(feature) }
     }
 
+    /// What is in this one alone.
+    pub fn minus(self, other: FeatureSet) -> FeatureSet {
+        self.and(FeatureSet(other.0.map(|word| !word)))
+    }
+
     /// What is in both.
     pub fn and(mut self, other: FeatureSet) -> FeatureSet {
         self.0
@@ -116,8 +121,8 @@ pub fn named(name: &str) -> Option<Feature> {
         });
         known.eq(name.bytes())
     };
-    let found = NAMES.iter().find(|(known, _)| is_it(known));
-    found.map(|(_, feature)| *feature)
+    let mut all = NAMES.split_ascii_whitespace().zip(TABLE);
+    all.find(|(known, _)| is_it(known)).map(|(_, (feature, _))| *feature)
 }
 
 macro_rules! features {
@@ -126,7 +131,8 @@ macro_rules! features {
         pub const $name: Feature = Feature { word: $word, bit: $bit };)*
 
         const TABLE: &[(Feature, Guests)] = &[$(($name, Guests::$who)),*];
-        const NAMES: &[(&str, Feature)] = &[$((stringify!($name), $name)),*];
+        /// In the order of the table. One text takes a third of what as many would.
+        const NAMES: &str = concat!($(stringify!($name), " "),*);
     };
 }
 

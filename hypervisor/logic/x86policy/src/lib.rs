@@ -17,6 +17,7 @@
 extern crate std;
 
 pub mod features;
+pub mod levelling;
 pub mod msr;
 pub mod policy;
 pub mod serial;

@@ -208,6 +208,13 @@ impl Policy {
         host
     }
 
+    /// Takes features away, and what stands on them. `raw` is what the processor says.
+    pub fn hide(&mut self, raw: &Policy, hidden: FeatureSet) {
+        self.set_feature_set(self.feature_set().minus(hidden).sane());
+        self.derive_states(raw);
+        self.derive_the_rest();
+    }
+
     /// The most that a PV guest can be given.
     pub fn pv_max(host: &Policy) -> Policy {
         let mut max = host.clone();

@@ -311,6 +311,30 @@ pub(super) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
     failed == 0
 }
 
+/// A register of AMD's processors that holds what CPUID answers in a leaf of features.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum CpuidMask {
+    /// Leaf 7.
+    Structured = 0xc001_1002,
+    /// Leaf 1.
+    Features = 0xc001_1004,
+    /// Leaf 0x80000001.
+    Extended = 0xc001_1005,
+}
+
+/// What CPUID answers there, if that can be changed.
+pub fn probe_cpuid_mask(mask: CpuidMask) -> Option<u64> {
+    let answers = read_host_msr(mask as u32).filter(|_| features().amd)?;
+    set_cpuid_mask(mask, answers).then_some(answers)
+}
+
+/// Changes what CPUID answers on this CPU. `false` if the processor refuses.
+pub fn set_cpuid_mask(mask: CpuidMask, answers: u64) -> bool {
+    // SAFETY: what the hypervisor relies on it has asked for at boot (`features`), before any mask was changed.
+    unsafe { try_write_msr(mask as u32, answers) }
+}
+
 /// This CPU's APIC id, as CPUID tells it.
 pub(super) fn initial_apic_id() -> u32 {
     let [max, ..] = cpuid(0, 0);
