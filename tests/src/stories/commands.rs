@@ -117,7 +117,7 @@ fn what_cannot_be_is_refused(dom0: &mut Dom0) -> Result<()> {
             &["cdrom-insert requires an HVM domain"],
         ),
         ("xl cd-eject old hdc", &["cdrom-insert requires an HVM domain"]),
-        ("xl console -n 1 old", &["one console, number 0"]),
+        ("xl console -n 1 old", &["no console 1", "xl channel-list"]),
         ("xl destroy 0", &["Not destroying domain 0"]),
         ("xl set-parameters nothing=1", &["setting nothing=1"]),
         ("xl create /tmp/absent.cfg", &["/tmp/absent.cfg"]),

@@ -53,8 +53,10 @@ fn go_with_who_was_killed(dom0: &mut Dom0) -> Result<()> {
     dom0.write_config("half", &(micro("half", "idle") + disk))?;
     let kill = "xl create -q -p /tmp/half.cfg >/dev/null 2>&1 & \
                 until set -- /sys/block/loop*/loop && [ -e $1 ]; do kill -0 $! 2>/dev/null || break; done; kill -9 $!; wait $!; \
-                loops=$(losetup -a | wc -l); nodes=$(xenstore-ls -f /local/domain/0/backend/vbd 2>/dev/null | grep -c /node); \
-                echo $((loops - nodes)); for d in $(xl list | awk 'NR > 2 && $1 != \"hello\" { print $2 }'); do xl destroy $d; done";
+                nodes=$(xenstore-ls -f /local/domain/0/backend/vbd 2>/dev/null | grep /node); unknown=0; \
+                for l in /sys/block/loop*/loop; do [ -e $l ] || continue; l=${l%/loop}; \
+                case $nodes in *\"/dev/${l##*/}\"*) ;; *) unknown=$((unknown + 1));; esac; done; echo $unknown; \
+                for d in $(xl list | awk 'NR > 2 && $1 != \"hello\" { print $2 }'); do xl destroy $d; done";
     let unknown = dom0.run(kill)?;
     ensure!(
         unknown.lines().last() == Some("0"),
