@@ -1,7 +1,9 @@
 //! Domain 0's root prompt, as a story uses it: run a command, read its answer, or fail with its name.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -47,6 +49,8 @@ const MENU: &str = "Debian alone";
 pub struct Dom0 {
     machine: Machine,
     commands: u32,
+    /// What each command took, beside the log: where a story's time goes.
+    times: File,
     init_ran: Moment,
     prompted: Moment,
 }
@@ -81,9 +85,12 @@ impl Dom0 {
                 _ => {}
             }
         }
+        let times = machine.log().with_extension("times");
+        let times = File::create(&times).with_context(|| format!("making {}", times.display()))?;
         let mut dom0 = Self {
             machine,
             commands: 0,
+            times,
             init_ran,
             prompted,
         };
@@ -131,6 +138,7 @@ impl Dom0 {
     pub fn ask(&mut self, command: &str, patience: Duration) -> Result<(i32, String)> {
         self.commands += 1;
         let number = self.commands;
+        let begun = Instant::now();
         let from = self.machine.transcript().len();
         // The quotes keep an echo of the line from looking like its answer.
         let line = format!("echo '<''{number}<'; {{ {command}\n}} </dev/null; echo '>''{number}>'$?.\n");
@@ -148,6 +156,8 @@ impl Dom0 {
         transcript
             .wait_for(OWN_PROMPT, stop, &[], patience)
             .with_context(context)?;
+        let (age, taken) = (self.machine.age().as_secs_f64(), begun.elapsed().as_secs_f64());
+        writeln!(self.times, "{age:7.1} {taken:6.1}  {command}").context("noting what a command took")?;
         let text = transcript.text_from(start);
         let printed = text.split(&sign).next().unwrap_or_default();
         let code = transcript.text_from(end);

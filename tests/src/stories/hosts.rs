@@ -80,7 +80,7 @@ fn over_the_cable(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     // So that its number is not the one that it would get there anyway.
     near.write_config("first", &micro("first", "idle"))?;
     near.run("xl create -q -p /tmp/first.cfg && xl destroy first")?;
-    near.start_tiny(&Tiny::new(NAME).at("10.0.2.50").disk("phy:/dev/vdb,xvda,w"))?;
+    near.start_tiny(&Tiny::new(NAME).memory(72).at("10.0.2.50").disk("phy:/dev/vdb,xvda,w"))?;
     let process = near.in_guest(NAME, "sleep 1000000 & echo $!", PATIENCE)?;
     let write = format!("echo '{WRITER}' >/tmp/w; sh /tmp/w & echo $!");
     let writer = near.in_guest(NAME, &write, PATIENCE)?;
@@ -109,8 +109,8 @@ fn over_the_cable(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     let last = far.in_guest(NAME, &stop, PATIENCE)?;
     let last: u32 = last.trim().parse()?;
     let lost = format!(
-        "for n in $(seq {last}); do dd if=/dev/vdb bs=512 skip=$n count=1 iflag=direct 2>/dev/null | grep -q \"^nomad-$n$\" \
-         || echo $n; done"
+        "dd if=/dev/vdb bs=512 skip=1 count={last} iflag=direct 2>/dev/null | tr -d '\\0' >/tmp/on-disk; \
+         seq {last} | sed s/^/nomad-/ | diff - /tmp/on-disk | head"
     );
     let lost = far.run_within(&lost, WHOLE)?;
     ensure!(lost.is_empty(), "of {last} blocks these are not on the disk: {lost}");
