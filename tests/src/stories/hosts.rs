@@ -80,7 +80,7 @@ fn over_the_cable(near: &mut Dom0, far: &mut Dom0) -> Result<()> {
     // So that its number is not the one that it would get there anyway.
     near.write_config("first", &micro("first", "idle"))?;
     near.run("xl create -q -p /tmp/first.cfg && xl destroy first")?;
-    near.start_tiny(&Tiny::new(NAME).memory(72).at("10.0.2.50").disk("phy:/dev/vdb,xvda,w"))?;
+    near.start_tiny(&Tiny::new(NAME).memory(96).at("10.0.2.50").disk("phy:/dev/vdb,xvda,w"))?;
     let process = near.in_guest(NAME, "sleep 1000000 & echo $!", PATIENCE)?;
     let write = format!("echo '{WRITER}' >/tmp/w; sh /tmp/w & echo $!");
     let writer = near.in_guest(NAME, &write, PATIENCE)?;

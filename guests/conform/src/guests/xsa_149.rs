@@ -5,7 +5,7 @@
 //! grant table and permissions, and destroyed, many times over; forty of them must not cost a page each. (Xen's heap keeps
 //! a few of what it once had.) A page of the last one that is still mapped keeps it from going, and nothing else does.
 
-use pv::abi::domctl::{Createdomain, DOMCTL_INTERFACE_VERSION, Domctl, DomctlCmd};
+use pv::abi::domctl::DomctlCmd;
 use pv::abi::grant_table::{SetupTable, gnttabop};
 use pv::abi::memory::MemoryReservation;
 use pv::abi::xen::MmuUpdate;
@@ -15,35 +15,19 @@ use pv::hypercall::{address, call, number};
 use pv::memory::{self, ORDINARY, Page};
 use pv::tables::Slot;
 use pv::{Answer, start, time};
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::FromZeros;
 
-use crate::host;
+use crate::host::{self, Child};
 use crate::report::{End, Report, Verdict};
 
 const ROUNDS: u64 = 40;
 const PAGES: usize = 64;
 
-fn control<T: IntoBytes + Immutable>(domid: u16, cmd: DomctlCmd, payload: &T) -> Result<u16, Answer> {
-    let mut request = Domctl::new_zeroed();
-    (request.cmd, request.interface_version, request.domain.0) = (cmd, DOMCTL_INTERFACE_VERSION, domid);
-    request.set_payload(payload);
-    call(number::DOMCTL, [address(&mut request)]).ok()?;
-    Ok(request.domain.0)
-}
-
-/// Makes a domain with a bit of everything; returns its id and its first frame.
-fn make() -> Result<(u16, u64), Answer> {
-    let wanted = Createdomain {
-        max_vcpus: 4,
-        max_evtchn_port: 1023,
-        max_grant_frames: 8,
-        max_maptrack_frames: 8,
-        grant_opts: 1,
-        ..Createdomain::default()
-    };
-    let id = control(0, DomctlCmd::CREATEDOMAIN, &wanted)?;
-    control(id, DomctlCmd::MAX_VCPUS, &4_u32)?;
-    control(id, DomctlCmd::MAX_MEM, &(PAGES as u64 * 4))?;
+/// Makes a domain with a bit of everything; returns it and its first frame.
+fn make() -> Result<(Child, u64), Answer> {
+    let child = Child::new(4)?;
+    let id = child.id;
+    host::domctl(id, DomctlCmd::MAX_MEM, &mut (PAGES as u64 * 4)).ok()?;
     let mut frames: [u64; PAGES] = core::array::from_fn(|pfn| pfn as u64);
     let mut request = MemoryReservation::new_zeroed();
     (request.extent_start, request.nr_extents, request.domid.0) = (address(&mut frames), PAGES as u64, id);
@@ -56,7 +40,7 @@ fn make() -> Result<(u16, u64), Answer> {
         let port = event::alloc_unbound(id, SELF)?;
         event::bind_interdomain(id, port)?;
     }
-    Ok((id, frames[0]))
+    Ok((child, frames[0]))
 }
 
 /// Pages that are free when what was let go has been given back, which Xen does some time later.
@@ -79,25 +63,25 @@ pub fn act(report: &mut Report) -> Verdict {
     let mut free = [0; 2];
     // In the first rounds the heap takes what it then keeps.
     for round in 0..2 * ROUNDS {
-        let (id, _) = make()?;
-        control(id, DomctlCmd::DESTROYDOMAIN, &0_u64)?;
+        drop(make()?);
         event::op(pv::abi::event_channel::evtchnop::RESET, &mut [SELF]).ok()?;
         if round % ROUNDS == ROUNDS - 1 {
             free[usize::from(round >= ROUNDS)] = settled()?;
         }
     }
     report.check("forty domains cost less than a page each", free[0].saturating_sub(free[1]) < ROUNDS);
-    let (id, mfn) = make()?;
+    let (child, mfn) = make()?;
+    let id = child.id;
     let window = Page::new();
     let slot = Slot::of(window.address(), 1).ok_or(End::Fail("no table"))?;
     let mut update = [MmuUpdate { ptr: slot.maddr(), val: mfn << 12 | ORDINARY }];
     report.saw("one page is mapped", call(number::MMU_UPDATE, [address(&mut update), 1, 0, id.into()]));
-    control(id, DomctlCmd::DESTROYDOMAIN, &0_u64)?;
-    let info = |id: u16| control(id, DomctlCmd::GETDOMAININFO, &[0_u64; 14]);
-    report.expect("it is still there", info(id) == Ok(id), true);
+    drop(child);
+    let is_there = || host::domctl(id, DomctlCmd::GETDOMAININFO, &mut [0_u64; 14]).ok().is_ok();
+    report.expect("it is still there", is_there(), true);
     memory::unmap(window.address()).ok()?;
     event::op(pv::abi::event_channel::evtchnop::RESET, &mut [SELF]).ok()?;
-    report.expect("and then it is not", info(id) == Ok(id), false);
+    report.expect("and then it is not", is_there(), false);
     report.check("nor is its memory", free[1].saturating_sub(host::free_pages()?) < PAGES as u64);
     Ok(())
 }
