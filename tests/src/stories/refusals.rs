@@ -92,7 +92,7 @@ fn no_guest(parts: &Parts) -> Result<()> {
     dom0.start_tiny(&whole)?;
     dom0.destroy("whole")?;
     dom0.run(": >/tmp/empty; dd if=/dev/urandom of=/tmp/noise bs=64k count=1 2>/dev/null; cp /bin/bash /tmp/program")?;
-    dom0.run("head -c 3000000 /srv/guests/vmlinuz >/tmp/cut; cp /srv/guests/vmlinuz /tmp/damaged")?;
+    dom0.run("dd if=/srv/guests/vmlinuz bs=64k count=46 2>/dev/null >/tmp/cut; cp /srv/guests/vmlinuz /tmp/damaged")?;
     dom0.run("dd if=/dev/zero of=/tmp/damaged bs=64 seek=60000 count=1 conv=notrunc 2>/dev/null")?;
     let (free, nodes) = (dom0.settled_free_memory()?, dom0.run(NODES)?);
     for (file, reason) in [

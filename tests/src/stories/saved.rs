@@ -173,7 +173,7 @@ fn moves(dom0: &mut Dom0, process: u32) -> Result<()> {
 fn a_move_that_fails_disturbs_nobody(dom0: &mut Dom0, process: u32) -> Result<()> {
     for receiver in [
         "false",
-        "sh -c \"echo xl migration receiver ready, send binary domain data.; head -c 1000000 >/dev/null\"",
+        "sh -c \"echo xl migration receiver ready, send binary domain data.; dd bs=64k count=16 iflag=fullblock of=/dev/null 2>/dev/null\"",
     ] {
         let command = format!("xl migrate -s '' {NAME} '{receiver}' 2>&1");
         let (code, said) = dom0.ask(&command, WHOLE)?;
@@ -186,7 +186,8 @@ fn a_move_that_fails_disturbs_nobody(dom0: &mut Dom0, process: u32) -> Result<()
 /// Ctrl-C in the first round, in which the way to the other host is stuck: the domain runs on, its log has ended, and at
 /// the end of its pipe the receiver takes its half of a domain away.
 fn a_move_that_is_called_off_leaves_nothing(dom0: &mut Dom0, process: u32) -> Result<()> {
-    let stuck = "{ head -c 40000000; echo >/tmp/began; cat /tmp/stuck; } | xl migrate-receive";
+    let stuck =
+        "{ dd bs=64k count=600 iflag=fullblock 2>/dev/null; echo >/tmp/began; cat /tmp/stuck; } | xl migrate-receive";
     dom0.run("mkfifo /tmp/stuck /tmp/began")?;
     dom0.run(&format!("echo '{stuck}' >/tmp/receiver"))?;
     dom0.run(&format!(
