@@ -1,12 +1,10 @@
 //! The hypervisor's functions by address, for the back-traces that it prints.
 //!
-//! Format: see `hypervisor/machine/src/x86_64/symbols.rs`, which reads it.
+//! `ferroxen_nametable` packs them, and the hypervisor reads them with it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use ferroxen_nametable::{LONGEST, Table, pack};
 use object::{Object, ObjectSymbol, SymbolKind};
-
-/// Longer names (deep generics) are cut: the table is part of the image.
-const LONGEST: usize = 72;
 
 /// Makes the table from a linked image.
 pub fn table(image: &[u8]) -> Result<Vec<u8>> {
@@ -27,10 +25,20 @@ pub fn table(image: &[u8]) -> Result<Vec<u8>> {
         .collect();
     functions.sort();
     functions.dedup_by_key(|(offset, _)| *offset);
-    Ok(encode(&functions))
+    let names: Vec<(u32, &str)> = functions
+        .iter()
+        .map(|(offset, name)| (*offset, name.as_str()))
+        .collect();
+    let table = pack(&names);
+    for (number, (offset, name)) in names.iter().enumerate() {
+        let read = Table::new(&table).by_number(number);
+        let is_read = read.is_some_and(|(read, at)| (read.as_str(), at) == (*name, *offset));
+        ensure!(is_read, "the packed table of symbols has no {name} at {offset:#x}");
+    }
+    Ok(table)
 }
 
-/// The name much as its author wrote it, cut to size.
+/// The name much as its author wrote it. Longer ones (deep generics) are cut.
 fn readable(mangled: &str) -> String {
     let mut name = without_paths(&format!("{:#}", rustc_demangle::demangle(mangled)));
     if name.len() > LONGEST {
@@ -74,35 +82,9 @@ fn without_paths(name: &str) -> String {
     short
 }
 
-fn encode(functions: &[(u32, String)]) -> Vec<u8> {
-    let word = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-    let mut table = Vec::from(word(functions.len()));
-    let mut end = 0;
-    for (offset, name) in functions {
-        end += name.len();
-        table.extend(offset.to_le_bytes());
-        table.extend(word(end));
-    }
-    for (_, name) in functions {
-        table.extend(name.as_bytes());
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_follow_the_numbers_that_say_where_they_end() {
-        let table = encode(&[(0x10, "ab".to_owned()), (0x20, "cde".to_owned())]);
-        let words: Vec<u32> = table[..20]
-            .chunks(4)
-            .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
-            .collect();
-        assert_eq!(words, [2, 0x10, 2, 0x20, 5]);
-        assert_eq!(&table[20..], b"abcde");
-    }
 
     #[test]
     fn a_name_says_no_more_than_a_reader_needs() {

@@ -352,7 +352,7 @@ fn symbol(wanted: &mut abi::Symdata) -> Result<(), Errno> {
         return Ok(());
     };
     let room = wanted.namelen as usize;
-    let bytes = name.as_bytes();
+    let bytes = name.as_str().as_bytes();
     let at = GuestPtr::<u8>::new(wanted.name);
     let copied = bytes.len().min(room);
     at.write_slice(&bytes[..copied])?;

@@ -160,7 +160,7 @@ fn show_place(address: u64) {
     let mut out = Out;
     match symbols::find(address) {
         Some((name, offset)) => {
-            let _ = writeln!(out, "  {address:016x} {name} +{offset:#x}");
+            let _ = writeln!(out, "  {address:016x} {} +{offset:#x}", name.as_str());
         }
         None => {
             let _ = writeln!(out, "  {address:016x}");
