@@ -1,7 +1,7 @@
 //! From the loader's hand to Domain 0's first instruction.
 
 use crate::firmware::{self, Platform};
-use crate::{console, cpu, dom0, entry, irq, memory, time};
+use crate::{console, cpu, dom0, entry, irq, memory, sched, time};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ use ferroxen_loader::options::{self, ClockSource, Options, Reboot, Serial};
 use ferroxen_machine::apic::ApicId;
 use ferroxen_machine::ports::PciFunction;
 use ferroxen_machine::uart::{Parity, Settings};
-use ferroxen_machine::{GuestFrame, Handoff, apic, heap, ioapic, pic, power, report, rtc, serial, smp, vga};
+use ferroxen_machine::{GuestFrame, Handoff, MAX_CPUS, apic, heap, ioapic, pic, power, report, rtc, serial, smp, vga};
 use ferroxen_words::{CpuId, Gsi, Maddr};
 
 static COMMAND_LINE: spin::Once<String> = spin::Once::new();
@@ -92,6 +92,10 @@ pub fn start(handoff: Handoff) -> ! {
     }
 
     let platform = firmware::read(acpi_root.as_deref());
+    // This one, and those that firmware names, with this one or without.
+    let cpus = MAX_CPUS.min(platform.madt.cpus.len() + 1);
+    sched::init(cpus);
+    time::init(cpus);
     start_platform(platform, &options);
 
     let unpacked = dom0::unpack(&mut boot, modules, &loader_name).unwrap_or_else(|why| give_up(&why));

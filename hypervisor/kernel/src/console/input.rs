@@ -4,6 +4,7 @@
 //! ours, each key is a debug key.
 
 use crate::lock::{Lock, Rank};
+use core::sync::atomic::{AtomicU8, Ordering};
 use ferroxen_machine::serial;
 
 /// Room for what somebody pastes while Domain 0 has no time to read.
@@ -13,8 +14,10 @@ const SWITCHES: u8 = 3;
 /// Rounds over the port's causes in one interrupt. A port that asks for more is broken, and will interrupt again.
 const MAX_ROUNDS: u32 = 64;
 
+/// What waits for Domain 0: [`Input`]'s, and only not in it because the image then need not hold so many zeroes.
+static WAITING: [AtomicU8; BYTES] = [const { AtomicU8::new(0) }; BYTES];
+
 struct Input {
-    bytes: [u8; BYTES],
     produced: usize,
     consumed: usize,
     switch: u8,
@@ -25,7 +28,6 @@ struct Input {
 static INPUT: Lock<Input> = Lock::new(
     Rank::Console,
     Input {
-        bytes: [0; BYTES],
         produced: 0,
         consumed: 0,
         switch: control(b'a'),
@@ -67,7 +69,7 @@ impl Input {
         }
         if self.produced - self.consumed < BYTES {
             let slot = self.produced % BYTES;
-            self.bytes[slot] = byte;
+            WAITING[slot].store(byte, Ordering::Relaxed);
             self.produced += 1;
         }
         Typed::Passed
@@ -137,7 +139,7 @@ pub fn take(into: &mut [u8]) -> usize {
     let mut input = INPUT.lock();
     let count = (input.produced - input.consumed).min(into.len());
     for byte in into.iter_mut().take(count) {
-        *byte = input.bytes[input.consumed % BYTES];
+        *byte = WAITING[input.consumed % BYTES].load(Ordering::Relaxed);
         input.consumed += 1;
     }
     count

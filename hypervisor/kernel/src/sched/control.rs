@@ -81,6 +81,7 @@ pub fn global(request: &mut sysctl::SchedulerOp) -> Result<(), Errno> {
             }
             RATE_LIMIT_US.store(wanted.ratelimit_us, Ordering::Relaxed);
             super::QUEUES
+                .all()
                 .iter()
                 .for_each(|queue| queue.lock().set_rate_limit(u64::from(wanted.ratelimit_us) * 1000));
             Ok(())

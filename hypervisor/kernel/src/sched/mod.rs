@@ -24,13 +24,22 @@ use crate::domain::{Domain, Vcpu, VcpuRef, context};
 use crate::lock::{Guard, Lock, Rank};
 use crate::trace;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::trace::sched as abi;
+use ferroxen_machine::boot_slice::BootSlice;
 use ferroxen_machine::{GuestFrame, MAX_CPUS, paging, smp};
 use ferroxen_sched::{CapMeter, CpuMask, DEFAULT_WEIGHT, Goes, PoolId, RunQueue, RunState, Slot, Unit, Wake};
 use ferroxen_words::{CpuId, DomId, Port, VcpuId};
 
-static QUEUES: [Lock<RunQueue<VcpuRef>>; MAX_CPUS] = [const { Lock::new(Rank::RunQueue, RunQueue::new()) }; MAX_CPUS];
+/// Each CPU's.
+static QUEUES: BootSlice<Lock<RunQueue<VcpuRef>>> = BootSlice::new();
+
+/// Makes queues for as many CPUs as there may be. Once, before anybody wants to run.
+pub fn init(cpus: usize) {
+    let queues = (0..cpus).map(|_| Lock::new(Rank::RunQueue, RunQueue::new()));
+    QUEUES.set(Vec::leak(queues.collect()));
+}
 
 /// What others may know about a CPU without its lock. Hints, but for `must_decide`.
 struct CpuState {

@@ -16,9 +16,11 @@ use crate::cpu::{self, work};
 use crate::domain::{Domain, VcpuRef};
 use crate::lock::{Lock, Rank};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ferroxen_abi::xen::virq;
-use ferroxen_machine::{MAX_CPUS, apic};
+use ferroxen_machine::apic;
+use ferroxen_machine::boot_slice::BootSlice;
 use ferroxen_timers::{TimerHandle, TimerQueue};
 use ferroxen_words::{CpuId, Vaddr};
 
@@ -52,13 +54,18 @@ struct CpuTimers {
 
 const NEVER: u64 = u64::MAX;
 
-static TIMERS: [CpuTimers; MAX_CPUS] = [const {
-    CpuTimers {
+/// Each CPU's.
+static TIMERS: BootSlice<CpuTimers> = BootSlice::new();
+
+/// Makes room for the alarms of as many CPUs as there may be. Once, before any is armed.
+pub fn init(cpus: usize) {
+    let timers = (0..cpus).map(|_| CpuTimers {
         alarms: Lock::new(Rank::Timers, TimerQueue::new()),
         slice_end_ns: AtomicU64::new(NEVER),
         armed_ns: AtomicU64::new(NEVER),
-    }
-}; MAX_CPUS];
+    });
+    TIMERS.set(Vec::leak(timers.collect()));
+}
 
 fn here() -> (CpuId, &'static CpuTimers) {
     let cpu = ferroxen_machine::cpu::cpu_id();

@@ -1,5 +1,6 @@
 //! A slice that boot hands out once and everybody reads ever after.
 
+use core::ops::Index;
 use core::ptr;
 use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -45,7 +46,7 @@ impl<T: Sync> BootSlice<T> {
         }
     }
 
-    /// An element, if it has so many.
+    /// An element, if there are so many.
     #[inline(always)]
     pub fn get(&self, index: usize) -> Option<&'static T> {
         if index < self.len.load(Ordering::Acquire) {
@@ -55,4 +56,28 @@ impl<T: Sync> BootSlice<T> {
             None
         }
     }
+}
+
+impl<T: Sync> Index<usize> for BootSlice<T> {
+    type Output = T;
+
+    /// An element.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
+    #[track_caller]
+    fn index(&self, index: usize) -> &T {
+        match self.get(index) {
+            Some(element) => element,
+            None => outside(index, self.len.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn outside(index: usize, len: usize) -> ! {
+    panic!("element {index} of boot's {len}")
 }

@@ -27,6 +27,7 @@ const START_HIGH: u8 = 0x0c;
 const CURSOR_HIGH: u8 = 0x0e;
 
 struct Screen {
+    /// Blank once the screen is ours; zeroes before that, which the image need not hold.
     cells: [u16; SCREEN],
     /// Row of video memory that the screen's first row shows.
     top: usize,
@@ -37,7 +38,7 @@ struct Screen {
 
 static MEMORY: Once<Mmio> = Once::new();
 static STATE: Mutex<Screen> = Mutex::new(Screen {
-    cells: [BLANK; SCREEN],
+    cells: [0; SCREEN],
     top: 0,
     row: 0,
     column: 0,
@@ -54,6 +55,7 @@ pub fn init() -> bool {
     MEMORY.call_once(|| paging::map_mmio(BASE, PAGES));
     let mut screen = lock(&STATE);
     screen.is_ours = true;
+    screen.cells.fill(BLANK);
     screen.redraw_at(0);
     screen.show_cursor();
     true
