@@ -253,6 +253,7 @@ pub fn frames(domain: &Domain) -> Vec<Mfn> {
 }
 
 /// Rings a port. The caller holds the lock of its table.
+#[cold]
 #[inline(never)]
 pub(super) fn ring(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) {
     let rung = with(domain, |queues, words| queues.ring(words, port, vcpu));
@@ -267,6 +268,7 @@ pub(super) fn ring(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) {
 }
 
 /// Unmasks a port. The caller holds the lock of its table.
+#[cold]
 pub(super) fn unmask(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) {
     if let Some(rung) = with(domain, |queues, words| queues.unmask(words, port, vcpu)) {
         carry_out(domain, port, rung);
@@ -274,12 +276,14 @@ pub(super) fn unmask(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) {
 }
 
 /// Clears what a port's last owner left pending.
+#[cold]
 pub(super) fn clear_pending(domain: &Arc<Domain>, port: Port) {
     Bits::of(domain).clear_pending(port);
     let _ = with(domain, |_, words| words.clear(port, PENDING));
 }
 
 /// Whether a port is pending, and whether it is masked.
+#[cold]
 pub(super) fn look(domain: &Arc<Domain>, port: Port) -> (bool, bool) {
     // Setting nothing is reading.
     match with(domain, |_, words| words.set(port, 0)).flatten() {
