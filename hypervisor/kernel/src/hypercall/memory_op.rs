@@ -429,10 +429,9 @@ fn machine_memory_map(call: &Call<'_>) -> Answer {
             end <= other_start || other_start.saturating_add(other_size) <= start
         });
         if is_free {
-            map.push(page);
+            map.insert(map.partition_point(|entry| entry.addr <= start), page);
         }
     }
-    map.sort_unstable_by_key(|entry| entry.addr);
     if wanted.buffer != 0 {
         if map.len() > wanted.nr_entries as usize {
             return Err(Errno::EINVAL);

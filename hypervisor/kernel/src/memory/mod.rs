@@ -141,8 +141,10 @@ static LEAVE: spin::Once<Leave> = spin::Once::new();
 impl Leave {
     fn told(options: &Options<'_>) -> Leave {
         let pages = |bytes: Option<u64>| bytes.map_or(u64::MAX, |bytes| bytes >> PAGE_SHIFT);
-        let mut bad: Vec<_> = options.bad_pages().collect();
-        bad.sort_unstable();
+        let mut bad: Vec<(u64, u64)> = Vec::new();
+        for pages in options.bad_pages() {
+            bad.insert(bad.partition_point(|before| *before <= pages), pages);
+        }
         Leave {
             end: pages(options.mem),
             available: AtomicU64::new(pages(options.availmem)),

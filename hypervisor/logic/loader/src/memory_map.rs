@@ -63,8 +63,10 @@ impl MemoryMap {
                 dropped += 1;
             }
         }
-        let mut edges: ArrayVec<u64, MAX_REGIONS> = taken.iter().flat_map(|claim| [claim.start, claim.end]).collect();
-        edges.sort_unstable();
+        let mut edges: ArrayVec<u64, MAX_REGIONS> = ArrayVec::new();
+        for edge in taken.iter().flat_map(|claim| [claim.start, claim.end]) {
+            edges.insert(edges.partition_point(|before| *before <= edge), edge);
+        }
         self.regions.clear();
         for pair in edges.windows(2) {
             let [start, end] = *pair else { continue };
