@@ -2,6 +2,7 @@
 //!
 //! Which compiler does it is [`toolchain`]'s choice.
 
+use std::env;
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -45,7 +46,30 @@ fn rustflags(linker_script: &Path) -> Vec<String> {
     // instructions. (No stable option says so of an image outside of the topmost 2 GiB.)
     let direct = ["plt=yes", "direct-access-external-data=yes"].map(str::to_owned);
     let direct = direct.into_iter().flat_map(|flag| ["-Z".to_owned(), flag]);
-    codegen.chain(backends).chain(direct).collect()
+    codegen
+        .chain(backends)
+        .chain(direct)
+        .chain(shorter_names_of_files())
+        .collect()
+}
+
+/// Panics name the file that they are in: those of other people's crates by crate and file, wherever this user's cargo
+/// unpacks them. So the image is the same for everybody, and 2 KiB smaller.
+fn shorter_names_of_files() -> Vec<String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
+    let unpacked = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok());
+    let mut registries: Vec<PathBuf> = unpacked
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    registries.sort();
+    registries
+        .iter()
+        .map(|registry| format!("--remap-path-prefix={}/=", registry.display()))
+        .collect()
 }
 
 /// What a build left behind.
