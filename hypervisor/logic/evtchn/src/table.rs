@@ -141,11 +141,12 @@ impl PortTable {
     /// Makes a table with all ports free. All memory that it will ever need is taken here.
     pub fn new(limits: Limits) -> Result<Self, NoMemory> {
         let ports = limits.max_port.min(EVTCHN_2L_PORTS - 1) as usize + 1;
-        let mut free = filled(ports.div_ceil(64), 0_u64)?;
-        for port in 1..ports {
-            if let Some(word) = free.get_mut(port / 64) {
-                *word |= 1 << (port % 64);
-            }
+        let mut free = filled(ports.div_ceil(64), u64::MAX)?;
+        if let (Some(last), left @ 1..) = (free.last_mut(), ports % 64) {
+            *last &= (1 << left) - 1;
+        }
+        if let Some(first) = free.first_mut() {
+            *first &= !1;
         }
         Ok(PortTable {
             channels: filled(ports, FREE)?,

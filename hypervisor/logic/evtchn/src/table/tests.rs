@@ -31,6 +31,22 @@ fn ports_run_out_at_the_limit_and_come_back() {
 }
 
 #[test]
+fn no_port_beyond_the_limit_is_given_out_wherever_it_lies_in_a_word() {
+    for max_port in [0, 1, 62, 63, 64, 127, 4095] {
+        let limits = Limits {
+            max_port,
+            vcpus: 1,
+            pirqs: 0,
+        };
+        let mut table = PortTable::new(limits).unwrap();
+        for expected in 1..=max_port {
+            assert_eq!(table.bind_ipi(VcpuId(0)), Ok(Port::new(expected)));
+        }
+        assert_eq!(table.bind_ipi(VcpuId(0)), Err(Refused::NoPortLeft));
+    }
+}
+
+#[test]
 fn a_limit_beyond_the_abi_is_cut() {
     let table = PortTable::new(Limits {
         max_port: u32::MAX,
