@@ -31,7 +31,11 @@ pub(super) fn may_use(unit: &Unit<VcpuRef>, cpu: CpuId) -> bool {
 fn emptiest(domain: &Domain, hard: CpuMask, soft: CpuMask) -> Option<CpuId> {
     online()
         .filter(|cpu| hard.contains(*cpu) && is_in_pool(domain, *cpu))
-        .min_by_key(|cpu| (!soft.contains(*cpu), load(*cpu), live(*cpu)))
+        .min_by(|one, other| {
+            let key = |cpu: CpuId| (!soft.contains(cpu), load(cpu));
+            // Counting takes a queue's lock, so only where nothing else decides.
+            key(*one).cmp(&key(*other)).then_with(|| live(*one).cmp(&live(*other)))
+        })
 }
 
 fn live(cpu: CpuId) -> u32 {
@@ -39,8 +43,16 @@ fn live(cpu: CpuId) -> u32 {
 }
 
 /// Gives a vcpu a home if it has none.
+#[inline]
 pub fn admit(vcpu: &VcpuRef) {
-    if vcpu.sched.home.load(Ordering::Acquire) != NO_HOME || vcpu.domain().life() != crate::domain::Life::Alive {
+    if vcpu.sched.home.load(Ordering::Acquire) == NO_HOME {
+        admit_homeless(vcpu);
+    }
+}
+
+#[inline(never)]
+fn admit_homeless(vcpu: &VcpuRef) {
+    if vcpu.domain().life() != crate::domain::Life::Alive {
         return;
     }
     let unit = unit_of(vcpu);
