@@ -19,11 +19,24 @@ const CARGO_NOISE: [&str; 8] = [
 
 /// Prepares `program` free of what the cargo that runs us put into the environment.
 pub fn clean_command(program: &str) -> Command {
-    let mut command = Command::new(program);
+    cleaned(Command::new(program))
+}
+
+/// The same of one that mounts things: nothing of it stays when it is killed, or when we are.
+pub fn contained_command(program: &str) -> Command {
+    cleaned(ferroxen_contained::command(program))
+}
+
+fn cleaned(mut command: Command) -> Command {
     for name in CARGO_NOISE {
         command.env_remove(name);
     }
     command
+}
+
+/// Whether we own whatever we make.
+pub fn is_root() -> bool {
+    answer(clean_command("id").arg("-u")).as_deref() == Some("0")
 }
 
 /// Runs `command` with our own output, and fails with its name when it fails.

@@ -1,7 +1,9 @@
 //! Images that others have made, as jailtime.org gave them away: an archive with an image, its swap and a configuration.
 
+use crate::interruption::go_on;
 use crate::tools::{must, program, text};
-use crate::{Identity, Inside, Unfinished};
+use crate::unfinished::{Staging, Unfinished};
+use crate::{Identity, Inside};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::fs;
@@ -58,10 +60,7 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
     let directory = directory
         .canonicalize()
         .with_context(|| format!("finding {}", directory.display()))?;
-    let staging = tempfile::Builder::new()
-        .prefix(".import-")
-        .tempdir_in(&directory)
-        .context("making a folder to unpack in")?;
+    let staging = Staging::new(&directory.join(archive.file_name().context("the archive has no name")?))?;
     must(program(
         "tar",
         [
@@ -95,6 +94,7 @@ pub fn import(archive: &Path, directory: &Path) -> Result<Bundle> {
             inside.become_own(&identity)?;
         }
     }
+    go_on()?;
     let mut bundle = Bundle::default();
     for config in configs {
         let old = fs::read_to_string(config).with_context(|| format!("reading {}", config.display()))?;

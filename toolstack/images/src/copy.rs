@@ -1,7 +1,9 @@
 //! Copies that cost what they differ by, where the host's file system can do that.
 
 use crate::identity::HostKeys;
-use crate::{Identity, Inside, Unfinished};
+use crate::interruption::go_on;
+use crate::unfinished::Unfinished;
+use crate::{Identity, Inside};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use rustix::io::Errno;
@@ -69,6 +71,7 @@ pub(crate) fn range(source: &Path, bytes: Range<u64>, target: &Path) -> Result<(
         let end = seek(&from, SeekFrom::Hole(data)).unwrap_or(len).min(len);
         at = data;
         while at < end {
+            go_on()?;
             let want = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
             let got = from.read_at(&mut buffer[..want], at).with_context(doing)?;
             if got == 0 {

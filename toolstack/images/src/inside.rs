@@ -3,9 +3,10 @@
 //! A clone is to be there at once, and most of what it takes is starting programs: so all that is to be known of an image
 //! is asked in one run, all that is to be changed is changed in another, and a third sees whether it has.
 
-use crate::Identity;
 use crate::identity::{HostKeys, identify, looked_at, renew_host_keys};
 use crate::tools::{must, program, text};
+use crate::unfinished::Unfinished;
+use crate::{Identity, copy};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -115,7 +116,7 @@ impl Inside {
     }
 
     /// Makes a system a machine of its own: another id, other keys, and what `identity` says. Anything else stays as it is.
-    pub fn become_own(&self, identity: &Identity) -> Result<()> {
+    pub(crate) fn become_own(&self, identity: &Identity) -> Result<()> {
         match self.own(identity, HostKeys::Now)? {
             Some(edits) => self.make(&edits),
             None => Ok(()),
@@ -136,8 +137,19 @@ impl Inside {
         Ok(Some(edits))
     }
 
-    /// Sets what is given.
+    /// Sets what is given, in a copy that takes the image's place once it is whole; in a device as it stands.
     pub fn apply(&self, identity: &Identity) -> Result<()> {
+        if !fs::metadata(&self.image).is_ok_and(|meta| meta.is_file()) {
+            return self.set(identity);
+        }
+        let image = Unfinished::instead_of(&self.image)?;
+        copy::contents(&self.image, &image.path)?;
+        Inside::of(&image.path).set(identity)?;
+        image.finish()
+    }
+
+    /// The same in the image as it stands.
+    pub(crate) fn set(&self, identity: &Identity) -> Result<()> {
         let mut edits = Edits::new(self.look_around()?);
         identify(identity, &mut edits)?;
         self.make(&edits)

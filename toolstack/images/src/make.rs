@@ -1,8 +1,9 @@
 //! New images, and those that are to have another size.
 
 use crate::fstab::{Names, fitted};
-use crate::tools::{must, piped, program, run, text};
-use crate::{Unfinished, copy, unfinished_name};
+use crate::tools::{contained, must, piped, program, run, text};
+use crate::unfinished::{Staging, Unfinished, staging_name, unfinished_name};
+use crate::{Identity, Inside, copy};
 use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 use std::fs::{self, File};
@@ -102,15 +103,17 @@ fn format(path: &Path, file_system: FileSystem, folder: Option<&Path>) -> Result
     must(program(name, arguments)).map(drop)
 }
 
-/// Makes an image with files in it.
-pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut(&str)) -> Result<()> {
+/// Makes an image with files in it, and a system a machine of its own.
+pub fn build(
+    target: &Path,
+    size: u64,
+    origin: &Origin,
+    identity: &Identity,
+    mut progress: impl FnMut(&str),
+) -> Result<()> {
     let image = sparse(target, size)?;
-    let beside = target.parent().filter(|parent| !parent.as_os_str().is_empty());
     // Beside the image, where there is room for it.
-    let staging = tempfile::Builder::new()
-        .prefix(".image-")
-        .tempdir_in(beside.unwrap_or(Path::new(".")))
-        .context("making a folder to collect the files in")?;
+    let staging = Staging::new(target)?;
     let files = match origin {
         Origin::Folder(folder) => Files::Folder(folder.clone()),
         Origin::Debian { suite, mirror, include } => {
@@ -144,6 +147,7 @@ pub fn build(target: &Path, size: u64, origin: &Origin, mut progress: impl FnMut
             must(program("fakeroot", arguments))?;
         }
     }
+    Inside::of(&image.path).become_own(identity)?;
     image.finish()
 }
 
@@ -173,7 +177,7 @@ fn debian(suite: &str, mirror: Option<&str>, include: &[String], staging: &Path)
     let (Files::Folder(path) | Files::Archive(path)) = &files;
     arguments.extend([suite.to_owned(), text(path)?.to_owned()]);
     arguments.extend(mirror.map(|mirror| source(mirror, suite)).transpose()?);
-    must(program("mmdebstrap", arguments))?;
+    contained("mmdebstrap", arguments)?;
     Ok(files)
 }
 
@@ -249,8 +253,8 @@ fn swap_files(swaps: &str) -> Vec<PathBuf> {
 pub fn check(image: &Path) -> Result<String> {
     let mut said =
         must(program("e2fsck", ["-f", "-n", text(image)?])).with_context(|| format!("checking {}", image.display()))?;
-    let begun = unfinished_name(image);
-    if begun.exists() {
+    let left = [unfinished_name(image), staging_name(image)];
+    for begun in left.iter().filter(|path| path.exists()) {
         said += &format!(
             "{0} is left of a step that was interrupted (or that goes on), and {1} is as it was before: remove {0}, and \
              do the step again\n",
@@ -267,7 +271,7 @@ pub fn resize(target: &Path, size: u64, mut progress: impl FnMut(&str)) -> Resul
     let now = fs::metadata(target)
         .with_context(|| format!("looking at {}", target.display()))?
         .len();
-    let image = Unfinished::new(target)?;
+    let image = Unfinished::instead_of(target)?;
     progress("copying");
     copy::contents(target, &image.path)?;
     let path = text(&image.path)?.to_owned();

@@ -5,7 +5,8 @@
 
 use crate::fstab::{Names, fitted};
 use crate::tools::{must, program, run, text};
-use crate::{Identity, Inside, Unfinished, copy, make, qcow2};
+use crate::unfinished::Unfinished;
+use crate::{Identity, Inside, copy, make, qcow2};
 use anyhow::{Context, Result, bail};
 use ferroxen_bootloader::{Root, find_root};
 use std::fs::File;
@@ -57,7 +58,7 @@ pub fn take_over(
         fstab: identity.fstab.clone().or(Some(fstab)),
         ..identity.clone()
     };
-    inside.apply(&identity)?;
+    inside.set(&identity)?;
     image.finish()?;
     Ok(put_aside)
 }

@@ -3,12 +3,13 @@
 //! debugfs cannot write to such an image. So it gets a copy of the file system's metadata alone, and changes that; what it
 //! has changed there, block by block, is what the clone differs by.
 
+use crate::Identity;
 use crate::identity::HostKeys;
 use crate::inside::Inside;
 use crate::metadata::Metadata;
 use crate::qcow2::{self, CLUSTER, Clusters};
 use crate::tools::text;
-use crate::{Identity, Unfinished};
+use crate::unfinished::Unfinished;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;

@@ -5,7 +5,7 @@ use ferroxen_images::{
     take_over,
 };
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const MIB: u64 = 1 << 20;
@@ -27,7 +27,7 @@ fn system(folder: &Path) -> PathBuf {
         fs::write(path, text).unwrap();
     }
     let image = folder.join("template.img");
-    build(&image, 16 * MIB, &Origin::Folder(root), |_| {}).unwrap();
+    build(&image, 16 * MIB, &Origin::Folder(root), &Identity::default(), |_| {}).unwrap();
     image
 }
 
@@ -121,7 +121,14 @@ fn a_clone_makes_its_rsa_key_itself_if_something_starts_that() {
             fs::create_dir_all(sshd.parent().unwrap()).unwrap();
             fs::write(&sshd, "[Service]\n").unwrap();
         }
-        build(&template, 16 * MIB, &Origin::Folder(root.clone()), |_| {}).unwrap();
+        build(
+            &template,
+            16 * MIB,
+            &Origin::Folder(root.clone()),
+            &Identity::default(),
+            |_| {},
+        )
+        .unwrap();
         let copy = folder.path().join("copy.img");
         clone(&template, &copy, &Identity::default()).unwrap();
         let has = |path: &str| Inside::of(&copy).has(path);
@@ -215,7 +222,14 @@ fn what_reads_the_network_settings_is_started() {
     let networkd = folder.path().join("root/lib/systemd/system/systemd-networkd.service");
     fs::create_dir_all(networkd.parent().unwrap()).unwrap();
     fs::write(&networkd, "[Service]\n").unwrap();
-    build(&image, 16 * MIB, &Origin::Folder(folder.path().join("root")), |_| {}).unwrap();
+    build(
+        &image,
+        16 * MIB,
+        &Origin::Folder(folder.path().join("root")),
+        &Identity::default(),
+        |_| {},
+    )
+    .unwrap();
     Inside::of(&image).apply(&dhcp).unwrap();
     assert!(Inside::of(&image).has(unit));
     // Once more: the link is in the place of the old one.
@@ -248,7 +262,7 @@ fn installed(folder: &Path) -> PathBuf {
         "/dev/vda1 / ext4 errors=remount-ro 0 1\n/dev/vda2 none swap sw 0 0\n",
     )
     .unwrap();
-    build(&image, 16 * MIB, &Origin::Folder(root), |_| {}).unwrap();
+    build(&image, 16 * MIB, &Origin::Folder(root), &Identity::default(), |_| {}).unwrap();
     let mut disk = vec![0; (START + 18 * MIB) as usize];
     disk[START as usize..][..16 << 20].copy_from_slice(&fs::read(&image).unwrap());
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
@@ -345,7 +359,9 @@ fn a_folder_of_packages_has_an_index() {
         include: vec![],
     };
     let image = folder.path().join("web.img");
-    let error = build(&image, 64 * MIB, &origin, |_| {}).unwrap_err().to_string();
+    let error = build(&image, 64 * MIB, &origin, &Identity::default(), |_| {})
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has no file Packages"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -466,4 +482,61 @@ fn nothing_is_made_of_itself_nor_by_two_at_once() {
     create(&image, MIB, FileSystem::Ext4).unwrap();
     assert_eq!(fs::read(&template).unwrap(), before);
     assert!(!fs::metadata(&template).unwrap().permissions().readonly());
+}
+
+#[test]
+fn an_image_keeps_its_permissions_and_its_place() {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = tempfile::tempdir().unwrap();
+    let template = system(folder.path());
+    fs::set_permissions(&template, fs::Permissions::from_mode(0o600)).unwrap();
+    let link = folder.path().join("link.img");
+    std::os::unix::fs::symlink(&template, &link).unwrap();
+    resize(&link, 20 * MIB, |_| {}).unwrap();
+    let identity = Identity {
+        hostname: Some("web".to_owned()),
+        ..Default::default()
+    };
+    Inside::of(&link).apply(&identity).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(read(&template, "/etc/hostname"), "web\n");
+    assert_eq!(fs::metadata(&template).unwrap().len(), 20 * MIB);
+    let copy = folder.path().join("copy.img");
+    clone(&template, &copy, &identity).unwrap();
+    assert_eq!((mode(&template), mode(&copy)), (0o600, 0o600));
+    // What does not come about leaves no trace.
+    let wrong = Identity {
+        hostname: Some("not a name".to_owned()),
+        ..Default::default()
+    };
+    let before = fs::read(&template).unwrap();
+    assert!(Inside::of(&template).apply(&wrong).is_err());
+    assert!(fs::read(&template).unwrap() == before);
+    assert!(!folder.path().join("template.img.new").exists());
+}
+
+#[test]
+fn a_system_gets_its_name_only_with_all_that_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    system(folder.path());
+    let image = folder.path().join("other.img");
+    let wrong = Identity {
+        password: Some("not encrypted".to_owned()),
+        ..Default::default()
+    };
+    let origin = Origin::Folder(folder.path().join("root"));
+    assert!(build(&image, 16 * MIB, &origin, &wrong, |_| {}).is_err());
+    assert!(!image.exists() && !folder.path().join("other.img.new").exists());
+}
+
+#[test]
+fn an_image_takes_the_place_of_no_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("null");
+    std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+    for target in [&link, folder.path()] {
+        let error = create(target, MIB, FileSystem::Ext4).unwrap_err().to_string();
+        assert!(error.contains("is no file"), "{error}");
+    }
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
 }

@@ -5,6 +5,9 @@ use crate::tune::Amount;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ferroxen_images::{FileSystem, Identity, Inside, Network, Origin, Way};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -205,6 +208,7 @@ impl Changes {
 
 /// `xl image`
 pub fn run(args: &Image) -> anyhow::Result<()> {
+    heed_interruptions()?;
     match &args.verb {
         Verb::Create { file, size, fs, sure } => {
             may_write(file, sure)?;
@@ -321,11 +325,24 @@ pub fn run(args: &Image) -> anyhow::Result<()> {
     }
 }
 
+/// Ctrl-C ends the step that goes on, and what was begun goes; before and after that it ends us.
+fn heed_interruptions() -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("heeding Ctrl-C")?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if !ferroxen_images::call_off() {
+                // It ends us; if not, nothing is lost.
+                let _ = emulate_default_handler(signal);
+            }
+        }
+    });
+    Ok(())
+}
+
 fn build(file: &Path, size: Amount, origin: &Origin, set: &Changes, sure: &Sure) -> anyhow::Result<()> {
     may_write(file, sure)?;
     let identity = set.identity()?;
-    ferroxen_images::build(file, bytes(size), origin, steps())?;
-    Inside::of(file).become_own(&identity)
+    ferroxen_images::build(file, bytes(size), origin, &identity, steps())
 }
 
 /// What a configuration needs to start it.

@@ -73,6 +73,80 @@ fn what_is_not_there_says_so_with_a_status() {
     }
 }
 
+/// `xl image import` of an archive that never ends, whose `tar` waits for more of it.
+fn import_without_end(folder: &Path) -> (std::process::Child, std::fs::File) {
+    let pipe = folder.join("pipe").join("web.tar");
+    std::fs::create_dir_all(pipe.parent().expect("has one")).expect("can be made");
+    let _ = std::fs::remove_file(&pipe);
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("it starts").success());
+    let xl = Command::new(env!("CARGO_BIN_EXE_xl"))
+        .args(["image", "import"])
+        .args([&pipe, &folder.join("images")])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Somebody reads it from here on.
+    let pipe = std::fs::File::options().write(true).open(&pipe).expect("can be opened");
+    (xl, pipe)
+}
+
+fn signal(process: &std::process::Child, signal: &str) {
+    let sent = Command::new("sh")
+        .args(["-c", "kill -$1 $2", "sh", signal])
+        .arg(process.id().to_string())
+        .status();
+    assert!(sent.expect("it starts").success());
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("is there").flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_step_that_is_called_off_leaves_nothing_and_one_that_is_killed_nothing_for_long() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interrupted");
+    let _ = std::fs::remove_dir_all(&folder);
+    let images = folder.join("images");
+    for kind in ["INT", "TERM", "HUP"] {
+        let (process, pipe) = import_without_end(&folder);
+        signal(&process, kind);
+        let output = process.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(1), "{kind}: {}", errors(&output));
+        assert!(
+            errors(&output).contains("called off: all is as it was"),
+            "{}",
+            errors(&output)
+        );
+        assert_eq!(files(&images), [""; 0]);
+        drop(pipe);
+    }
+    // Who is killed can clear nothing away, and its program goes on: nobody may do the same beside it.
+    let (process, pipe) = import_without_end(&folder);
+    signal(&process, "KILL");
+    let output = process.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), None);
+    assert_eq!(files(&images), [".web.tar.files"]);
+    let (image, archive) = (folder.join("web.img"), folder.join("web.tar"));
+    std::fs::write(&image, [0; 4096]).expect("can be written");
+    let (image, archive) = (image.display().to_string(), archive.display().to_string());
+    assert!(xl(&["image", "export", "-y", &archive, &image]).status.success());
+    let import = || xl(&["image", "import", &archive, &images.display().to_string()]);
+    assert!(
+        errors(&import()).contains("somebody else is making"),
+        "{}",
+        errors(&import())
+    );
+    drop(pipe);
+    let imported = (0..1000).map(|_| import()).find(|output| output.status.success());
+    assert!(imported.is_some(), "{}", errors(&import()));
+    assert_eq!(files(&images), ["web.img"]);
+}
+
 #[test]
 fn every_command_has_a_page_and_every_shell_its_completions() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::file_system::{self, Format};
 use super::inputs::Inputs;
 use super::{EPOCH, Packages, recipes};
-use crate::programs::{clean_command, run_quietly};
+use crate::programs::{contained_command, is_root, run_quietly};
 
 const CODE: &str = include_str!("debian.rs");
 pub const SUITE: &str = "bookworm";
@@ -28,7 +28,12 @@ fn disk(name: &str, parts: &Packages, overlay: &Path) -> Result<PathBuf> {
     inputs.add(&parts.packages).add(parts.disk_mib).add_dir(overlay)?;
     inputs.make(&format!("{name}.img"), |out| {
         let tar = out.with_extension("tar");
-        let mut bootstrap = clean_command("mmdebstrap");
+        let work = empty(&out.with_extension("work"))?;
+        let mut bootstrap = contained_command("mmdebstrap");
+        if is_root() {
+            // Others' files have to be where their owners can reach them.
+            bootstrap.env("TMPDIR", &work);
+        }
         bootstrap
             .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
             .args(["--quiet", "--variant=minbase"])
@@ -47,6 +52,20 @@ fn disk(name: &str, parts: &Packages, overlay: &Path) -> Result<PathBuf> {
         };
         let made = format.of_tar(&tar, out);
         fs::remove_file(&tar)?;
+        fs::remove_dir_all(&work)?;
         made
     })
+}
+
+/// A folder with nothing in it. What somebody who was killed has left there goes; what an older program has left mounted
+/// there would go with it.
+fn empty(folder: &Path) -> Result<PathBuf> {
+    if folder.exists() {
+        if let Some(point) = ferroxen_contained::mounted_in(folder)? {
+            bail!("{point} is mounted: `umount {point}`, and start again");
+        }
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    Ok(folder.canonicalize()?)
 }
