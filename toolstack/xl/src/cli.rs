@@ -187,7 +187,8 @@ pub fn parse(words: &[String]) -> Result<Cli, clap::Error> {
 fn parse_known(words: &[String]) -> Option<Cli> {
     let named = words.iter().skip(1).find(|word| !word.starts_with('-'))?;
     let (name, define) = DEFINITIONS.iter().find(|(name, _)| name == named)?;
-    let xl = General::augment_args(clap::Command::new("xl")).subcommand(define(clap::Command::new(*name)));
+    let xl = General::augment_args(clap::Command::new("xl").disable_help_subcommand(true));
+    let xl = xl.subcommand(define(clap::Command::new(*name)));
     let matches = xl.try_get_matches_from(words).ok()?;
     Some(Cli {
         general: General::from_arg_matches(&matches).ok()?,
@@ -247,6 +248,7 @@ mod tests {
             "xl destroy web",
             "xl sched-credit2 -d web -w 512",
             "xl vcpu-list",
+            "xl help save",
         ];
         for line in lines {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();

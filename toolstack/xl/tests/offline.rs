@@ -57,6 +57,37 @@ fn all_that_is_wrong_with_a_file_is_told_at_once() {
     }
 }
 
+/// All of xl(1) 4.17: of each line the first word is a command, the others are its options.
+#[test]
+fn every_command_and_option_of_the_manual_is_known() {
+    let mut xl = ferroxen_xl::command();
+    xl.build();
+    let mut known = 0;
+    for line in include_str!("xl-commands.txt").lines() {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap_or_default();
+        let Some(command) = xl.find_subcommand(name) else {
+            let reason = ferroxen_xl::ABSENT.iter().find(|command| command.name == name);
+            assert!(
+                reason.is_some_and(|command| !command.why.is_empty()),
+                "{name} is unknown"
+            );
+            continue;
+        };
+        for option in words {
+            let is_it = |arg: &clap::Arg| match option.strip_prefix("--") {
+                Some(long) => arg
+                    .get_long_and_visible_aliases()
+                    .is_some_and(|all| all.contains(&long)),
+                None => arg.get_short().is_some_and(|short| option == format!("-{short}")),
+            };
+            assert!(command.get_arguments().any(is_it), "{name} does not know {option}");
+            known += 1;
+        }
+    }
+    assert_eq!(known, 87, "so many options has the manual");
+}
+
 #[test]
 fn what_is_not_there_says_so_with_a_status() {
     for (words, code, said) in [
