@@ -245,8 +245,7 @@ pub fn parse(spec: &str) -> Result<Disk, SpecError> {
         let range = at..at + part.len();
         match part.split_once('=').filter(|(key, _)| is_key(key)) {
             Some((key, value)) => draft.keyed(key, value, range)?,
-            // The first part is the target even if it looks like a flag.
-            None if start > 0 && draft.flag(part) => {}
+            None if draft.flag(part) => {}
             None if positional == 0 => {
                 draft.set_target(part);
                 positional = if draft.has_prefix { 2 } else { 1 };

@@ -554,6 +554,13 @@ fn bootloader(reader: &mut Reader) -> Result<Option<Bootloader>, Problem> {
         _ => reader.specs("bootloader_args", |word| Ok(word.to_owned()))?,
     };
     let program = reader.text("bootloader")?.filter(|program| !program.is_empty());
+    if program.is_none() && !args.is_empty() {
+        let place = reader.place("bootloader_args");
+        reader.notices.push(Notice::new(
+            place,
+            "`bootloader_args` has no effect without `bootloader`".to_owned(),
+        ));
+    }
     Ok(program.map(|program| Bootloader { program, args }))
 }
 

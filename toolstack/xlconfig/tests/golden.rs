@@ -176,7 +176,86 @@ fn scraps() -> impl Strategy<Value = String> {
     prop::collection::vec(scrap, 0..24).prop_map(|scraps| scraps.concat())
 }
 
+/// A card and a disk in the manuals' words, with values that are theirs.
+const CARD: [&str; 11] = [
+    "mac=00:16:3e:00:00:01",
+    "bridge=xenbr1",
+    "gatewaydev=eth1",
+    "type=vif",
+    "vifname=web",
+    "script=vif-route",
+    "ip=192.0.2.1 192.0.2.2",
+    "rate=5MB/s",
+    "devid=3",
+    "mtu=1400",
+    "trusted=0",
+];
+const DISK: [&str; 8] = [
+    "format=raw",
+    "vdev=xvdb",
+    "access=ro",
+    "rate=20MB/s",
+    "iops=100",
+    "discard",
+    "direct-io-safe",
+    "backendtype=phy",
+];
+
+/// Each setting of xl.cfg(5), given anything, shows in what is read, or is told: there is none that just goes by.
+#[test]
+fn no_setting_of_the_manual_is_passed_over() {
+    let start = "name='a'\nkernel='/k'\nmemory=64\nuuid='6a4b1c9e-0d0f-4a63-9a53-0f8a4cb5fd6e'\n";
+    let plain = format!("{:?}", read(start).config);
+    let settings = include_str!("xl-cfg-settings.txt").lines();
+    for key in settings.filter(|key| *key != "name") {
+        for value in ["5", "'x'", "['x']"] {
+            let Ok(loaded) = parse(Source::new("web.cfg", format!("{start}{key} = {value}\n")), &[]) else {
+                continue;
+            };
+            let is_told = loaded
+                .notices
+                .iter()
+                .any(|notice| notice.to_string().contains(&format!("`{key}`")));
+            let shows = format!("{:?}", loaded.config) != plain;
+            assert!(is_told || shows, "{key} = {value} is passed over");
+        }
+    }
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// In whatever order its words stand, and however many spaces, a card is the same; and each word counts.
+    #[test]
+    fn a_cards_words_have_no_order(
+        words in Just(CARD.to_vec()).prop_shuffle(), much in 1..=CARD.len(), space in " {0,2}",
+    ) {
+        let read = |words: &[&str]| read(&format!("name='a'\nkernel='/k'\nvif=['{}']\n", words.join(&format!(",{space}")))).config.vifs;
+        let (all, some) = (read(&words), read(&words[..much]));
+        prop_assert_eq!(&all, &read(&CARD));
+        prop_assert_eq!(&some, &{ let mut sorted = words[..much].to_vec(); sorted.sort_unstable(); read(&sorted) });
+        prop_assert_eq!(some == all, much == CARD.len() || words[much..] == ["type=vif"]);
+    }
+
+    /// A disk likewise, and it means the same by place as by name. Its target stands last, since a comma may be in it.
+    #[test]
+    fn a_disks_words_have_no_order(words in Just(DISK.to_vec()).prop_shuffle(), much in 1..=DISK.len()) {
+        let read = |words: &[&str]| {
+            let mut disks = read(&format!("name='a'\nkernel='/k'\ndisk=['{}']\n", words.join(","))).config.disks;
+            disks.iter_mut().for_each(|disk| disk.spec.clear());
+            disks
+        };
+        let with = |words: &[&str], target: &str| {
+            let own: Vec<_> = words.iter().copied().filter(|word| *word != "vdev=xvdb").chain(["vdev=xvdb"]).collect();
+            read(&[&own[..], &[target]].concat())
+        };
+        let target = "target=/a,b.img";
+        prop_assert_eq!(with(&words, target), with(&DISK, target));
+        let mut sorted = words[..much].to_vec();
+        sorted.sort_unstable();
+        prop_assert_eq!(with(&words[..much], target), with(&sorted, target));
+        prop_assert_eq!(read(&["/a.img", "raw", "xvdb", "ro"]), read(&["access=ro", "vdev=xvdb", "format=raw", "target=/a.img"]));
+    }
+
     #[test]
     fn nothing_that_is_written_makes_us_panic(text in scraps(), spec in "[ -~é]{0,40}") {
         // Complaints are fine, and have to come out as text.
