@@ -762,3 +762,159 @@ proptest! {
         }
     }
 }
+
+/// What a store without transactions is: paths, and what they hold.
+type Plain = BTreeMap<String, String>;
+
+/// Something that is asked of the store, and can be asked of the model.
+#[derive(Clone, Debug)]
+enum Deed {
+    Read(&'static str),
+    List(&'static str),
+    Write(&'static str, u8),
+    Make(&'static str),
+    Remove(&'static str),
+}
+
+impl Deed {
+    fn words(&self) -> (T, String) {
+        match self {
+            Deed::Read(path) => (T::READ, format!("{path}\0")),
+            Deed::List(path) => (T::DIRECTORY, format!("{path}\0")),
+            Deed::Write(path, value) => (T::WRITE, format!("{path}\0{value}")),
+            Deed::Make(path) => (T::MKDIR, format!("{path}\0")),
+            Deed::Remove(path) => (T::RM, format!("{path}\0")),
+        }
+    }
+
+    /// Does it, and gives the answer.
+    fn on(&self, plain: &mut Plain) -> Result<String, String> {
+        let missing = || Err("ENOENT".to_owned());
+        let is_below = |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
+        match self {
+            Deed::Read(path) => plain.get(*path).cloned().map_or_else(missing, Ok),
+            Deed::List(path) if !plain.contains_key(*path) => missing(),
+            Deed::List(path) => {
+                let names = plain.keys().filter(|other| is_below(other, path));
+                let names = names
+                    .map(|other| &other[path.len() + 1..])
+                    .filter(|name| !name.contains('/'));
+                Ok(names.map(|name| format!("{name}\0")).collect())
+            }
+            Deed::Write(path, value) => {
+                with_parents(plain, path);
+                plain.insert((*path).to_owned(), value.to_string());
+                Ok("OK\0".to_owned())
+            }
+            Deed::Make(path) => {
+                with_parents(plain, path);
+                plain.entry((*path).to_owned()).or_default();
+                Ok("OK\0".to_owned())
+            }
+            Deed::Remove(path) => {
+                let parent = &path[..path.rfind('/').unwrap_or(0)];
+                if !parent.is_empty() && !plain.contains_key(parent) {
+                    return missing();
+                }
+                plain.retain(|other, _| other != path && !is_below(other, path));
+                Ok("OK\0".to_owned())
+            }
+        }
+    }
+}
+
+fn with_parents(plain: &mut Plain, path: &str) {
+    for (at, _) in path.match_indices('/').skip(1) {
+        plain.entry(path[..at].to_owned()).or_default();
+    }
+}
+
+/// The children of a directory have no order.
+fn sorted(answer: Result<String, String>, deed: &Deed) -> Result<String, String> {
+    let Deed::List(_) = deed else { return answer };
+    answer.map(|names| {
+        let mut names: Vec<_> = names.split_inclusive('\0').collect();
+        names.sort_unstable();
+        names.concat()
+    })
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let path = prop::sample::select(vec!["/m", "/m/a", "/m/a/x", "/m/a/y", "/m/b", "/m/b/x"]);
+    (path, 0..5_u8, any::<u8>()).prop_map(|(path, kind, value)| match kind {
+        0 => Deed::Read(path),
+        1 => Deed::List(path),
+        2 => Deed::Make(path),
+        3 => Deed::Remove(path),
+        _ => Deed::Write(path, value),
+    })
+}
+
+/// A turn: who takes it (0 is nobody's transaction), and what they do; `None` ends the transaction, well or not.
+fn turns() -> impl Strategy<Value = Vec<(usize, Option<Deed>, bool)>> {
+    prop::collection::vec((0..3_usize, prop::option::weighted(0.8, deed()), any::<bool>()), 1..40)
+}
+
+/// A transaction: its number, what it sees, what was done and answered, and how often the store had changed.
+struct Open {
+    tx: u32,
+    view: Plain,
+    done: Vec<(Deed, Result<String, String>)>,
+    since: u32,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    /// Inside, only what it did itself has happened since its start. It comes about at its end as if it had been asked for
+    /// then, answer for answer; or not at all, for which somebody else must have changed something.
+    #[test]
+    fn a_transaction_happens_at_its_end_or_never(turns in turns()) {
+        let mut bench = Bench::new();
+        let (mut live, mut changes) = (Plain::new(), 0);
+        let mut open: [Option<Open>; 3] = Default::default();
+        for (who, deed, is_wanted) in turns {
+            if who > 0 && open[who].is_none() {
+                let tx = bench.ask(bench.dom0, T::TRANSACTION_START, 0, "\0").unwrap();
+                let tx = tx.trim_end_matches('\0').parse().unwrap();
+                open[who] = Some(Open { tx, view: live.clone(), done: Vec::new(), since: changes });
+            }
+            match (&mut open[who], deed) {
+                (None, None) => {}
+                (None, Some(deed)) => {
+                    let (kind, payload) = deed.words();
+                    let answer = sorted(bench.ask(bench.dom0, kind, 0, &payload), &deed);
+                    let before = live.clone();
+                    prop_assert_eq!(answer, deed.on(&mut live), "{:?}", deed);
+                    // To write the same again is a change, too.
+                    changes += u32::from(before != live || matches!(deed, Deed::Write(..)));
+                }
+                (Some(own), Some(deed)) => {
+                    let (kind, payload) = deed.words();
+                    let answer = sorted(bench.ask(bench.dom0, kind, own.tx, &payload), &deed);
+                    prop_assert_eq!(&answer, &deed.on(&mut own.view), "{:?}", deed);
+                    own.done.push((deed, answer));
+                }
+                (Some(own), None) => {
+                    let word = if is_wanted { "T\0" } else { "F\0" };
+                    let end = bench.ask(bench.dom0, T::TRANSACTION_END, own.tx, word);
+                    if end.is_err() {
+                        prop_assert_eq!(end.as_ref().unwrap_err(), "EAGAIN");
+                        prop_assert!(is_wanted && own.since != changes, "nobody was in its way");
+                    } else if is_wanted {
+                        let before = live.clone();
+                        for (deed, answer) in &own.done {
+                            prop_assert_eq!(answer, &deed.on(&mut live), "{:?} of {:?}", deed, own.done);
+                        }
+                        let wrote = own.done.iter().any(|(deed, _)| matches!(deed, Deed::Write(..)));
+                        changes += u32::from(wrote || before != live);
+                    }
+                    open[who] = None;
+                }
+            }
+            for path in ["/m", "/m/a", "/m/a/x", "/m/a/y", "/m/b", "/m/b/x"] {
+                let read = bench.ask(bench.dom0, T::READ, 0, &format!("{path}\0"));
+                prop_assert_eq!(read.ok(), live.get(path).cloned(), "{}", path);
+            }
+        }
+    }
+}
