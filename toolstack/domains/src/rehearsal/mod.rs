@@ -146,7 +146,7 @@ impl Scene {
             store,
             directory,
         };
-        for name in ["disk.img", "other.img", "third.qcow2"] {
+        for name in ["disk.img", "other.img", "third.qcow2", "fourth.img"] {
             std::fs::write(scene.directory.join(name), [0; 512]).expect("a file");
         }
         std::fs::write(scene.directory.join("kernel"), kernel::image()).expect("a file");
@@ -192,7 +192,9 @@ impl Scene {
             "maxmem = 16\nlocaltime = 1\nrtc_timeoffset = 60\ntsc_mode = 'native'\ndriver_domain = 1\ncpuid = 'host,avx=0'\n\
              ioports = ['2f8-2ff']\niomem = ['fed00,1']\nirqs = [3]\n\
              disk = ['file:{dir}/disk.img,xvda,w', 'file:{dir}/other.img,xvdb,r',\
-             'tap:qcow2:{dir}/third.qcow2,xvdd,w', 'script=block-drbd,vdev=xvdc,access=rw,target=r0']\n\
+             'tap:qcow2:{dir}/third.qcow2,xvdd,w', 'script=block-drbd,vdev=xvdc,access=rw,target=r0',\
+             'vdev=xvde,access=rw,rate=1MB/s,iops=9,target={dir}/fourth.img']\n\
+             pool = 'Pool-0'\n\
              p9 = ['tag=data,path={dir},security_model=none']\nvfb = ['vnc=1']\n\
              channel = ['connection=pty,name=one', 'connection=socket,name=other,path={dir}/other.sock']\n\
              vif = ['', 'vifname=cable,mtu=1400', 'script=vif-route,ip=192.0.2.7,mac=00:16:3e:00:00:07']\n"
@@ -267,7 +269,7 @@ fn a_domain_is_made_and_goes_without_a_trace() {
     assert_eq!((state.domains.len(), state.claims.len()), (1, 0));
     assert_eq!(
         (state.loops.len(), state.servers.len(), state.device_models.len()),
-        (2, 1, 1)
+        (2, 2, 1)
     );
     assert!(state.links.contains_key("cable") && !state.links.contains_key("vif1.1"));
     drop(state);
