@@ -153,9 +153,19 @@ fn come_and_go_with_the_host(dom0: &mut Dom0) -> Result<()> {
 fn are_saved_meanwhile(dom0: &mut Dom0) -> Result<()> {
     dom0.watch_guest("auto-b", "tiny guest: up", TINY_PATIENCE)?;
     dom0.in_guest("auto-b", "echo still-here >/tmp/mark", PATIENCE)?;
-    dom0.run("printf 'XENDOMAINS_STOP_MAXWAIT=20\\nXENDOMAINS_SAVE=/tmp/save\\n' >/etc/default/xendomains")?;
-    let said = dom0.run_within("/etc/init.d/xendomains stop 2>&1 && ls /tmp/save", DEBIAN_PATIENCE)?;
+    dom0.run(
+        "printf 'XENDOMAINS_STOP_MAXWAIT=12\\nXENDOMAINS_MIGRATE=\"--live localhost\"\\nXENDOMAINS_SAVE=/tmp/save\\n\
+         XENDOMAINS_SYSRQ=s\\n' >/etc/default/xendomains",
+    )?;
+    let said = dom0.run_within(
+        "/etc/init.d/xendomains stop 2>&1 && stat -c %a /tmp/save && ls /tmp/save",
+        DEBIAN_PATIENCE,
+    )?;
     for word in [
+        "XENDOMAINS_SYSRQ has no effect",
+        "auto-a: could not be moved",
+        "auto-b: moved to --live localhost",
+        "700",
         "auto-a: could not be saved",
         "auto-a did not shut down",
         "auto-b: saved",
@@ -163,6 +173,13 @@ fn are_saved_meanwhile(dom0: &mut Dom0) -> Result<()> {
     ] {
         ensure!(said.contains(word), "the stop does not say `{word}`:\n{said}");
     }
+    let waits = "echo XENDOMAINS_RESTORE= >>/etc/default/xendomains; echo XENDOMAINS_AUTO= >>/etc/default/xendomains; \
+                 /etc/init.d/xendomains start 2>&1; ls /tmp/save; sed -i '/RESTORE=$/d;/AUTO=$/d' /etc/default/xendomains";
+    let said = dom0.run(waits)?;
+    ensure!(
+        said == "xendomains: XENDOMAINS_SYSRQ has no effect\nauto-b.saved",
+        "with nothing to start, the start says:\n{said}"
+    );
     let said = dom0.run_within("/etc/init.d/xendomains start 2>&1; ls /tmp/save", DEBIAN_PATIENCE)?;
     for word in ["auto-b: restored", "a.cfg: started", "b.cfg: runs already"] {
         ensure!(said.contains(word), "the start does not say `{word}`:\n{said}");
