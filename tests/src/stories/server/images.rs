@@ -69,11 +69,12 @@ pub(super) fn stand_on_their_template(dom0: &mut Dom0) -> Result<()> {
     dom0.destroy("stands")
 }
 
-/// Whoever is killed in the middle leaves the old image as it was, with a word on what to do, and the next one succeeds.
+/// Whoever is killed in the middle leaves the old image as it was, with a word on what to do, and the next one succeeds once the
+/// program that was at work has ended.
 pub(super) fn survive_interruption(dom0: &mut Dom0) -> Result<()> {
     let killed = "cd /clones; before=$(sha256sum <template.img); xl image resize template.img 200m >/dev/null 2>&1 & \
                   until [ -e template.img.new ]; do :; done; kill -9 $!; wait $!; \
-                  [ \"$(sha256sum <template.img)\" = \"$before\" ] && xl image check template.img";
+                  flock template.img.new true; [ \"$(sha256sum <template.img)\" = \"$before\" ] && xl image check template.img";
     let said = dom0.run_within(killed, PATIENCE * 2)?;
     ensure!(
         said.contains("template.img.new is left of a step that was interrupted"),
