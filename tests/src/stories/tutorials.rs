@@ -29,9 +29,8 @@ const TUTORIALS: [(&str, &str); 4] = [
 pub(super) fn are_followed(parts: &Parts) -> Result<()> {
     let mut parts = parts.clone();
     parts.devices = Devices::Both;
-    // All images are in Domain 0's memory, and one that is changed twice for a while.
-    parts.memory_mib = 2560;
-    parts.options.push_str(" dom0_mem=1200M dom0_max_vcpus=1");
+    // All images are in Domain 0's memory.
+    parts.options.push_str(" dom0_mem=800M dom0_max_vcpus=1");
     // A domain's CPUs are more than one in a how-to, and should not be more than the host's.
     parts.cpus = 2;
     let mut dom0 = Dom0::boot(&parts)?;

@@ -5,7 +5,7 @@ use crate::interruption::go_on;
 use crate::unfinished::Unfinished;
 use crate::{Identity, Inside};
 use anyhow::{Context, Result, bail};
-use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, ioctl_ficlone, seek, statfs};
 use rustix::io::Errno;
 use std::fs::File;
 use std::ops::Range;
@@ -45,6 +45,14 @@ pub(crate) fn contents(source: &Path, target: &Path) -> Result<Way> {
         .len();
     range(source, 0..len, target)?;
     Ok(Way::Copied)
+}
+
+/// Whether reading a file's holes would fill them: with memory, on a Linux that has no root but its initial ramdisk.
+pub(crate) fn would_fill_holes(file: &Path) -> Result<bool> {
+    /// `RAMFS_MAGIC` of `linux/magic.h`.
+    const RAMFS: i64 = 0x8584_58f6;
+    let found = statfs(file).with_context(|| format!("looking at {}", file.display()))?;
+    Ok(found.f_type == RAMFS)
 }
 
 fn open(source: &Path, target: &Path) -> Result<(File, File)> {

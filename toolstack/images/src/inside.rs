@@ -137,9 +137,10 @@ impl Inside {
         Ok(Some(edits))
     }
 
-    /// Sets what is given, in a copy that takes the image's place once it is whole; in a device as it stands.
+    /// Sets what is given, in a copy that takes the image's place once it is whole; in a device as it stands, and on
+    /// ramfs, where a copy could take as much memory as the image is long, twice.
     pub fn apply(&self, identity: &Identity) -> Result<()> {
-        if !fs::metadata(&self.image).is_ok_and(|meta| meta.is_file()) {
+        if !fs::metadata(&self.image).is_ok_and(|meta| meta.is_file()) || copy::would_fill_holes(&self.image)? {
             return self.set(identity);
         }
         let image = Unfinished::instead_of(&self.image)?;
