@@ -108,6 +108,7 @@ fn percent(bytes: u64) -> f64 {
 /// Builds the hypervisor and leaves it in `target/`.
 pub fn build() -> Result<Built> {
     let target_dir = places::made().join("hypervisor");
+    let _alone = places::alone(&target_dir)?;
     let made = target_dir.join(TARGET).join("release/ferroxen");
     // Twice: the names for back-traces come from the linked image, and are appended to it without moving
     // a function.

@@ -1,6 +1,6 @@
 //! Where things lie: the source tree, what cargo makes, what we fetch.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,4 +34,40 @@ pub fn host_target() -> PathBuf {
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Waits for whoever makes the same file, in another thread of ours or in another window; the end of what is returned lets
+/// the next one.
+pub fn alone(path: &Path) -> Result<File> {
+    let lock = beside(path, ".lock");
+    let doing = || format!("waiting for {}", lock.display());
+    if let Some(folder) = lock.parent() {
+        fs::create_dir_all(folder).with_context(doing)?;
+    }
+    let file = File::create(&lock).with_context(doing)?;
+    file.lock().with_context(doing)?;
+    Ok(file)
+}
+
+/// The path with something behind its last name.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_makes_what_is_being_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/thing");
+        let held = alone(&path).unwrap();
+        let other = File::open(beside(&path, ".lock")).unwrap();
+        assert!(other.try_lock().is_err());
+        drop(held);
+        other.try_lock().unwrap();
+    }
 }

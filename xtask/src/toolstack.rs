@@ -34,6 +34,7 @@ const LINKS: usize = 3;
 
 /// Builds programs, named by their package and what it calls them; returns where each is, without symbols.
 pub fn build(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+    let _alone = places::alone(&target_dir())?;
     let mut others = cargo("build");
     for (package, _) in programs.iter().filter(|(package, _)| *package != PACKAGE) {
         others.args(["--package", package]);
@@ -48,6 +49,7 @@ pub fn build(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
 
 /// Builds `xl` alone.
 pub fn xl() -> Result<PathBuf> {
+    let _alone = places::alone(&target_dir())?;
     link_in_order()?;
     without_symbols(&linked(XL))
 }

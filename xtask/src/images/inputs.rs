@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::places;
+
 /// A fingerprint of what goes into a file, so that it is made only when that has changed.
 pub struct Inputs {
     hasher: DefaultHasher,
@@ -64,6 +66,7 @@ impl Inputs {
         let fingerprint = format!("{:016x}", self.hasher.finish());
         let path = super::dir().join(name);
         let stamp = stamp_of(&path);
+        let _alone = places::alone(&path)?;
         if path.exists() && fs::read_to_string(&stamp).is_ok_and(|old| old == fingerprint) {
             return Ok(path);
         }
@@ -76,7 +79,5 @@ impl Inputs {
 }
 
 fn stamp_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".from");
-    PathBuf::from(name)
+    places::beside(path, ".from")
 }
